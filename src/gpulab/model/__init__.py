@@ -1,0 +1,1 @@
+"""The nouns of gpulab: frozen values that flow between the rooms. Hides nothing, imports nothing."""

@@ -1,0 +1,132 @@
+"""Instances as gpulab sees them: what was asked, what runs, what it carries in its tags. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+
+from gpulab.model.market import Market, Offer, Place
+
+TAG_NAME = "gpulab:name"
+TAG_OWNER = "gpulab:owner"
+TAG_COURSE = "gpulab:course"
+TAG_LAB = "gpulab:lab"
+TAG_LAUNCH = "gpulab:launch"
+TAG_EXPIRES = "gpulab:expires"
+TAG_ENVIRONMENT = "gpulab:env"
+
+
+class State(StrEnum):
+    """An instance's state in EC2's words."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    SHUTTING_DOWN = "shutting-down"
+    TERMINATED = "terminated"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs or is about to."""
+        return self in (State.PENDING, State.RUNNING)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """
+    One instance of ours.
+
+    Attributes:
+        name: The user's name for it, from the tag; `""` if untagged.
+        state_reason: EC2's `StateReason.Code`; empty when it gave none.
+        address: Public address; `""` until EC2 has given one.
+        launched_at: EC2's `LaunchTime` (of the current run); aware UTC.
+        expires_at: From the tag; `None` if absent or unreadable.
+        launch_id: From the tag; which journal entry made it.
+    """
+
+    id: str
+    name: str
+    owner: str
+    place: Place
+    state: State
+    state_reason: str
+    address: str
+    private_address: str
+    launched_at: datetime
+    expires_at: datetime | None
+    launch_id: str
+    environment: str = ""
+    course: str = ""
+    lab: str = ""
+    image_id: str = ""
+    volume_ids: tuple[str, ...] = ()
+
+    @property
+    def market(self) -> Market:
+        """Spot or on demand."""
+        return self.place.market
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """
+    What the user asks for, before anything was looked up.
+
+    Attributes:
+        name: What to call it.
+        gpu: `T4`, `A10G`, ...; `None` when a type is named or any GPU will do.
+        instance_type: An exact type, or `None`.
+        duration: How long it may live from now on.
+        max_usd_per_hour: Cap on the instance price; `None` for AWS's default (the on-demand price).
+        regions: In order of preference; never empty.
+        markets: Which markets may be tried without asking again, in order; never empty.
+        environment: Name of the lab environment, `tf2`.
+        disk_gib: Root volume; raised to the image's snapshot where that is larger.
+        idle_minutes: Ends the instance after so long without activity.
+    """
+
+    name: str
+    gpu: str | None
+    instance_type: str | None
+    duration: timedelta
+    max_usd_per_hour: Decimal | None
+    regions: tuple[str, ...]
+    markets: tuple[Market, ...]
+    environment: str
+    disk_gib: int = 60
+    idle_minutes: int = 60
+    budget_usd: Decimal | None = None
+    course: str = ""
+    lab: str = ""
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """
+    What will be tried, in order, and what it costs at most.
+
+    Attributes:
+        attempts: Offers in the order of trying; never empty.
+        on_demand: Offers to put to the user if every attempt is full; may be empty.
+        ends_at: When the instance ends itself; aware UTC.
+        disk_usd_per_hour: The root volume.
+        address_usd_per_hour: The public IPv4 address.
+        at_most_usd: Worst case: the dearest attempt for the whole duration, with disk and address.
+        credit_left_usd: What remains before this launch; `None` when no source knows.
+        warnings: Sentences the user should read before confirming.
+    """
+
+    request: LaunchRequest
+    attempts: tuple[Offer, ...]
+    on_demand: tuple[Offer, ...]
+    ends_at: datetime
+    disk_gib: int
+    disk_usd_per_hour: Decimal
+    address_usd_per_hour: Decimal
+    at_most_usd: Decimal
+    credit_left_usd: Decimal | None = None
+    warnings: tuple[str, ...] = field(default=())

@@ -1,0 +1,1 @@
+"""Everything that talks to AWS through boto3, one file a concern; answers in our values and errors."""

@@ -1,0 +1,1 @@
+"""Carries plans out, in the order that survives a kill; yields events."""

@@ -1,0 +1,1 @@
+"""Simulated AWS: moto, a realism layer, and the machines behind its instances."""

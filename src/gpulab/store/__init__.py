@@ -1,0 +1,1 @@
+"""The user's own folder: configuration, keys, known hosts, journal, ledger."""

@@ -1,0 +1,1 @@
+"""Every word, table and page gpulab prints."""

@@ -1,0 +1,78 @@
+"""What every command starts from: streams, environment, clock, the user's folder and the chosen profile."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+from gpulab.store.config import Profile
+from gpulab.store.home import Folder, Home
+from gpulab.view.console import Console
+
+
+@dataclass(frozen=True)
+class Context:
+    """
+    The outside, as arguments for everything below the command line.
+
+    Attributes:
+        profile_name: From `--profile`; `None` to follow `GPULAB_PROFILE` or the configuration.
+    """
+
+    environment: Mapping[str, str]
+    console: Console
+    profile_name: str | None = None
+
+    @cached_property
+    def home(self) -> Home:
+        """The user's folder."""
+        return Home.of(self.environment)
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The chosen profile; reading it may raise `WrongUsage`."""
+        return self.home.config().profile(
+            self.profile_name or self.environment.get("GPULAB_PROFILE")
+        )
+
+    @cached_property
+    def folder(self) -> Folder:
+        """The chosen profile's folder."""
+        return self.home.folder(self.profile.name)
+
+    @cached_property
+    def random(self) -> random.Random:
+        """Randomness for jitter; not for secrets."""
+        return random.Random()  # noqa: S311 - jitter, not secrets
+
+    @staticmethod
+    def now() -> datetime:
+        """The time; aware UTC."""
+        return datetime.now(UTC)
+
+    @staticmethod
+    def sleep(duration_s: float) -> None:
+        """Wait."""
+        time.sleep(duration_s)
+
+
+def context_of(
+    environment: Mapping[str, str] | None = None, *, profile_name: str | None = None
+) -> Context:
+    """Make the context of this process."""
+    env = os.environ if environment is None else environment
+    is_live = sys.stderr.isatty() and env.get("TERM") != "dumb"
+    console = Console(
+        out=sys.stdout,
+        err=sys.stderr,
+        is_live=is_live,
+        has_colour=is_live and not env.get("NO_COLOR"),
+        monotonic=time.monotonic,
+    )
+    return Context(environment=env, console=console, profile_name=profile_name)

@@ -1,0 +1,157 @@
+"""Options that many commands share: names with completion, output formats, durations and amounts. Refuses what cannot be one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeVar
+
+import click
+
+from gpulab.errors import WrongUsage
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?")
+
+
+def json_option(command: Command) -> Command:
+    """Add `--json`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document instead of text."
+    )(command)
+
+
+def listing_options(command: Command) -> Command:
+    """Add `--json` and `--csv`."""
+    return json_option(
+        click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of a table.")(command)
+    )
+
+
+def yes_option(command: Command) -> Command:
+    """Add `--yes`."""
+    return click.option("--yes", "-y", is_flag=True, help="Do not ask.")(command)
+
+
+def complete_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the names of instances and kept work from a local file, never from the network."""
+    from gpulab.cli.context import context_of
+    from gpulab.store.names import known_names
+
+    root = ctx.find_root()
+    context = root.obj or context_of(profile_name=root.params.get("profile"))
+    return [name for name in known_names(context.folder.cache) if name.startswith(incomplete)]
+
+
+def name_argument(*, is_required: bool = False) -> Callable[[Command], Command]:
+    """Add the argument NAME; without one, commands take the only instance there is."""
+    return click.argument(
+        "name",
+        required=is_required,
+        default=None,
+        callback=_check_name,
+        shell_complete=complete_names,
+    )
+
+
+def _check_name(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else valid_name(value)
+
+
+def valid_name(name: str) -> str:
+    """
+    Check a name for an instance and its kept work.
+
+    Raises:
+        WrongUsage: It could not be a folder, a tag and an S3 prefix alike.
+    """
+    if not _NAME.fullmatch(name):
+        raise WrongUsage(
+            f"`{name}` cannot be a name",
+            hint="Lower-case letters, digits, dot, dash and underscore, at most 40, beginning and ending with a letter or digit",
+        )
+    return name
+
+
+class Amount(click.ParamType[Decimal]):
+    """An amount of US dollars above 0."""
+
+    name = "usd"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Decimal:
+        """Read `0.25` or `$0.25`."""
+        if isinstance(value, Decimal):
+            return value
+        try:
+            amount = Decimal(str(value).removeprefix("$"))
+        except InvalidOperation:
+            amount = Decimal("NaN")
+        if not amount.is_finite() or amount <= 0:
+            self.fail(f"`{value}` is not an amount of dollars above 0", param, ctx)
+        return amount
+
+
+class Duration(click.ParamType[timedelta]):
+    """A span: `4`, `1.5` (hours), `90m`, `2h`, `1h30m`, `20s`."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """Read a span; a plain number is hours."""
+        if isinstance(value, timedelta):
+            return value
+        found = parse_duration(str(value))
+        if found is None or found <= timedelta(0):
+            self.fail(f"`{value}` is not a duration such as 4, 90m or 1h30m", param, ctx)
+        return found
+
+
+def parse_duration(text: str) -> timedelta | None:
+    """Read a span; `None` when it is none. Plain numbers are hours."""
+    parts = re.fullmatch(
+        r"(?:(\d+)d)?\s*(?:(\d+)h)?\s*(?:(\d+)m(?:in)?)?\s*(?:(\d+)s)?", text.strip()
+    )
+    if parts and any(parts.groups()):
+        days, hours, minutes, seconds = (int(p or 0) for p in parts.groups())
+        if max(days, hours, minutes, seconds) > 1_000_000:
+            return None
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text.strip()):
+        return timedelta(seconds=float(Decimal(text.strip()) * 3600))
+    return None
+
+
+def until_moment(text: str, *, now: datetime) -> datetime:
+    """
+    Read a clock time, today or (when past) tomorrow in local time, or a full ISO moment.
+
+    Raises:
+        WrongUsage: It is neither, or lies in the past.
+    """
+    from datetime import UTC
+
+    clock = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text.strip())
+    if clock:
+        local = now.astimezone()
+        moment = local.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
+        if moment <= local:
+            # Through the naive wall clock, so that a change of daylight saving keeps the clock time.
+            moment = (moment.replace(tzinfo=None) + timedelta(days=1)).astimezone()
+        return moment.astimezone(UTC)
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise WrongUsage(
+            f"`{text}` is not a time", hint="A clock time such as 17:00, or 2026-11-23T17:00"
+        ) from None
+    moment = moment.astimezone(UTC)
+    if moment <= now:
+        raise WrongUsage(f"`{text}` lies in the past", hint="Name a time to come")
+    return moment

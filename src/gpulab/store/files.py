@@ -1,0 +1,59 @@
+"""Writing small files so that a kill or a full disk leaves the old one whole. Hides fsync, modes and Windows' rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from gpulab.errors import StoreError
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """
+    Replace a file as a whole, durable when this returns.
+
+    Raises:
+        StoreError: The disk is full or the folder is not writable; the old file is untouched.
+    """
+    try:
+        private_folder(path.parent)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(mode)
+        Path(name).replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise _cannot_write(path, error) from error
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only its owner can read, parents included; return it."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def _cannot_write(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"could not write {path}: {error.strerror}",
+        hint="Free some space or check the folder's owner, then repeat the command",
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder; its rename is durable enough for us
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,173 @@
+"""Where words go: data to stdout, everything else to stderr, plain when piped. Refuses control characters from outside."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any, TextIO
+
+from gpulab.errors import GpulabError
+from gpulab.view.words import clean, seconds
+
+
+@dataclass(frozen=True)
+class Console:
+    """
+    The two streams and what they can show.
+
+    Attributes:
+        out: stdout; data only.
+        err: stderr; progress, prompts and errors.
+        is_live: Whether a person watches stderr, so that lines may be redrawn.
+        has_colour: False under `NO_COLOR` or when piped.
+        monotonic: Seconds that only grow, for steps.
+    """
+
+    out: TextIO
+    err: TextIO
+    is_live: bool
+    has_colour: bool
+    monotonic: Callable[[], float]
+
+    def say(self, text: str = "") -> None:
+        """Write a line for people to stderr."""
+        self.err.write(clean(text) + "\n")
+        self.err.flush()
+
+    def show(self, text: str) -> None:
+        """Write lines of data to stdout."""
+        self.out.write(clean(text) + "\n")
+        self.out.flush()
+
+    def show_json(self, value: Any) -> None:
+        """Write one JSON document to stdout."""
+        self.out.write(json.dumps(value, default=plain, indent=1, ensure_ascii=True) + "\n")
+        self.out.flush()
+
+    def show_csv(self, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Write rows as CSV whose texts no spreadsheet takes for a formula."""
+        writer = csv.writer(self.out, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([csv_cell(row.get(column)) for column in columns])
+        self.out.flush()
+
+    def show_table(
+        self, rows: Sequence[Sequence[str]], headings: Sequence[str], *, right: Iterable[int] = ()
+    ) -> None:
+        """Write aligned columns to stdout; `right` names the columns of numbers."""
+        self.show(table(rows, headings, right=right))
+
+    def say_error(self, error: GpulabError) -> None:
+        """Write `error: ...`, a blank line and `hint: ...` to stderr."""
+        self.err.write(f"{self._marked('error:', '1;31')} {clean(error.message)}\n")
+        if error.hint:
+            self.err.write(f"\n{self._marked('hint:', '1')} {clean(error.hint)}\n")
+        self.err.flush()
+
+    def _marked(self, word: str, colour: str) -> str:
+        return f"\x1b[{colour}m{word}\x1b[0m" if self.has_colour else word
+
+    @contextmanager
+    def step(self, text: str) -> Iterator[Step]:
+        """
+        Show one step and, at its end, how many seconds it took.
+
+        On a terminal the line is redrawn; in a file each step is one line, written when it ends.
+        """
+        step = Step(self, text, self.monotonic())
+        step.draw()
+        try:
+            yield step
+        except BaseException:
+            step.end("failed")
+            raise
+        step.end("done")
+
+
+class Step:
+    """One line of progress."""
+
+    def __init__(self, console: Console, text: str, began: float) -> None:
+        self._console = console
+        self._text = text
+        self._began = began
+        self._detail = ""
+
+    def detail(self, text: str) -> None:
+        """Replace what is said behind the step's name, such as a zone or a count."""
+        if text != self._detail:
+            self._detail = text
+            self.draw()
+
+    def draw(self) -> None:
+        """Redraw the line; only on a terminal."""
+        if self._console.is_live:
+            took = self._console.monotonic() - self._began
+            self._console.err.write(f"\r\x1b[2K  {self._line()} ... {seconds(took)}")
+            self._console.err.flush()
+
+    def end(self, how: str) -> None:
+        """Write the final line."""
+        took = self._console.monotonic() - self._began
+        if self._console.is_live:
+            self._console.err.write("\r\x1b[2K")
+        self._console.say(f"  {self._line()}: {how}, {seconds(took)}")
+
+    def _line(self) -> str:
+        return clean(f"{self._text} {self._detail}".rstrip())
+
+
+def table(
+    rows: Sequence[Sequence[str]], headings: Sequence[str], *, right: Iterable[int] = ()
+) -> str:
+    """Align columns, two blanks between them; no trailing blanks."""
+    to_right = set(right)
+    lines = [[clean(cell) for cell in line] for line in (headings, *rows)]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(headings))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if n in to_right else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def plain(value: Any) -> Any:
+    """Turn a value of ours into what JSON can say: decimals and moments as text, frozen values as objects."""
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Enum):
+        return value.value
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return str(value)
+
+
+def csv_cell(value: Any) -> str:
+    """
+    Write one cell; a text that a spreadsheet would take for a formula gets a leading quote.
+
+    Source:
+        CWE-1236, https://cwe.mitre.org/data/definitions/1236.html
+    """
+    if value is None:
+        return ""
+    if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        return format(value, "f") if isinstance(value, Decimal) else str(value)
+    text = clean(str(plain(value) if not isinstance(value, str) else value)).replace("\n", " ")
+    is_formula = text.lstrip()[:1] in _FORMULA if text.strip() else False
+    return f"'{text}" if is_formula or text[:1] in ("\t", "\r") else text
+
+
+# What spreadsheets read as the start of a formula, and the full-width forms some fold into them.
+_FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")

@@ -164,10 +164,11 @@ def csv_cell(value: Any) -> str:
         return ""
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         return format(value, "f") if isinstance(value, Decimal) else str(value)
-    text = clean(str(plain(value) if not isinstance(value, str) else value)).replace("\n", " ")
-    is_formula = text.lstrip()[:1] in _FORMULA if text.strip() else False
-    return f"'{text}" if is_formula or text[:1] in ("\t", "\r") else text
+    raw = value if isinstance(value, str) else str(plain(value))
+    is_formula = raw.strip()[:1] in _FORMULA or raw[:1] in ("\t", "\r")
+    text = clean(raw).replace("\n", " ").replace("\t", " ")
+    return f"'{text}" if raw and is_formula else text
 
 
 # What spreadsheets read as the start of a formula, and the full-width forms some fold into them.
-_FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")

@@ -1,0 +1,105 @@
+"""What goes to which stream, and what a spreadsheet may read."""
+
+import io
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from gpulab.errors import QuotaTooLow
+from gpulab.view.console import Console, csv_cell, table
+
+
+def a_console(*, is_live=False, has_colour=False):
+    ticks = iter(range(100))
+    return Console(io.StringIO(), io.StringIO(), is_live, has_colour, lambda: float(next(ticks)))
+
+
+def test_an_error_is_a_sentence_a_blank_line_and_a_hint():
+    """This form is a contract: people and scripts look for it."""
+    console = a_console()
+
+    console.say_error(QuotaTooLow("99 h is over the 12 h limit", hint="Ask a TA for longer"))
+
+    assert (
+        "error: 99 h is over the 12 h limit\n\nhint: Ask a TA for longer\n"
+        == console.err.getvalue()
+    )
+    assert "" == console.out.getvalue()
+
+
+def test_an_error_from_outside_cannot_drive_the_terminal():
+    """AWS messages quote names that others chose."""
+    console = a_console(has_colour=True)
+
+    console.say_error(QuotaTooLow("no\x1b[2J", hint="\x9b"))
+
+    assert "\x1b[1;31merror:\x1b[0m no�[2J" in console.err.getvalue()
+    assert "\x9b" not in console.err.getvalue()
+
+
+def test_a_step_piped_to_a_file_is_one_plain_line():
+    """A log of a lab must not be full of cursor movements."""
+    console = a_console()
+
+    with console.step("Waiting for an address") as step:
+        step.detail("us-east-1a")
+
+    assert "  Waiting for an address us-east-1a: done, 1.0 s\n" == console.err.getvalue()
+
+
+def test_a_failed_step_says_so_and_lets_the_error_through():
+    """The reader must see which step broke."""
+    console = a_console()
+
+    with pytest.raises(QuotaTooLow):
+        with console.step("Starting"):
+            raise QuotaTooLow("no")
+
+    assert "  Starting: failed, 1.0 s\n" == console.err.getvalue()
+
+
+def test_json_keeps_money_exact():
+    """A float would turn 0.1 into something else."""
+    console = a_console()
+
+    console.show_json({"usd": Decimal("0.10"), "at": datetime(2026, 1, 1, tzinfo=UTC)})
+
+    assert {"usd": "0.10", "at": "2026-01-01T00:00:00+00:00"} == json.loads(console.out.getvalue())
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "=1+1",
+        "+1",
+        "-1+2",
+        "@x",
+        "\t=1",
+        "\r=1",
+        "  =cmd",
+        "\uff1dx",
+        "\uff0bx",
+        "\uff0dx",
+        "\uff20x",
+    ],
+)
+def test_a_cell_that_begins_a_formula_is_quoted(cell):
+    """A roster's cell could otherwise run a command in the TA's spreadsheet."""
+    assert csv_cell(cell).startswith("'")
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"), [(Decimal("-1.50"), "-1.50"), (3, "3"), ("plain", "plain"), (None, "")]
+)
+def test_numbers_stay_numbers_in_csv(cell, expected):
+    """A quoted number cannot be summed."""
+    assert expected == csv_cell(cell)
+
+
+def test_a_table_aligns_numbers_to_the_right_and_ends_lines_without_blanks():
+    """Prices are compared by eye, and a diff of two outputs must not show blanks."""
+    text = table([["a", "1.00"], ["long", "10.00"]], ["NAME", "USD"], right=[1])
+
+    assert "NAME    USD\na      1.00\nlong  10.00" == text

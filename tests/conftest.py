@@ -120,15 +120,14 @@ class _Guard:
     tier = ""
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
-        if not self.tier:
+        if self.tier not in _CLOSED:
             return
-        if event == "socket.connect" and self.tier in _CLOSED:
+        if event == "socket.connect":
             address = arguments[1]
             if isinstance(address, tuple) and not _is_here(address[0]):
                 raise NetworkIsClosed(f"a test under {self.tier} connects to {address[0]}")
-        elif event == "socket.getaddrinfo" and self.tier in _CLOSED:
-            if not _is_here(arguments[0]):
-                raise NetworkIsClosed(f"a test under {self.tier} looks up {arguments[0]}")
+        elif event == "socket.getaddrinfo" and not _is_here(arguments[0]):
+            raise NetworkIsClosed(f"a test under {self.tier} looks up {arguments[0]}")
 
 
 _guard = _Guard()

@@ -42,16 +42,18 @@ class GpulabError(Exception):
         message: What failed, one sentence without a full stop.
         hint: What to do about it; empty when there is nothing useful to say.
         code: The error code of AWS, kept as AWS wrote it; empty when AWS did not speak.
+        detail: AWS's own words, for whoever looks closer; from outside, so printed through the filter only.
         exit_code: What the process returns, see `docs/exit-codes.md`.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", code: str = "", detail: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.code = code
+        self.detail = detail
 
 
 class WrongUsage(GpulabError):

@@ -115,7 +115,9 @@ class LaunchPlan:
         ends_at: When the instance ends itself; aware UTC.
         disk_usd_per_hour: The root volume.
         address_usd_per_hour: The public IPv4 address.
-        at_most_usd: Worst case: the dearest attempt for the whole duration, with disk and address.
+        at_most_usd: Worst case: the dearest attempt for the whole duration, with disk and address; a spot price counts as
+            its cap (the user's, or AWS's own: the on-demand price), since it may rise that far.
+        expected_usd: The first attempt at today's price for the whole duration, with disk and address.
         credit_left_usd: What remains before this launch; `None` when no source knows.
         warnings: Sentences the user should read before confirming.
     """
@@ -128,5 +130,6 @@ class LaunchPlan:
     disk_usd_per_hour: Decimal
     address_usd_per_hour: Decimal
     at_most_usd: Decimal
+    expected_usd: Decimal = Decimal(0)
     credit_left_usd: Decimal | None = None
     warnings: tuple[str, ...] = field(default=())

@@ -19,6 +19,8 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LOCKS = CHECKOUT / "scripts" / "locks"
+# What another environment left behind; PYTHON* too: without bytecode each test process would compile everything again.
+_OF_ANOTHER = ["VIRTUAL_ENV", "__PYVENV_LAUNCHER__"]
 _STAMP = ".gpulab-lock.json"
 
 
@@ -59,7 +61,9 @@ def require_python() -> None:
         )
 
 
-def prepare(folder: Path, lock: str, *, editable: bool = False) -> Environment:
+def prepare(
+    folder: Path, lock: str, *, editable: bool = False, is_compiled: bool = True
+) -> Environment:
     """
     Make `folder` hold exactly what the lock says; keep it when it already does.
 
@@ -67,6 +71,7 @@ def prepare(folder: Path, lock: str, *, editable: bool = False) -> Environment:
         folder: Its parent exists or is made; anything else in it is replaced when the lock has changed.
         lock: Name of a file in `scripts/locks`, such as `dev`.
         editable: Also install the project itself, as links to the checkout.
+        is_compiled: Write bytecode once, instead of at the first import of every test process.
 
     Raises:
         CannotPrepare: This Python cannot make environments.
@@ -81,7 +86,8 @@ def prepare(folder: Path, lock: str, *, editable: bool = False) -> Environment:
     if not _runs(environment):
         _create(environment)
     install_uv(environment)
-    uv(environment, "sync", "--require-hashes", "--compile-bytecode", str(LOCKS / f"{lock}.txt"))
+    compiling = ["--compile-bytecode"] if is_compiled else []
+    uv(environment, "sync", "--require-hashes", *compiling, str(LOCKS / f"{lock}.txt"))
     if editable:
         uv(
             environment,
@@ -132,7 +138,7 @@ def surroundings() -> dict[str, str]:
     uv's cache lies in the checkout, so that deleting the checkout deletes everything, and hard links stay possible.
     """
     variables = dict(os.environ)
-    for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"):
+    for name in [n for n in variables if n.startswith("PYTHON")] + _OF_ANOTHER:
         variables.pop(name, None)
     variables.setdefault("UV_CACHE_DIR", str(CHECKOUT / ".cache" / "uv"))
     variables.setdefault("UV_SYSTEM_CERTS", "true")

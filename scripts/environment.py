@@ -61,9 +61,7 @@ def require_python() -> None:
         )
 
 
-def prepare(
-    folder: Path, lock: str, *, editable: bool = False, is_compiled: bool = True
-) -> Environment:
+def prepare(folder: Path, lock: str, *, editable: bool = False) -> Environment:
     """
     Make `folder` hold exactly what the lock says; keep it when it already does.
 
@@ -71,7 +69,6 @@ def prepare(
         folder: Its parent exists or is made; anything else in it is replaced when the lock has changed.
         lock: Name of a file in `scripts/locks`, such as `dev`.
         editable: Also install the project itself, as links to the checkout.
-        is_compiled: Write bytecode once, instead of at the first import of every test process.
 
     Raises:
         CannotPrepare: This Python cannot make environments.
@@ -86,8 +83,7 @@ def prepare(
     if not _runs(environment):
         _create(environment)
     install_uv(environment)
-    compiling = ["--compile-bytecode"] if is_compiled else []
-    uv(environment, "sync", "--require-hashes", *compiling, str(LOCKS / f"{lock}.txt"))
+    uv(environment, "sync", "--require-hashes", "--compile-bytecode", str(LOCKS / f"{lock}.txt"))
     if editable:
         uv(
             environment,

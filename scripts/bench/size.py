@@ -3,7 +3,8 @@ Measures what `pip install gpulab` puts on a disk, without extras: MB and number
 
     python3 scripts/bench/size.py
 
-It installs the locked packages and the checkout into a fresh folder under `build/`, without bytecode, and counts. Standard library only.
+It installs the locked packages and the gate's wheel into a folder under `build/`, with bytecode as pip does, and counts.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -28,31 +29,42 @@ print(json.dumps({"names": names, "site": sysconfig.get_paths()["purelib"]}))
 
 def main() -> int:
     """Install, count, print; 1 when a target is missed."""
-    folder = environment.CHECKOUT / "build" / "size-environment"
-    made = environment.prepare(folder, "run", is_compiled=False)
-    environment.uv(made, "install", "--no-deps", "--reinstall", "--link-mode=copy", str(_wheel()))
-    found = json.loads(subprocess.check_output([made.python, "-c", _COUNT], text=True))
-    names = [name for name in found["names"] if name not in ("pip", "uv", "setuptools")]
-    sizes = {path: environment.disk_mb(path) for path in Path(found["site"]).iterdir()}
-    total = sum(mb for path, mb in sizes.items() if path.name.split("-")[0] not in _NOT_OURS)
-    print(
-        f"{total} MB on disk, target {TARGET_MB}; {len(names)} distributions, target {TARGET_DISTRIBUTIONS}"
+    made = environment.prepare(environment.CHECKOUT / "build" / "size-environment", "run")
+    environment.uv(
+        made,
+        "install",
+        "--no-deps",
+        "--reinstall",
+        "--offline",
+        "--compile-bytecode",
+        str(_wheel()),
     )
-    for path, mb in sorted(sizes.items(), key=lambda item: -item[1])[:8]:
-        print(f"{mb:6} MB  {path.name}")
+    found = json.loads(subprocess.check_output([made.python, "-c", _COUNT], text=True))
+    names = [name for name in found["names"] if name not in _TOOLS]
+    folders = [path for path in Path(found["site"]).iterdir() if _is_counted(path)]
+    sizes = {path.name: environment.disk_mb(path) for path in folders}
+    bytecode = sum(environment.disk_mb(p) for path in folders for p in path.rglob("__pycache__"))
+    total = sum(sizes.values())
+    print(f"{total} MB on disk, {bytecode} MB of it bytecode (target {TARGET_MB} MB)")
+    print(f"{len(names)} distributions (target {TARGET_DISTRIBUTIONS})")
+    for name, mb in sorted(sizes.items(), key=lambda item: -item[1])[:8]:
+        print(f"{mb:6} MB  {name}")
     return 0 if total <= TARGET_MB and len(names) <= TARGET_DISTRIBUTIONS else 1
 
 
-_NOT_OURS = {"pip", "uv", "setuptools", "_distutils_hack", "pkg_resources"}
+# Every environment has them, whatever is installed into it.
+_TOOLS = {"pip", "uv", "setuptools"}
+
+
+def _is_counted(path: Path) -> bool:
+    return path.name.split("-")[0] not in {*_TOOLS, "_distutils_hack", "pkg_resources", "distutils"}
 
 
 def _wheel() -> Path:
     """The newest wheel of the gate; built by its step `wheel`."""
     wheels = sorted((environment.CHECKOUT / "build" / "wheel").glob("*.whl"))
     if not wheels:
-        raise SystemExit(
-            "error: no wheel is built\\n\\nhint: `python3 scripts/test.py --only wheel`"
-        )
+        raise SystemExit("error: no wheel is built\n\nhint: `python3 scripts/test.py --only wheel`")
     return wheels[-1]
 
 

@@ -1,1 +1,1 @@
-"""AWS's billing rules as pure functions: timelines and prices in, charges out."""
+"""AWS's billing rules: what a timeline cost, how long a credit lasts. Hides seconds, hours and months; refuses floats."""

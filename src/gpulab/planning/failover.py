@@ -42,6 +42,7 @@ class Next(StrEnum):
     NEW_TOKEN = "the same place again, with a new token"  # noqa: S105 - not a secret
     OTHER_ZONE = "the next zone or type"
     OTHER_QUOTA = "a place that another quota counts"
+    OTHER_REGION = "another region"
     ON_DEMAND = "on demand, if the user agrees"
     REPAIR = "make the missing thing anew, once"
     STOP = "stop"
@@ -58,6 +59,7 @@ class Failure:
 _BY_CODE: dict[str, Next] = {
     "IdempotentParameterMismatch": Next.ADOPT,
     "IdempotentInstanceTerminated": Next.NEW_TOKEN,
+    "OptInRequired": Next.OTHER_REGION,
     "AuthFailure.ServiceLinkedRoleCreationNotPermitted": Next.ON_DEMAND,
 }
 _BY_CLASS: tuple[tuple[type[GpulabError], Next], ...] = (
@@ -95,6 +97,8 @@ def remaining(attempts: Sequence[Offer], failure: Failure) -> tuple[Offer, ...]:
         return _hinted_first(rest, failure)
     if then is Next.OTHER_QUOTA:
         return tuple(o for o in rest if _quota_of(o) != _quota_of(failure.offer))
+    if then is Next.OTHER_REGION:
+        return tuple(o for o in rest if o.place.region != failure.offer.place.region)
     if then is Next.ON_DEMAND:
         return tuple(o for o in rest if o.place.market is Market.ON_DEMAND)
     return ()

@@ -1,0 +1,149 @@
+"""What AWS sells and at what price, and how much of it the account may have. Hides paging; refuses nothing: what may not be read is `None`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from gpulab.aws.session import Cloud
+from gpulab.errors import AwsError, InvalidRequest, NotAllowed, NotFound
+from gpulab.model.market import Market, SpotPrice
+from gpulab.planning.quotas import CODES
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_pricing import PricingClient
+    from mypy_boto3_service_quotas import ServiceQuotasClient
+
+_LINUX = "Linux/UNIX"
+
+
+def spot_prices(
+    cloud: Cloud, region: str, instance_types: Iterable[str], *, now: datetime
+) -> tuple[SpotPrice, ...]:
+    """
+    Read the spot prices in force now, one per type and zone; a zone that does not sell a type has none.
+
+    Raises:
+        AwsError: AWS did not answer; the class says what to do.
+
+    Source:
+        EC2 `DescribeSpotPriceHistory`; the last change before `StartTime` is part of the answer.
+    """
+    ec2: EC2Client = cloud.client("ec2", region)
+    newest: dict[tuple[str, str], SpotPrice] = {}
+    token = ""
+    while True:
+        with cloud.explained(f"read spot prices in {region}"):
+            reply = ec2.describe_spot_price_history(
+                InstanceTypes=sorted(instance_types),  # type: ignore[arg-type] # AWS knows newer types than the stubs
+                ProductDescriptions=[_LINUX],
+                StartTime=now,
+                EndTime=now,
+                NextToken=token,
+            )
+        for row in reply["SpotPriceHistory"]:
+            price = _spot_price(row)
+            key = (price.instance_type, price.zone)
+            if key not in newest or newest[key].seen_at < price.seen_at:
+                newest[key] = price
+        token = reply.get("NextToken", "")
+        if not token:
+            return tuple(newest[key] for key in sorted(newest))
+
+
+def on_demand_price(cloud: Cloud, region: str, instance_type: str) -> Decimal | None:
+    """
+    Read today's on-demand price, USD per hour, Linux, shared tenancy; `None` where the account may not ask or AWS lists none.
+
+    Source:
+        Price List `GetProducts`; it is served in us-east-1 for all regions.
+    """
+    pricing: PricingClient = cloud.client("pricing", "us-east-1")
+    wanted = {
+        "regionCode": region,
+        "instanceType": instance_type,
+        "operatingSystem": "Linux",
+        "tenancy": "Shared",
+        "preInstalledSw": "NA",
+        "capacitystatus": "Used",
+    }
+    try:
+        with cloud.explained("read on-demand prices"):
+            reply = pricing.get_products(
+                ServiceCode="AmazonEC2",
+                FormatVersion="aws_v1",
+                Filters=[{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in wanted.items()],
+            )
+    except AwsError:
+        return None
+    return next((p for p in map(_listed_price, reply["PriceList"]) if p is not None), None)
+
+
+def quota_limit(cloud: Cloud, region: str, family: str, market: Market) -> int | None:
+    """
+    Read how many vCPUs of a family may run; `None` where the account may not ask.
+
+    Raises:
+        AwsError: AWS did not answer, or the credentials are not accepted.
+
+    Source:
+        Service Quotas `GetServiceQuota`; `GetAWSDefaultServiceQuota` where the account never had its own value.
+    """
+    client: ServiceQuotasClient = cloud.client("service-quotas", region)
+    code = CODES[(family, market)].code
+    try:
+        with cloud.explained(f"read quota {code} in {region}"):
+            reply = client.get_service_quota(ServiceCode="ec2", QuotaCode=code)
+    except (NotAllowed, NotFound, InvalidRequest):
+        return None
+    return int(reply["Quota"]["Value"])
+
+
+def request_quota(cloud: Cloud, region: str, code: str, *, wanted_vcpus: int) -> str:
+    """
+    Ask AWS for a larger quota; return the request's state as AWS says it, `PENDING`.
+
+    Raises:
+        AwsError: AWS does not take the request; `ResourceAlreadyExistsException` when one is open already.
+    """
+    client: ServiceQuotasClient = cloud.client("service-quotas", region)
+    with cloud.explained(f"ask for a quota of {wanted_vcpus} vCPUs in {region}"):
+        reply = client.request_service_quota_increase(
+            ServiceCode="ec2", QuotaCode=code, DesiredValue=float(wanted_vcpus)
+        )
+    return str(reply["RequestedQuota"].get("Status", "PENDING"))
+
+
+def offered_zones(cloud: Cloud, region: str, instance_type: str) -> tuple[str, ...]:
+    """Name the zones that offer a type, sorted."""
+    ec2: EC2Client = cloud.client("ec2", region)
+    with cloud.explained(f"read where {instance_type} is offered"):
+        reply = ec2.describe_instance_type_offerings(
+            LocationType="availability-zone",
+            Filters=[{"Name": "instance-type", "Values": [instance_type]}],
+        )
+    return tuple(sorted(o["Location"] for o in reply["InstanceTypeOfferings"]))
+
+
+def _spot_price(row: Mapping[str, Any]) -> SpotPrice:
+    return SpotPrice(
+        instance_type=row["InstanceType"],
+        zone=row["AvailabilityZone"],
+        usd_per_hour=Decimal(row["SpotPrice"]),
+        seen_at=row["Timestamp"].astimezone(UTC),
+    )
+
+
+def _listed_price(text: str) -> Decimal | None:
+    """Read one product of the Price List: the hourly rate of its on-demand term."""
+    try:
+        terms = json.loads(text)["terms"]["OnDemand"].values()
+        rates = [d for t in terms for d in t["priceDimensions"].values() if d["unit"] == "Hrs"]
+        prices = [Decimal(d["pricePerUnit"]["USD"]) for d in rates]
+    except (KeyError, TypeError, AttributeError, ValueError, InvalidOperation):
+        return None
+    return next((p for p in prices if p > 0), None)

@@ -1,0 +1,146 @@
+"""
+The way to AWS for one profile: credentials, regions, endpoints, retries. Hides botocore's session and its clients.
+
+One botocore session a process: a second one costs 0.14 s for nothing. Retries are said explicitly, as botocore's default changed in
+2026. The launch client never retries by itself: a full zone is a server error (HTTP 500), and standard mode would ask it again blindly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from gpulab.aws.errors import explained
+from gpulab.errors import GpulabError
+
+# https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
+_PATIENT = Config(
+    retries={"mode": "standard", "total_max_attempts": 3},
+    connect_timeout=5,
+    read_timeout=20,
+    max_pool_connections=20,
+)
+_ONCE = Config(
+    retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5, read_timeout=30
+)
+
+
+class Cloud:
+    """
+    AWS, as one profile reaches it. Thread-safe; makes no call until a client is used.
+
+    Args:
+        aws_profile: Of the AWS configuration; `""` for AWS's own default.
+        config_file: Instead of `~/.aws/config`; the profile's `endpoint_url` there leads elsewhere.
+        credentials_file: Instead of `~/.aws/credentials`.
+        now: This computer's clock, to tell a wrong clock from wrong credentials.
+        is_on_ec2: Whether this computer is an EC2 instance. Elsewhere the metadata service is never asked: without credentials
+            it would cost seconds before the error.
+    """
+
+    def __init__(
+        self,
+        *,
+        aws_profile: str = "",
+        config_file: Path | None = None,
+        credentials_file: Path | None = None,
+        now: Callable[[], datetime] | None = None,
+        is_on_ec2: bool = False,
+    ) -> None:
+        self._profile = aws_profile
+        self._files = {"config_file": config_file, "credentials_file": credentials_file}
+        self._now = now or (lambda: datetime.now(UTC))
+        self._is_on_ec2 = is_on_ec2
+        self._session: botocore.session.Session | None = None
+        self._clients: dict[tuple[str, str, bool], Any] = {}
+        self._lock = threading.RLock()
+
+    def client(self, service: str, region: str, *, is_patient: bool = True) -> Any:
+        """
+        Return a client; the same one for the same arguments.
+
+        Args:
+            service: As botocore names it, `ec2`.
+            is_patient: Whether botocore may repeat a failed call; not for launches.
+
+        Raises:
+            WrongUsage: The AWS configuration is broken.
+            CredentialsInvalid: There are none.
+        """
+        key = (service, region, is_patient)
+        with self._lock:
+            if key not in self._clients:
+                with self.explained(f"reach {service} in {region}"):
+                    self._clients[key] = self._open().create_client(
+                        service, region_name=region, config=_PATIENT if is_patient else _ONCE
+                    )
+            return self._clients[key]
+
+    def explained(self, doing: str) -> AbstractContextManager[None]:
+        """Re-raise what goes wrong inside as our errors; `doing` completes "could not ..."."""
+        return explained(doing, now=self._now, decode=self._decoded_action)
+
+    def access_key_id(self) -> str:
+        """
+        Return the id of the access key in use, to tell accounts apart in caches; it is not a secret.
+
+        Raises:
+            CredentialsInvalid: There are no credentials, or they cannot be read.
+        """
+        with self.explained("read the AWS credentials"):
+            found = self._open().get_credentials()
+            if found is None:
+                from botocore.exceptions import NoCredentialsError
+
+                raise NoCredentialsError
+            return str(found.get_frozen_credentials().access_key)
+
+    def credentials_expire_at(self) -> datetime | None:
+        """Return when temporary credentials end, if the source says so; aware UTC."""
+        with self.explained("read the AWS credentials"):
+            found = self._open().get_credentials()
+        moment = getattr(found, "_expiry_time", None)
+        return moment.astimezone(UTC) if isinstance(moment, datetime) else None
+
+    def _open(self) -> botocore.session.Session:
+        with self._lock:
+            if self._session is None:
+                self._session = self._new_session()
+            return self._session
+
+    def _new_session(self) -> botocore.session.Session:
+        session = botocore.session.Session(profile=self._profile or None)
+        for name, path in self._files.items():
+            if path is not None:
+                session.set_config_variable(name, str(path))
+        if not self._is_on_ec2:
+            session.get_component("credential_provider").remove("iam-role")
+        return session
+
+    def _decoded_action(self, encoded: str) -> str:
+        """Ask STS which action an encoded message denies; empty when that is not allowed either."""
+        import json
+
+        try:
+            reply = self.client("sts", "us-east-1").decode_authorization_message(
+                EncodedMessage=encoded
+            )
+            return str(json.loads(reply["DecodedMessage"])["context"]["action"])
+        except (ClientError, BotoCoreError, GpulabError, KeyError, TypeError, ValueError):
+            return ""
+
+
+def is_ec2(vendor_file: Path = Path("/sys/devices/virtual/dmi/id/sys_vendor")) -> bool:
+    """Whether this computer says it is an EC2 instance; false where it cannot be told."""
+    try:
+        return vendor_file.read_text(encoding="ascii").strip() == "Amazon EC2"
+    except (OSError, UnicodeDecodeError):
+        return False

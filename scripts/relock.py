@@ -22,7 +22,7 @@ from environment import CHECKOUT, LOCKS
 # Name of the lock -> what of pyproject.toml it holds, as arguments of `uv pip compile`.
 _LOCKS: dict[str, tuple[str, ...]] = {
     "run": (),
-    "sandbox": ("--extra", "sandbox"),
+    "demo": ("--extra", "sandbox", "--group", "build"),
     "dev": ("--extra", "sandbox", "--group", "dev"),
 }
 _HEADER = "# Written by scripts/relock.py; for pyproject.toml's requirements {digest}.\n"

@@ -33,26 +33,23 @@ def spot_prices(
     Source:
         EC2 `DescribeSpotPriceHistory`; the last change before `StartTime` is part of the answer.
     """
-    ec2: EC2Client = cloud.client("ec2", region)
     newest: dict[tuple[str, str], SpotPrice] = {}
-    token = ""
-    while True:
-        with cloud.explained(f"read spot prices in {region}"):
-            reply = ec2.describe_spot_price_history(
-                InstanceTypes=sorted(instance_types),  # type: ignore[arg-type] # AWS knows newer types than the stubs
-                ProductDescriptions=[_LINUX],
-                StartTime=now,
-                EndTime=now,
-                NextToken=token,
-            )
-        for row in reply["SpotPriceHistory"]:
-            price = _spot_price(row)
-            key = (price.instance_type, price.zone)
-            if key not in newest or newest[key].seen_at < price.seen_at:
-                newest[key] = price
-        token = reply.get("NextToken", "")
-        if not token:
-            return tuple(newest[key] for key in sorted(newest))
+    pages = cloud.pages(
+        "ec2",
+        region,
+        "describe_spot_price_history",
+        doing=f"read spot prices in {region}",
+        InstanceTypes=sorted(instance_types),
+        ProductDescriptions=[_LINUX],
+        StartTime=now,
+        EndTime=now,
+    )
+    for row in (row for page in pages for row in page["SpotPriceHistory"]):
+        price = _spot_price(row)
+        key = (price.instance_type, price.zone)
+        if key not in newest or newest[key].seen_at < price.seen_at:
+            newest[key] = price
+    return tuple(newest[key] for key in sorted(newest))
 
 
 def on_demand_price(cloud: Cloud, region: str, instance_type: str) -> Decimal | None:

@@ -8,7 +8,7 @@ One botocore session a process: a second one costs 0.14 s for nothing. Retries a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +83,19 @@ class Cloud:
                         service, region_name=region, config=_PATIENT if is_patient else _ONCE
                     )
             return self._clients[key]
+
+    def pages(
+        self, service: str, region: str, operation: str, *, doing: str, **parameters: Any
+    ) -> Iterator[Mapping[str, Any]]:
+        """
+        Call a paginated operation, named as the client's method is, and yield its pages.
+
+        Raises:
+            GpulabError: As `explained` says, at whichever page fails.
+        """
+        client = self.client(service, region)
+        with self.explained(doing):
+            yield from client.get_paginator(operation).paginate(**parameters)
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
         """Re-raise what goes wrong inside as our errors; `doing` completes "could not ..."."""

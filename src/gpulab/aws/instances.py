@@ -1,0 +1,314 @@
+"""
+Instances: launching one, finding mine, their console, their end. Hides EC2's words for them; launches nothing untagged.
+
+A launch is one `RunInstances` call whose parameters are built beforehand, so that the journal can hold them and the same bytes can be
+sent again with the same token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from gpulab.aws.session import Cloud
+from gpulab.errors import AwsError, NotFound
+from gpulab.model import instance as tags_of
+from gpulab.model.instance import Instance, State
+from gpulab.model.market import Market, Place
+from gpulab.model.setup import Image, Subnet
+from gpulab.planning.catalogue import instance_types
+from gpulab.planning.quotas import family_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
+_LIVE_STATES = ["pending", "running", "shutting-down", "stopping", "stopped"]
+
+
+@dataclass(frozen=True)
+class LaunchCall:
+    """
+    Everything one launch call says.
+
+    Attributes:
+        token: Client token, at most 64 ASCII characters, one for each attempt and place.
+        tags: Opaque ids only; everybody in the account can read them.
+        user_data: Raw, at most 16384 bytes.
+        spot_cap: Maximum spot price to send; `None` leaves AWS's default, the on-demand price.
+        instance_role: Name of the instance profile; `""` for none.
+    """
+
+    place: Place
+    image: Image
+    subnet: Subnet
+    security_group_id: str
+    key_name: str
+    token: str
+    tags: Mapping[str, str]
+    user_data: bytes
+    disk_gib: int
+    spot_cap: Decimal | None = None
+    instance_role: str = ""
+
+
+@dataclass(frozen=True)
+class RegionInstances:
+    """
+    What runs in one region.
+
+    Attributes:
+        mine: Instances with our tags and owner, newest first.
+        used_vcpus: vCPUs that count against each quota, whoever launched them, by (family, market).
+    """
+
+    mine: tuple[Instance, ...]
+    used_vcpus: Mapping[tuple[str, Market], int]
+
+
+def launch_parameters(call: LaunchCall) -> dict[str, Any]:
+    """
+    Build the parameters of `RunInstances`, without the user data: plain JSON, always the same for the same call.
+
+    Source:
+        https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html
+    """
+    spot = call.place.market is Market.SPOT
+    kinds = ["instance", "volume", *(["spot-instances-request"] if spot else [])]
+    pairs = [{"Key": key, "Value": value} for key, value in sorted(call.tags.items())]
+    parameters: dict[str, Any] = {
+        "ImageId": call.image.id,
+        "InstanceType": call.place.instance_type,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "ClientToken": call.token,
+        "KeyName": call.key_name,
+        "Placement": {"AvailabilityZone": call.place.zone},
+        "BlockDeviceMappings": [_root_volume(call)],
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        # Hop limit 1: a container or a forwarded request on the instance cannot reach its metadata.
+        "MetadataOptions": {
+            "HttpEndpoint": "enabled",
+            "HttpTokens": "required",
+            "HttpPutResponseHopLimit": 1,
+            "InstanceMetadataTags": "enabled",
+        },
+        "TagSpecifications": [{"ResourceType": kind, "Tags": pairs} for kind in kinds],
+        **_reached_by(call),
+    }
+    if spot:
+        parameters["InstanceMarketOptions"] = _one_time_spot(call.spot_cap)
+    if call.instance_role:
+        parameters["IamInstanceProfile"] = {"Name": call.instance_role}
+    if call.place.instance_type.startswith("t"):
+        # Burstable types start in unlimited mode, where surplus use costs extra, on spot too.
+        parameters["CreditSpecification"] = {"CpuCredits": "standard"}
+    return parameters
+
+
+def run(cloud: Cloud, region: str, parameters: Mapping[str, Any], user_data: bytes) -> Instance:
+    """
+    Make one launch call; never repeated by botocore.
+
+    Returns:
+        The instance as EC2 first reports it: `pending`, mostly without a public address.
+
+    Raises:
+        GpulabError: Of the class that says what to do next; `Ambiguous` means the same call, same token.
+    """
+    ec2: EC2Client = cloud.client("ec2", region, is_patient=False)
+    zone = parameters["Placement"]["AvailabilityZone"]
+    with cloud.explained(f"launch {parameters['InstanceType']} in {zone}"):
+        # botocore takes bytes as well and encodes them once.
+        reply = ec2.run_instances(**parameters, UserData=user_data)  # type: ignore[arg-type]
+    return read_instance(reply["Instances"][0], region)
+
+
+def in_region(cloud: Cloud, region: str, *, owner: str) -> RegionInstances:
+    """
+    Read every instance of a region that has not ended, in one paginated call.
+
+    Args:
+        owner: Whose count as mine; `""` for everything with our tags.
+    """
+    rows = list(_rows(cloud, region, {"instance-state-name": _LIVE_STATES}))
+    used: dict[tuple[str, Market], int] = {}
+    for row in rows:
+        if row["State"]["Name"] in ("pending", "running"):
+            counted = (family_of(row["InstanceType"]), _market(row))
+            used[counted] = used.get(counted, 0) + _vcpus(row)
+    mine = (read_instance(row, region) for row in rows)
+    return RegionInstances(_newest_first(i for i in mine if _is_mine(i, owner)), used)
+
+
+def find(
+    cloud: Cloud, region: str, *, filters: Mapping[str, Sequence[str]]
+) -> tuple[Instance, ...]:
+    """
+    Find instances by EC2's filters, `{"client-token": [...]}`, ended ones too while EC2 remembers them; newest first.
+
+    A fresh instance may be missing for some seconds, so nothing found proves nothing.
+    """
+    return _newest_first(read_instance(row, region) for row in _rows(cloud, region, filters))
+
+
+def read(cloud: Cloud, region: str, instance_id: str) -> Instance:
+    """
+    Read one instance.
+
+    Raises:
+        NotFound: EC2 does not know it, not yet, or not any more (an hour after its end).
+    """
+    ec2: EC2Client = cloud.client("ec2", region)
+    with cloud.explained(f"read instance {instance_id}"):
+        reply = ec2.describe_instances(InstanceIds=[instance_id])
+    rows = [row for r in reply["Reservations"] for row in r["Instances"]]
+    if not rows:
+        raise NotFound(f"AWS does not know {instance_id}", code="InvalidInstanceID.NotFound")
+    return read_instance(rows[0], region)
+
+
+def console_output(cloud: Cloud, region: str, instance_id: str) -> str:
+    """
+    Read the console as it is now; empty while there is nothing.
+
+    Older types give only what they wrote at boot, minutes late; AWS refuses `Latest` for them.
+    """
+    ec2: EC2Client = cloud.client("ec2", region)
+    try:
+        with cloud.explained(f"read the console of {instance_id}"):
+            return str(
+                ec2.get_console_output(InstanceId=instance_id, Latest=True).get("Output", "")
+            )
+    except AwsError as error:
+        if error.code != "UnsupportedOperation":
+            raise
+    with cloud.explained(f"read the console of {instance_id}"):
+        return str(ec2.get_console_output(InstanceId=instance_id).get("Output", ""))
+
+
+def terminate(cloud: Cloud, region: str, instance_ids: Sequence[str]) -> None:
+    """
+    Ask AWS to end instances; they have ended once `read` says `terminated`. Repeatable.
+
+    Raises:
+        NotFound: One of them is not known (any more); then none is ended.
+    """
+    ec2: EC2Client = cloud.client("ec2", region)
+    with cloud.explained(f"end {', '.join(instance_ids)}"):
+        ec2.terminate_instances(InstanceIds=list(instance_ids))
+
+
+def retag(cloud: Cloud, region: str, ids: Sequence[str], tags: Mapping[str, str]) -> None:
+    """Replace tags of instances, volumes and so on."""
+    ec2: EC2Client = cloud.client("ec2", region)
+    with cloud.explained(f"tag {', '.join(ids)}"):
+        ec2.create_tags(
+            Resources=list(ids), Tags=[{"Key": k, "Value": v} for k, v in sorted(tags.items())]
+        )
+
+
+def read_instance(row: Mapping[str, Any], region: str) -> Instance:
+    """Turn EC2's description of an instance into ours; what is missing is empty."""
+    tags = {t["Key"]: t["Value"] for t in row.get("Tags", [])}
+    zone = row.get("Placement", {}).get("AvailabilityZone", "")
+    volumes = (m.get("Ebs", {}).get("VolumeId", "") for m in row.get("BlockDeviceMappings", []))
+    return Instance(
+        id=row["InstanceId"],
+        name=tags.get(tags_of.TAG_NAME, ""),
+        owner=tags.get(tags_of.TAG_OWNER, ""),
+        place=Place(region, zone, row["InstanceType"], _market(row)),
+        state=State(row["State"]["Name"]),
+        state_reason=row.get("StateReason", {}).get("Code", ""),
+        address=row.get("PublicIpAddress") or "",
+        private_address=row.get("PrivateIpAddress") or "",
+        launched_at=row["LaunchTime"].astimezone(UTC),
+        expires_at=_moment(tags.get(tags_of.TAG_EXPIRES, "")),
+        launch_id=tags.get(tags_of.TAG_LAUNCH, ""),
+        environment=tags.get(tags_of.TAG_ENVIRONMENT, ""),
+        course=tags.get(tags_of.TAG_COURSE, ""),
+        lab=tags.get(tags_of.TAG_LAB, ""),
+        image_id=row.get("ImageId", ""),
+        volume_ids=tuple(sorted(v for v in volumes if v)),
+    )
+
+
+def _rows(
+    cloud: Cloud, region: str, filters: Mapping[str, Sequence[str]]
+) -> Iterator[Mapping[str, Any]]:
+    pages = cloud.pages(
+        "ec2",
+        region,
+        "describe_instances",
+        doing=f"list instances in {region}",
+        Filters=[{"Name": k, "Values": list(v)} for k, v in filters.items()],
+        # Paging moves the call into the larger of AWS's throttling buckets.
+        PaginationConfig={"PageSize": 1000},
+    )
+    for page in pages:
+        for reservation in page["Reservations"]:
+            yield from reservation["Instances"]
+
+
+def _newest_first(instances: Iterable[Instance]) -> tuple[Instance, ...]:
+    return tuple(sorted(instances, key=lambda i: (i.launched_at, i.id), reverse=True))
+
+
+def _is_mine(instance: Instance, owner: str) -> bool:
+    return bool(instance.launch_id) and owner in ("", instance.owner)
+
+
+def _market(row: Mapping[str, Any]) -> Market:
+    return Market.SPOT if row.get("InstanceLifecycle") == "spot" else Market.ON_DEMAND
+
+
+def _vcpus(row: Mapping[str, Any]) -> int:
+    options = row.get("CpuOptions", {})
+    if options.get("CoreCount") and options.get("ThreadsPerCore"):
+        return int(options["CoreCount"]) * int(options["ThreadsPerCore"])
+    return next((t.vcpus for t in instance_types() if t.name == row["InstanceType"]), 4)
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else None
+
+
+def _root_volume(call: LaunchCall) -> dict[str, Any]:
+    return {
+        "DeviceName": call.image.root_device,
+        "Ebs": {
+            "VolumeSize": max(call.disk_gib, call.image.root_gib),
+            "VolumeType": "gp3",
+            "Encrypted": True,
+            "DeleteOnTermination": True,
+        },
+    }
+
+
+def _reached_by(call: LaunchCall) -> dict[str, Any]:
+    if call.subnet.gives_public_address:
+        return {"SubnetId": call.subnet.id, "SecurityGroupIds": [call.security_group_id]}
+    card = {
+        "DeviceIndex": 0,
+        "SubnetId": call.subnet.id,
+        "Groups": [call.security_group_id],
+        "AssociatePublicIpAddress": True,
+        "DeleteOnTermination": True,
+    }
+    return {"NetworkInterfaces": [card]}
+
+
+def _one_time_spot(cap: Decimal | None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "SpotInstanceType": "one-time",
+        "InstanceInterruptionBehavior": "terminate",
+    }
+    if cap is not None:
+        options["MaxPrice"] = f"{cap:f}"
+    return {"MarketType": "spot", "SpotOptions": options}

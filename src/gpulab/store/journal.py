@@ -1,0 +1,265 @@
+"""
+The journal of launches: what was about to be asked of AWS, written and synced before it is asked, and what came of it.
+
+Hides the file (JSON Lines, 0600, append only) and its lock. Refuses nothing it reads: a torn last line, as a kill or a full disk leaves
+it, is skipped and reported, since the call it was meant for was never made.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gpulab.errors import Refused, StoreError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Intent:
+    """
+    One launch call, written before it is made: everything to make it again, byte for byte.
+
+    Attributes:
+        launch_id: Of the launch; all its attempts share it.
+        attempt: 1, 2, ...; a new place is a new attempt.
+        token: Client token of this attempt.
+        name: The user's name for the instance.
+        region: Where the call goes.
+        parameters: Of `RunInstances`, plain JSON, without the user data.
+        user_data: Raw bytes.
+        at: When it was written; aware UTC.
+    """
+
+    launch_id: str
+    attempt: int
+    token: str
+    name: str
+    region: str
+    parameters: Mapping[str, Any]
+    user_data: bytes
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Story:
+    """
+    The journal as read.
+
+    Attributes:
+        open_intents: Calls whose result nobody wrote down, oldest first.
+        instances: Launch id -> instance id of every launch that succeeded.
+        torn_lines: Numbers of lines that could not be read, from 1.
+    """
+
+    open_intents: tuple[Intent, ...]
+    instances: Mapping[str, str]
+    torn_lines: tuple[int, ...]
+
+
+class Journal:
+    """
+    One profile's journal.
+
+    Args:
+        path: The file; it and its folder are made when first written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def intend(self, intent: Intent) -> None:
+        """
+        Write an intent; when this returns it survives a kill and a power cut.
+
+        Raises:
+            StoreError: It could not be written; the call must not be made.
+        """
+        self._append(
+            {
+                "kind": "intent",
+                "at": intent.at.isoformat(),
+                "launch": intent.launch_id,
+                "attempt": intent.attempt,
+                "token": intent.token,
+                "name": intent.name,
+                "region": intent.region,
+                "parameters": intent.parameters,
+                "user_data": base64.b64encode(intent.user_data).decode("ascii"),
+            }
+        )
+
+    def conclude(
+        self, intent: Intent, outcome: str, *, instance_id: str = "", at: datetime
+    ) -> None:
+        """
+        Write what came of an intent.
+
+        Args:
+            outcome: `launched`, or AWS's error code, or a word of ours such as `never-took-effect`.
+            instance_id: When something was launched.
+
+        Raises:
+            StoreError: It could not be written; the intent stays open and is looked up by the next command.
+        """
+        record = {"kind": "result", "at": at.isoformat(), "launch": intent.launch_id}
+        self._append({**record, "token": intent.token, "outcome": outcome, "instance": instance_id})
+
+    def read(self) -> Story:
+        """
+        Read everything; a missing journal is an empty one.
+
+        Raises:
+            StoreError: The file is there and cannot be read.
+        """
+        intents: dict[str, Intent] = {}
+        instances: dict[str, str] = {}
+        torn: list[int] = []
+        for number, line in enumerate(self._lines(), start=1):
+            try:
+                record = json.loads(line)
+                if record["kind"] == "intent":
+                    intents[record["token"]] = _intent(record)
+                elif record["kind"] == "result":
+                    intents.pop(record["token"], None)
+                    if record["instance"]:
+                        instances[record["launch"]] = record["instance"]
+            except (ValueError, KeyError, TypeError, AttributeError):
+                torn.append(number)
+        return Story(tuple(intents.values()), instances, tuple(torn))
+
+    @contextlib.contextmanager
+    def launching(self, name: str) -> Iterator[None]:
+        """
+        Keep every other gpulab on this computer from launching the same name at the same time.
+
+        Raises:
+            Refused: Another one is at it.
+            StoreError: The lock file cannot be made.
+        """
+        handle = _open_lock(self._path.parent / "locks" / name)
+        try:
+            if not _lock(handle, is_patient=False):
+                raise Refused(
+                    f"another gpulab is launching {name} right now",
+                    hint="`gpulab ls -w` follows it",
+                )
+            yield
+        finally:
+            os.close(handle)
+
+    def is_launching(self, name: str) -> bool:
+        """Whether a gpulab on this computer is launching the name right now."""
+        try:
+            with self.launching(name):
+                return False
+        except Refused:
+            return True
+
+    def _lines(self) -> Sequence[bytes]:
+        try:
+            # Only "\n" ends a record; `splitlines` would also split at other characters inside one.
+            return [line for line in self._path.read_bytes().split(b"\n") if line.strip()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"could not read {self._path}: {error.strerror}") from error
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps({"v": VERSION, **record}, separators=(",", ":")).encode("ascii") + b"\n"
+        lock = _open_lock(self._path.with_name(self._path.name + ".lock"))
+        try:
+            _lock(lock, is_patient=True)
+            _write_synced(self._path, line)
+        except OSError as error:
+            raise StoreError(
+                f"could not write {self._path}: {error.strerror}",
+                hint="Nothing was launched. Free some space or check the folder's owner, then repeat the command",
+            ) from error
+        finally:
+            os.close(lock)
+
+
+def _intent(record: Mapping[str, Any]) -> Intent:
+    return Intent(
+        launch_id=record["launch"],
+        attempt=record["attempt"],
+        token=record["token"],
+        name=record["name"],
+        region=record["region"],
+        parameters=record["parameters"],
+        user_data=base64.b64decode(record["user_data"], validate=True),
+        at=datetime.fromisoformat(record["at"]),
+    )
+
+
+def _write_synced(path: Path, line: bytes) -> None:
+    is_new = not path.exists()
+    # O_NOFOLLOW: a link put in our place must not make us write elsewhere.
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    handle = os.open(path, flags, 0o600)
+    try:
+        if _is_torn(handle):
+            line = b"\n" + line
+        while line:
+            line = line[os.write(handle, line) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    if is_new and os.name != "nt":
+        _sync_folder(path.parent)
+
+
+def _is_torn(handle: int) -> bool:
+    """Whether the file ends in the middle of a line; the next record must not be glued to it."""
+    size = os.fstat(handle).st_size
+    if size == 0:
+        return False
+    os.lseek(handle, size - 1, os.SEEK_SET)
+    return os.read(handle, 1) != b"\n"
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StoreError(
+            f"could not write {path}: {error.strerror}",
+            hint="Free some space or check the folder's owner, then repeat the command",
+        ) from error
+
+
+def _lock(handle: int, *, is_patient: bool) -> bool:
+    """Lock an open file until it is closed; without patience, say at once whether that worked."""
+    if os.name == "nt":
+        import msvcrt
+
+        mode = msvcrt.LK_LOCK if is_patient else msvcrt.LK_NBLCK  # type: ignore[attr-defined,unused-ignore]
+        try:
+            msvcrt.locking(handle, mode, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,160 @@
+"""The journal: what makes a killed launch findable instead of doubled."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpulab.errors import Refused, StoreError
+from gpulab.store.journal import Intent, Journal
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+INTENT = Intent(
+    launch_id="l1",
+    attempt=1,
+    token="l1-1",
+    name="week4",
+    region="us-east-1",
+    parameters={"ClientToken": "l1-1", "MinCount": 1},
+    user_data=b"#cloud-config\n\x00\xff\n",
+    at=NOW,
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "profile" / "journal.jsonl"
+
+
+def test_an_intent_without_a_result_is_open_and_complete(path):
+    """The next command asks AWS with the same token and the same bytes."""
+    Journal(path).intend(INTENT)
+
+    assert (INTENT,) == Journal(path).read().open_intents
+
+
+def test_a_result_closes_its_intent_and_names_the_instance(path):
+    """A launch that is known needs no question to AWS."""
+    journal = Journal(path)
+    journal.intend(INTENT)
+    journal.conclude(INTENT, "launched", instance_id="i-0abc", at=NOW)
+
+    story = journal.read()
+
+    assert ((), {"l1": "i-0abc"}) == (story.open_intents, story.instances)
+
+
+def test_a_refused_attempt_leaves_the_next_one_open(path):
+    """Each attempt is its own question: the second place may have been asked when the laptop died."""
+    journal, second = Journal(path), replace(INTENT, attempt=2, token="l1-2")
+    journal.intend(INTENT)
+    journal.conclude(INTENT, "InsufficientInstanceCapacity", at=NOW)
+    journal.intend(second)
+
+    assert (second,) == journal.read().open_intents
+
+
+def test_the_journal_is_readable_by_its_owner_only(path):
+    """It says where a student's instances are."""
+    Journal(path).intend(INTENT)
+
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+
+
+@given(cut=st.integers(min_value=1, max_value=400))
+def test_a_torn_last_line_is_skipped_and_the_next_record_is_whole(tmp_path_factory, cut):
+    """A kill or a full disk tears the line that was being written; the call it announced was never made."""
+    path = tmp_path_factory.mktemp("j") / "journal.jsonl"
+    journal, second = Journal(path), replace(INTENT, attempt=2, token="l1-2")
+    journal.intend(INTENT)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: min(cut, len(whole) - 2)])
+
+    journal.intend(second)
+    story = journal.read()
+
+    assert ((INTENT, second), (2,)) == (story.open_intents, story.torn_lines)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"[]", b"null", b"{}", b'{"kind": "intent"}', b"\xff\xfe", b'{"kind": "result", "token": []}'],
+)
+def test_a_line_of_nonsense_is_reported_not_fatal(path, line):
+    """Somebody edited the file; the launches in it still count."""
+    journal = Journal(path)
+    journal.intend(INTENT)
+    path.write_bytes(line + b"\n" + path.read_bytes())
+
+    story = journal.read()
+
+    assert ((INTENT,), (1,)) == (story.open_intents, story.torn_lines)
+
+
+def test_no_journal_is_an_empty_one(path):
+    """The first command on a new computer."""
+    assert () == Journal(path).read().open_intents
+
+
+def test_two_writers_do_not_mix_their_lines(path):
+    """A fleet launches from many threads and two terminals write at once."""
+
+    def write(worker: int) -> None:
+        for attempt in range(20):
+            Journal(path).intend(
+                replace(INTENT, token=f"{worker}-{attempt}", user_data=b"x" * 9000)
+            )
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert (80, ()) == (len(Journal(path).read().open_intents), Journal(path).read().torn_lines)
+
+
+def test_the_same_name_is_launched_once_at_a_time(path):
+    """Two terminals, one name: the second one is told, instead of paying twice."""
+    journal = Journal(path)
+
+    with journal.launching("week4"):
+        with pytest.raises(Refused, match="another gpulab is launching week4 right now"):
+            with Journal(path).launching("week4"):
+                pass
+        with Journal(path).launching("week5"):
+            busy = journal.is_launching("week4"), journal.is_launching("week6")
+    assert (True, False) == busy
+    assert not journal.is_launching("week4")
+
+
+def test_a_journal_that_cannot_be_written_stops_the_launch(path):
+    """Without the record a lost answer would become a second instance."""
+    path.parent.mkdir()
+    path.mkdir()
+
+    with pytest.raises(StoreError) as failure:
+        Journal(path).intend(INTENT)
+
+    assert "Nothing was launched." in failure.value.hint
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no O_NOFOLLOW")
+def test_a_link_in_place_of_the_journal_is_not_followed(path, tmp_path):
+    """A link must not make gpulab write into another file."""
+    path.parent.mkdir()
+    other = tmp_path / "other"
+    other.write_bytes(b"mine\n")
+    path.symlink_to(other)
+
+    with pytest.raises(StoreError):
+        Journal(path).intend(INTENT)
+
+    assert b"mine\n" == other.read_bytes()

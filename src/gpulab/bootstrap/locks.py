@@ -1,0 +1,143 @@
+"""
+Lock files and their compact form. Hides the file format; refuses a pin without an exact version and a hash.
+
+A lock file is a requirements file with exact versions and the sha256 of every file that may be installed, headed by
+comment lines `# key: value` (`locked-on`, `download-mib`). One lock serves every Python and platform it was made for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from gpulab.errors import WrongUsage
+
+_PIN = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9.-]*)==(?P<version>[0-9][0-9A-Za-z.!+]*)(?P<hashes>(?:\s+--hash=sha256:[0-9a-f]{64})+)"
+)
+_HEADER = re.compile(r"#\s*(?P<key>[a-z-]+):\s*(?P<value>.+)")
+PREFIX_LENGTH = 6
+
+
+@dataclass(frozen=True, order=True)
+class Pin:
+    """
+    One package, exactly.
+
+    Attributes:
+        name: Normalised, lower case with dashes.
+        hashes: sha256 of the files that may be installed, sorted; never empty; one for each platform and Python at most.
+    """
+
+    name: str
+    version: str
+    hashes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Lock:
+    """
+    Everything that is installed, exactly.
+
+    Attributes:
+        pins: Sorted by name; unique names.
+        locked_on: When the versions were chosen; `None` if the file does not say.
+        download_mib: What an instance downloads, MiB; `None` if the file does not say.
+    """
+
+    pins: tuple[Pin, ...]
+    locked_on: date | None = None
+    download_mib: int | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The digest of all names, versions and full hashes; what an instance compares before it installs."""
+        return digest(self.pins)
+
+    def compact(self) -> dict[str, Any]:
+        """
+        Give the form that fits into user data: hash prefixes, and one digest over the full hashes.
+
+        Returns:
+            `{"pins": ["name==1.2 abcdef", ...], "sha256": "..."}`.
+        """
+        return {
+            "pins": [
+                f"{pin.name}=={pin.version} " + " ".join(h[:PREFIX_LENGTH] for h in pin.hashes)
+                for pin in self.pins
+            ],
+            "sha256": self.sha256,
+        }
+
+    def requirements(self) -> str:
+        """Write the lock as a requirements file for `--require-hashes`."""
+        return "".join(
+            f"{pin.name}=={pin.version}"
+            + "".join(f" \\\n    --hash=sha256:{h}" for h in pin.hashes)
+            + "\n"
+            for pin in self.pins
+        )
+
+
+def digest(pins: Iterable[Pin]) -> str:
+    """
+    Hash names, versions and full hashes.
+
+    Returns:
+        sha256 in hex over the lines `name==version sha256:FULL`, sorted, joined by newlines.
+    """
+    lines = sorted(f"{pin.name}=={pin.version} sha256:{h}" for pin in pins for h in pin.hashes)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def parse_lock(text: str, *, source: str = "the lock") -> Lock:
+    """
+    Read a lock file.
+
+    Args:
+        source: What to call it in an error; a path.
+
+    Raises:
+        WrongUsage: A line is neither an exact pin with hashes nor a comment, or a package appears twice.
+    """
+    pins = [_pin(line, source=source) for line in _logical_lines(text)]
+    names = [pin.name for pin in pins]
+    for name in names:
+        if names.count(name) > 1:
+            raise WrongUsage(
+                f"{source} pins {name} twice", hint="Make the lock again with `gpulab env lock`"
+            )
+    header = _header(text)
+    return Lock(
+        pins=tuple(sorted(pins)),
+        locked_on=date.fromisoformat(header["locked-on"]) if "locked-on" in header else None,
+        download_mib=int(header["download-mib"]) if "download-mib" in header else None,
+    )
+
+
+def _header(text: str) -> dict[str, str]:
+    matches = (
+        _HEADER.fullmatch(line.strip()) for line in text.splitlines() if line.startswith("#")
+    )
+    return {m["key"]: m["value"] for m in matches if m}
+
+
+def _logical_lines(text: str) -> list[str]:
+    joined = text.replace("\\\n", " ")
+    lines = (line.split(" #")[0].strip() for line in joined.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _pin(line: str, *, source: str) -> Pin:
+    match = _PIN.fullmatch(line)
+    if match is None:
+        raise WrongUsage(
+            f"{source} has a line that is not an exact, hashed pin: {line[:60]!r}",
+            hint="Make the lock again with `gpulab env lock`",
+        )
+    hashes = re.findall(r"sha256:([0-9a-f]{64})", match["hashes"])
+    return Pin(match["name"], match["version"], tuple(sorted(set(hashes))))

@@ -1,0 +1,103 @@
+"""What an instance is born with, as values. Hides the JSON form; refuses a user name that could become an option or a path."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from gpulab.bootstrap.environments import Environment
+from gpulab.errors import InvalidRequest
+
+VERSION = 1
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """
+    Where the instance keeps the work.
+
+    Attributes:
+        prefix: Ends with a slash.
+        endpoint: URL of S3, `https://s3.us-east-1.amazonaws.com`.
+    """
+
+    bucket: str
+    prefix: str
+    region: str
+    endpoint: str
+
+
+@dataclass(frozen=True)
+class InstanceSpec:
+    """
+    Everything an instance is born with; nothing in it is secret, since every process there can read its user data.
+
+    Attributes:
+        launch: Journal id of the launch.
+        user: Login user of the image, `ubuntu`.
+        made_at: When the launch was decided, aware UTC; the first timer counts `deadline - made_at` from the boot.
+        deadline: When the instance ends itself; aware UTC.
+        idle_minutes: 0 for never.
+        budget_usd: `None` for no budget.
+        usd_per_hour: Everything that bills while it runs: instance, disk, address.
+        has_gpu: Which of the environment's locks to install.
+        keep: `None` when the work is fetched over ssh instead.
+    """
+
+    launch: str
+    name: str
+    owner: str
+    user: str
+    made_at: datetime
+    deadline: datetime
+    idle_minutes: int
+    usd_per_hour: Decimal
+    environment: Environment
+    has_gpu: bool
+    budget_usd: Decimal | None = None
+    course: str = ""
+    lab: str = ""
+    jupyter_port: int = 8888
+    keep: Keep | None = None
+
+    def __post_init__(self) -> None:
+        if not _USER.fullmatch(self.user):
+            raise InvalidRequest(
+                f"{self.user!r} is not a login user", hint="On AWS's Ubuntu images it is `ubuntu`"
+            )
+
+    @property
+    def lifetime_seconds(self) -> int:
+        """From decision to deadline, whole seconds; at least one."""
+        return max(1, round((self.deadline - self.made_at).total_seconds()))
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the object of `/etc/gpulab/spec.json`."""
+        kernel = self.environment.kernel(has_gpu=self.has_gpu)
+        return {
+            "version": VERSION,
+            "launch": self.launch,
+            "name": self.name,
+            "owner": self.owner,
+            "course": self.course,
+            "lab": self.lab,
+            "user": self.user,
+            "deadline": self.deadline.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "idle_minutes": self.idle_minutes,
+            "budget_usd": None if self.budget_usd is None else str(self.budget_usd),
+            "usd_per_hour": str(self.usd_per_hour),
+            "jupyter_port": self.jupyter_port,
+            "environment": {
+                "name": self.environment.name,
+                "title": self.environment.title,
+                "python": self.environment.python,
+                "server": self.environment.server.compact(),
+                "kernel": kernel.compact(),
+                "uv": self.environment.uv,
+            },
+            "keep": None if self.keep is None else asdict(self.keep),
+        }

@@ -43,6 +43,7 @@ class Gate:
 
     Attributes:
         in_ci: True when `CI` is set; then a skipped test fails the run.
+        is_measured: Whether tests record the branches they take, which only the step `coverage` reads.
         closings: The last line of each pytest run, in order.
         skips: Reason -> tests skipped for it.
         counts: What pytest counted, over all its runs.
@@ -51,6 +52,7 @@ class Gate:
     output: Path
     in_ci: bool
     workers: str
+    is_measured: bool = True
     closings: list[str] = field(default_factory=list)
     skips: dict[str, list[str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -113,6 +115,7 @@ def main(arguments: Sequence[str]) -> int:
         output=options.output.resolve(),
         in_ci=os.environ.get("CI", "").lower() not in ("", "0", "false"),
         workers=options.workers,
+        is_measured=any(step.name == "coverage" for step in steps),
     )
     shutil.rmtree(gate.output, ignore_errors=True)
     gate.output.mkdir(parents=True)
@@ -276,15 +279,16 @@ def _machine(gate: Gate) -> bool:
 
 def _pytest(gate: Gate, name: str, arguments: list[str]) -> bool:
     results = gate.output / f"{name}.xml"
-    measured = {"COVERAGE_FILE": str(gate.output / "coverage" / f".coverage.{name}")}
+    recorded = {"COVERAGE_FILE": str(gate.output / "coverage" / f".coverage.{name}")}
     (gate.output / "coverage").mkdir(exist_ok=True)
     code, tail = gate.capture(
         [
             *(environment.Environment(ENVIRONMENT).python, "-m", "pytest"),
             *(*arguments, "--color=no", "--durations=5", "--durations-min=5"),
-            *("--cov", "--cov-report=", f"--junitxml={results}"),
+            f"--junitxml={results}",
+            *(("--cov", "--cov-report=") if gate.is_measured else ()),
         ],
-        measured,
+        recorded,
     )
     closings = _CLOSING.findall(tail)
     gate.closings.append(
@@ -301,9 +305,11 @@ def _count(gate: Gate, results: Path) -> None:
         outcome = next((child for child in case if child.tag in _OUTCOMES), None)
         what = _OUTCOMES[outcome.tag] if outcome is not None else "passed"
         if outcome is not None and what == "skipped":
-            what = "expected to fail" if outcome.get("type") == "pytest.xfail" else what
-            name = f"{case.get('classname')}.{case.get('name')}"
-            gate.skips.setdefault(outcome.get("message") or "no reason", []).append(name)
+            if outcome.get("type") == "pytest.xfail":
+                what = "expected to fail"
+            else:
+                name = f"{case.get('classname')}.{case.get('name')}"
+                gate.skips.setdefault(outcome.get("message") or "no reason", []).append(name)
         gate.counts[what] = gate.counts.get(what, 0) + 1
 
 

@@ -1,0 +1,102 @@
+"""The gate's own decisions: what it counts, what it refuses to skip, and what it says to a wrong call."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """`scripts/test.py` as a module, found the way Python finds it when it runs as a script."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    spec = importlib.util.spec_from_file_location("the_gate", SCRIPTS / "test.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "the_gate", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def a_gate(script, tmp_path, *, in_ci=True):
+    """A gate with nothing run yet."""
+    return script.Gate(output=tmp_path, in_ci=in_ci, workers="2")
+
+
+@pytest.mark.parametrize(
+    ("reason", "in_ci", "is_well"),
+    [
+        ("needs root", True, False),
+        ("needs mmdebstrap", True, False),
+        ("needs root", False, True),
+        ("only on Windows: named pipes", True, True),
+        ("needs a GPU", True, True),
+    ],
+)
+def test_ci_accepts_no_skip_it_could_have_prevented(
+    script, tmp_path, capsys, reason, in_ci, is_well
+):
+    """A test that is skipped for a missing package looks green for months."""
+    gate = a_gate(script, tmp_path, in_ci=in_ci)
+    gate.skips = {reason: ["tests.machine.test_boot.test_a"]}
+
+    accepted = script._report_skips(gate)
+
+    assert is_well is accepted
+    assert f"1 x {reason}" in capsys.readouterr().out
+
+
+def test_the_gate_counts_what_pytest_wrote(script, tmp_path):
+    """The last line of a run is what a reviewer reads, so it must add up."""
+    results = tmp_path / "unit.xml"
+    results.write_text(
+        "<testsuites><testsuite>"
+        '<testcase classname="a" name="one"/><testcase classname="a" name="two"><failure/></testcase>'
+        '<testcase classname="b" name="three"><skipped type="pytest.skip" message="needs root"/></testcase>'
+        '<testcase classname="b" name="four"><skipped type="pytest.xfail" message="moto"/></testcase>'
+        "</testsuite></testsuites>",
+        encoding="utf-8",
+    )
+    gate = a_gate(script, tmp_path)
+
+    script._count(gate, results)
+
+    assert {"passed": 1, "failed": 1, "skipped": 1, "expected to fail": 1} == gate.counts
+    assert {"needs root": ["b.three"]} == gate.skips
+
+
+def test_a_step_that_does_not_exist_is_wrong_usage(script, capsys):
+    """A typing error must not look like a green gate."""
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--only", "lnit"])
+
+    assert 2 == ended.value.code
+    assert "no step is called lnit" in capsys.readouterr().err
+
+
+def test_the_fast_gate_is_what_every_save_needs(script):
+    """Minutes on every save would mean that nobody runs it."""
+    fast = [step.name for step in script.STEPS if step.is_fast]
+
+    assert ["environment", "locks", "format", "lint", "types", "layers", "unit"] == fast
+
+
+@pytest.mark.parametrize(
+    ("line", "is_closing"),
+    [
+        ("============ 283 passed in 8.46s ============", True),
+        ("==== 1 failed, 283 passed, 2 skipped in 61.02s (0:01:01) ====", True),
+        ("=========== no tests ran in 0.01s ===========", True),
+        ("=========== slowest 5 durations ===========", False),
+        ("=========== FAILURES ===========", False),
+    ],
+)
+def test_the_closing_line_of_pytest_is_recognised(script, line, is_closing):
+    """It is repeated at the very end, where people look."""
+    found = script._CLOSING.findall(f"...\n{line}\n".encode())
+
+    assert ([line.encode()] if is_closing else []) == found

@@ -29,6 +29,7 @@ import host_packages
 from environment import CHECKOUT
 
 ENVIRONMENT = CHECKOUT / ".venv"
+_INSTALLED = CHECKOUT / "build" / "wheel-environment"  # the wheel alone, as a student has it
 # In CI a skipped test is a failure, unless its reason begins with one of these: no Linux host can do anything about them.
 ALLOWED_SKIPS = ("only on Windows", "only on macOS", "needs a GPU", "needs an NVIDIA GPU")
 _CLOSING = re.compile(
@@ -334,8 +335,9 @@ def _wheel(gate: Gate) -> bool:
     if gate.run([builder, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]) != 0:
         return False
     (wheel,) = folder.glob("*.whl")
-    clean = environment.prepare(CHECKOUT / "build" / "wheel-environment", "run")
-    environment.uv(clean, "install", "--offline", "--no-deps", "--reinstall", str(wheel))
+    clean = environment.prepare(_INSTALLED, "run")
+    fresh = ("--offline", "--no-deps", "--reinstall", "--compile-bytecode", str(wheel))
+    environment.uv(clean, "install", *fresh)
     program = clean.program("gpulab")
     return (
         gate.run([program, "--version"]) == 0
@@ -344,7 +346,18 @@ def _wheel(gate: Gate) -> bool:
     )
 
 
-def _docs(gate: Gate) -> bool:
+def _figures(gate: Gate) -> bool:
+    """Size and start of the installed wheel; a start over its target is measured again, since others use this computer too."""
+    installed = environment.Environment(_INSTALLED).python
+    if not installed.exists():
+        print("no wheel is installed: run the step `wheel` first")
+        return False
+    start = [installed, "scripts/bench/startup.py", "--rounds", "9"]
+    is_small = gate.run([sys.executable, "scripts/bench/size.py"]) == 0
+    return (gate.run(start) == 0 or gate.run(start) == 0) and is_small
+
+
+def _reference(gate: Gate) -> bool:
     python = environment.Environment(ENVIRONMENT).python
     return gate.run([python, "scripts/reference.py", "--check"]) == 0
 
@@ -359,12 +372,13 @@ STEPS = (
     Step("layers", "import-linter: arrows point down", _layers, is_fast=True),
     Step("unit", "decisions, without any outside world", _tier("unit"), is_fast=True),
     Step("docs", "the documents agree with the program", _tier("docs")),
-    Step("reference", "docs/reference.md is what --help prints", _docs),
+    Step("reference", "docs/reference.md is what --help prints", _reference),
     Step("aws", "boto3 code against the sandbox", _tier("aws")),
     Step("cli", "commands end to end", _tier("cli")),
     Step("machine", "machines behind simulated instances, one after the other", _machine),
     Step("coverage", "branches the tests took", _coverage),
     Step("wheel", "the wheel alone, without development tools", _wheel),
+    Step("figures", "what it takes on disk and before it does anything", _figures),
 )
 
 

@@ -1,8 +1,9 @@
 """
 Measures what gpulab costs before it does anything: CPU of short commands, as multiples of `python -c pass`.
 
-    .venv/bin/python scripts/bench/startup.py --rounds 13
+    build/wheel-environment/bin/python scripts/bench/startup.py --rounds 13
 
+It measures the gpulab beside the Python that runs it; the gate's step `wheel` leaves one as a student has it.
 The rounds are interleaved, so that a busy moment touches every case; CPU (user + system) is read by getrusage, so that waiting for
 a turn on a shared machine is not counted. Ratios can be compared between machines; milliseconds cannot.
 """
@@ -71,7 +72,6 @@ def _cases() -> list[Case]:
         Case("gpulab up --help", (gpulab, "up", "--help"), 10),
         Case("gpulab completion bash", (gpulab, "completion", "bash"), 10),
         Case("gpulab ledger --json", (gpulab, "ledger", "--json"), 10),
-        Case("gpulab sandbox status", (gpulab, "sandbox", "status"), 10),
         Case("import boto3", (sys.executable, "-c", "import boto3")),
     ]
 

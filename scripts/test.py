@@ -352,7 +352,7 @@ def _figures(gate: Gate) -> bool:
     if not installed.exists():
         print("no wheel is installed: run the step `wheel` first")
         return False
-    start = [installed, "scripts/bench/startup.py", "--rounds", "9"]
+    start: list[str | Path] = [installed, "scripts/bench/startup.py", "--rounds", "9"]
     is_small = gate.run([sys.executable, "scripts/bench/size.py"]) == 0
     return (gate.run(start) == 0 or gate.run(start) == 0) and is_small
 

@@ -42,7 +42,7 @@ _TAB = (("_GPULAB_COMPLETE", "bash_complete"), ("COMP_CWORD", "1"))
 
 
 def main() -> int:
-    """Measure and print; 1 when a target is missed or a command failed."""
+    """Measure and print; 1 when a target is missed; stops when a command fails, since failing is cheap."""
     parser = argparse.ArgumentParser(description="CPU of short commands over `python -c pass`.")
     parser.add_argument("--rounds", type=int, default=13, help="interleaved rounds (default: 13)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -96,14 +96,17 @@ def _cpu_seconds(case: Case, home: Path) -> float:
     surroundings = {name: text for name, text in os.environ.items() if name[:6] != "PYTHON"}
     surroundings |= {"HOME": str(home), "GPULAB_HOME": str(home / ".gpulab")}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
+    ended = subprocess.run(
         case.command,
         env=surroundings | dict(case.extra),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
         check=False,
     )
+    if ended.returncode:
+        last = (ended.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise SystemExit(f"error: {case.name} ended with {ended.returncode} and said: {last}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

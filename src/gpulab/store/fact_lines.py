@@ -1,0 +1,81 @@
+"""Facts as lines of JSON: export, import, and what the instance's agent leaves beside the kept work. Refuses half a fact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+from gpulab.errors import WrongUsage
+from gpulab.model.fact import Fact, FactKind, Source
+
+_KEYS = {"kind", "subject", "at", "source", "details"}
+
+
+def details_text(fact: Fact) -> str:
+    """Write a fact's details, always the same for the same details."""
+    return json.dumps(dict(fact.details), sort_keys=True, separators=(",", ":"))
+
+
+def fact_of(kind: str, subject: str, at: str, source: str, details: str) -> Fact:
+    """Read a stored row; rows are only ever written from facts."""
+    moment = datetime.fromisoformat(at)
+    return Fact(FactKind(kind), subject, moment, json.loads(details), Source(source))
+
+
+def export_lines(facts: Iterable[Fact]) -> Iterator[str]:
+    """Yield one line of JSON for each fact."""
+    return (fact.line() for fact in facts)
+
+
+def import_lines(content: bytes) -> tuple[Fact, ...]:
+    """
+    Read lines of JSON; empty lines are skipped.
+
+    Raises:
+        WrongUsage: A line is not a fact; the message names its number. Nothing is kept then.
+    """
+    try:
+        lines = content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise WrongUsage(f"the file is not UTF-8 at byte {error.start}") from error
+    return tuple(_fact(line, number) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def _fact(line: str, number: int) -> Fact:
+    try:
+        parts = json.loads(line)
+        if not isinstance(parts, dict) or parts.keys() != _KEYS:
+            raise ValueError(f"needs exactly {', '.join(sorted(_KEYS))}")
+        return Fact(
+            FactKind(parts["kind"]),
+            _text(parts["subject"]),
+            _moment(parts["at"]),
+            _details(parts["details"]),
+            Source(parts["source"]),
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise WrongUsage(
+            f"line {number} is not a fact: {error}",
+            hint="Lines come from `gpulab ledger export`; nothing was imported",
+        ) from error
+
+
+def _moment(value: Any) -> datetime:
+    moment = datetime.fromisoformat(_text(value))
+    if moment.tzinfo is None:
+        raise ValueError("naive_timestamp: `at` has no offset")
+    return moment
+
+
+def _details(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError("`details` is not an object")
+    return {key: _text(text) for key, text in value.items()}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"`{value}` is not a text")
+    return value

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpulab.errors import Refused, StoreError
-from gpulab.store.journal import Intent, Journal
+from gpulab.store.journal import Intent, Journal, Made
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 INTENT = Intent(
@@ -48,7 +48,8 @@ def test_a_result_closes_its_intent_and_names_the_instance(path):
 
     story = journal.read()
 
-    assert ((), {"l1": "i-0abc"}) == (story.open_intents, story.instances)
+    made = (Made("l1", "week4", "us-east-1", "i-0abc", NOW),)
+    assert ((), made) == (story.open_intents, story.made)
 
 
 def test_a_refused_attempt_leaves_the_next_one_open(path):

@@ -49,18 +49,34 @@ class Intent:
 
 
 @dataclass(frozen=True)
+class Made:
+    """
+    An instance that a launch made.
+
+    Attributes:
+        at: When its result was written; aware UTC.
+    """
+
+    launch_id: str
+    name: str
+    region: str
+    instance_id: str
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Story:
     """
     The journal as read.
 
     Attributes:
         open_intents: Calls whose result nobody wrote down, oldest first.
-        instances: Launch id -> instance id of every launch that succeeded.
+        made: What came of launches that succeeded, oldest first.
         torn_lines: Numbers of lines that could not be read, from 1.
     """
 
     open_intents: tuple[Intent, ...]
-    instances: Mapping[str, str]
+    made: tuple[Made, ...]
     torn_lines: tuple[int, ...]
 
 
@@ -120,7 +136,7 @@ class Journal:
             StoreError: The file is there and cannot be read.
         """
         intents: dict[str, Intent] = {}
-        instances: dict[str, str] = {}
+        made: list[Made] = []
         torn: list[int] = []
         for number, line in enumerate(self._lines(), start=1):
             try:
@@ -128,12 +144,14 @@ class Journal:
                 if record["kind"] == "intent":
                     intents[record["token"]] = _intent(record)
                 elif record["kind"] == "result":
-                    intents.pop(record["token"], None)
-                    if record["instance"]:
-                        instances[record["launch"]] = record["instance"]
+                    instance_id = str(record["instance"])
+                    intent = intents.pop(record["token"], None)
+                    if intent and instance_id:
+                        at = datetime.fromisoformat(record["at"])
+                        made.append(_made(intent, instance_id, at))
             except (ValueError, KeyError, TypeError, AttributeError):
                 torn.append(number)
-        return Story(tuple(intents.values()), instances, tuple(torn))
+        return Story(tuple(intents.values()), tuple(made), tuple(torn))
 
     @contextlib.contextmanager
     def launching(self, name: str) -> Iterator[None]:
@@ -198,6 +216,10 @@ def _intent(record: Mapping[str, Any]) -> Intent:
         user_data=base64.b64decode(record["user_data"], validate=True),
         at=datetime.fromisoformat(record["at"]),
     )
+
+
+def _made(intent: Intent, instance_id: str, at: datetime) -> Made:
+    return Made(intent.launch_id, intent.name, intent.region, instance_id, at)
 
 
 def _write_synced(path: Path, line: bytes) -> None:

@@ -1,0 +1,227 @@
+"""
+An instance reached over ssh: run a command, follow its output, wait until it answers. Hides whether the system's ssh
+or paramiko does it. Retries nothing by itself, except in `wait_until_ready`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from gpulab.errors import CommandFailed, RemoteError, Unreachable
+from gpulab.remote import hostkeys
+from gpulab.remote.openssh import OpenSsh, find_ssh
+from gpulab.remote.process import (
+    Completed,
+    Ended,
+    RemoteProcess,
+    Starter,
+    TimedOut,
+    TooMuchOutput,
+    command_failed,
+    communicate,
+    deadline,
+    last_line,
+    ssh_failure,
+)
+from gpulab.remote.target import SshTarget
+
+_LONGEST_LINE = 1 << 20
+
+
+class Host:
+    """
+    One instance over ssh. Its host key must be pinned before.
+
+    Args:
+        target: Where and as whom.
+        starter: How commands are started; the system's ssh where there is one, else paramiko.
+        monotonic: Seconds on a clock that never jumps.
+        sleep: Waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        target: SshTarget,
+        *,
+        starter: Starter | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.target = target
+        self.starter = starter or default_starter()
+        self._monotonic = monotonic
+        self._sleep = sleep
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        given: bytes = b"",
+        timeout_s: float | None = 60,
+        check: bool = True,
+        max_bytes: int = 64 << 20,
+    ) -> Completed:
+        """
+        Run a command to its end.
+
+        Args:
+            command: Program and arguments; quoted here for the instance's shell.
+            given: What it reads on stdin.
+            timeout_s: Seconds from now, `None` for no limit.
+            check: Whether a status other than 0 is an error.
+            max_bytes: Of stdout; the instance may be hostile.
+
+        Raises:
+            HostKeyMismatch: Another machine answered; never retry.
+            LoginRefused: The key is not accepted; never retry.
+            Unreachable: No answer; ask AWS for the instance's state before trying again.
+            CommandFailed: The status was not 0 (with `check`), it took too long, or it printed too much.
+        """
+        process = self.start(command)
+        try:
+            stdout, ended = communicate(
+                process, given=given, timeout_s=timeout_s, max_bytes=max_bytes
+            )
+        except TimedOut:
+            raise self._too_slow(command, timeout_s) from None
+        except TooMuchOutput:
+            raise CommandFailed(
+                f"`{command[0]}` on the instance printed more than {max_bytes} bytes"
+            ) from None
+        self.raise_if_ssh_failed(ended)
+        if check and ended.exit_code != 0:
+            raise command_failed(command, ended.exit_code, ended.stderr)
+        return Completed(ended.exit_code, stdout, ended.stderr)
+
+    def stream(self, command: Sequence[str], *, timeout_s: float | None = None) -> Iterator[str]:
+        """
+        Run a command and yield its lines as they come, without their ends. Closing the iterator ends the command.
+
+        Raises:
+            RemoteError: As in `run`, after the last line.
+        """
+        process = self.start(command)
+        expired = threading.Event()
+        with contextlib.closing(_Quietly(process)), deadline(process, timeout_s, expired):
+            process.stdin.close()
+            while line := process.stdout.readline(_LONGEST_LINE):
+                yield line.decode("utf-8", "replace").rstrip("\r\n")
+            ended = process.wait()
+        if expired.is_set():
+            raise self._too_slow(command, timeout_s)
+        self.raise_if_ssh_failed(ended)
+        if ended.exit_code != 0:
+            raise command_failed(command, ended.exit_code, ended.stderr)
+
+    def wait_until_ready(
+        self,
+        *,
+        timeout_s: float = 300,
+        on_wait: Callable[[float, str], None] = lambda waited_s, reason: None,
+    ) -> float:
+        """
+        Wait until a command can be run.
+
+        Args:
+            timeout_s: Seconds; a booting instance needs 20 to 60.
+            on_wait: Told after every failed try how many seconds have passed, and why it failed.
+
+        Returns:
+            Seconds waited.
+
+        Raises:
+            Unreachable: It did not answer in time; the message has the last reason.
+            HostKeyMismatch, LoginRefused: At once; waiting does not help.
+        """
+        begun = self._monotonic()
+        pause_s = 0.5
+        while True:
+            try:
+                self.run(["true"], timeout_s=20)
+            except (Unreachable, CommandFailed) as error:
+                waited_s = self._monotonic() - begun
+                on_wait(waited_s, error.message)
+                if waited_s + pause_s > timeout_s:
+                    raise self._never_ready(waited_s, error) from error
+            else:
+                return self._monotonic() - begun
+            self._sleep(pause_s)
+            pause_s = min(pause_s * 1.5, 4.0)
+
+    def shell_argv(self, command: Sequence[str] | None = None) -> list[str]:
+        """
+        Say how a person opens a shell (or runs a command) there with a terminal.
+
+        Raises:
+            Unreachable: This computer has no ssh program.
+        """
+        program = self.starter.program if isinstance(self.starter, OpenSsh) else find_ssh()
+        if program is None:
+            raise Unreachable(
+                "there is no `ssh` program on this computer",
+                hint="Install OpenSSH; on Windows: Settings, Optional features, OpenSSH client",
+            )
+        return OpenSsh(program).shell_argv(
+            self.target, list(command) if command is not None else None
+        )
+
+    def start(self, command: Sequence[str]) -> RemoteProcess:
+        """
+        Start a command and return its pipes, for copying; the caller reads, waits and calls `raise_if_ssh_failed`.
+
+        Raises:
+            Unreachable: ssh could not be started at all.
+        """
+        try:
+            return self.starter.start(self.target, list(command))
+        except OSError as error:
+            raise Unreachable(f"could not start ssh ({error.strerror})") from error
+
+    def raise_if_ssh_failed(self, ended: Ended) -> None:
+        """
+        Raise what went wrong if ssh itself failed, and nothing if the command ran.
+
+        Raises:
+            HostKeyMismatch, LoginRefused, Unreachable: See `run`.
+        """
+        failure = ssh_failure(self.target, ended, pinned=self._pinned(ended))
+        if failure is not None:
+            raise failure
+
+    def _pinned(self, ended: Ended) -> tuple[hostkeys.HostKey, ...]:
+        if not ended.complaint:
+            return ()
+        return hostkeys.pinned(self.target.known_hosts, self.target.instance_id)
+
+    def _too_slow(self, command: Sequence[str], timeout_s: float | None) -> CommandFailed:
+        return CommandFailed(f"`{command[0]}` did not end on the instance within {timeout_s:g} s")
+
+    def _never_ready(self, waited_s: float, last: RemoteError) -> Unreachable:
+        return Unreachable(
+            f"{self.target.instance_id} did not accept a login within {waited_s:.0f} s: {last_line(last.message)}",
+            hint=last.hint,
+        )
+
+
+def default_starter() -> Starter:
+    """The system's ssh where there is one, else paramiko."""
+    program = find_ssh()
+    if program is not None:
+        return OpenSsh(program)
+    from gpulab.remote.paramiko_host import Paramiko
+
+    return Paramiko()
+
+
+class _Quietly:
+    """Ends a process that nobody reads any more."""
+
+    def __init__(self, process: RemoteProcess) -> None:
+        self._process = process
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()

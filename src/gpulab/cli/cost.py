@@ -23,7 +23,7 @@ from gpulab.model.timeline import PriceRule
 @click.option("--explain", is_flag=True, help="List every charge and the total by either rule.")
 @json_option
 @click.pass_obj
-def command(context: Context, file: str, price_rule: str, explain: bool, as_json: bool) -> None:  # noqa: FBT001 - click's flags
+def command(context: Context, file: str, price_rule: str, explain: bool, as_json: bool) -> None:
     """
     Compute what a timeline of instances, disks and addresses cost.
 
@@ -37,7 +37,7 @@ def command(context: Context, file: str, price_rule: str, explain: bool, as_json
     from gpulab.spending.document import read_document, render
     from gpulab.view.report_cost import cost_lines, explain_lines
 
-    document = read_document(_content(file))
+    document = read_document(content_of(file))
     as_of = document.as_of or context.now()
     costs = cost_of(document.timeline, as_of=as_of, price_rule=PriceRule(price_rule))
     answer = render(costs, credit_usd=document.credit_usd)
@@ -50,7 +50,13 @@ def command(context: Context, file: str, price_rule: str, explain: bool, as_json
         context.console.show("\n".join(explain_lines(costs, other)))
 
 
-def _content(file: str) -> bytes:
+def content_of(file: str) -> bytes:
+    """
+    Read a file, or stdin for `-`.
+
+    Raises:
+        WrongUsage: It cannot be read.
+    """
     from pathlib import Path
 
     from gpulab.errors import WrongUsage

@@ -21,6 +21,7 @@ class FactKind(StrEnum):
     """What a fact is about."""
 
     INTENT = "intent"
+    REFUSED = "refused"
     LAUNCHED = "launched"
     STARTED = "started"
     ENDED = "ended"
@@ -111,6 +112,11 @@ def intent(
             name=name,
         ),
     )
+
+
+def refused(launch_id: str, *, at: datetime, token: str, reason: str) -> Fact:
+    """Say that AWS refused an attempt, so nothing was launched by it; `reason` is AWS's code."""
+    return Fact(FactKind.REFUSED, launch_id, at, _known(token=token, reason=reason), Source.AWS)
 
 
 def launched(

@@ -1,0 +1,93 @@
+"""`gpulab ledger`: the record of what was spent, read, exported, imported and rebuilt."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from gpulab.cli.context import Context
+from gpulab.cli.options import listing_options
+from gpulab.store.ledger import Ledger
+
+
+@click.group()
+def command() -> None:
+    """
+    Read, export, import or rebuild the record of what was spent.
+
+    \b
+    gpulab ledger show
+    gpulab ledger export > facts.jsonl
+    """
+
+
+@command.command()
+@listing_options
+@click.pass_obj
+def show(context: Context, as_json: bool, as_csv: bool) -> None:
+    """
+    List the facts in the order in which they were written.
+
+    \b
+    gpulab ledger show --csv
+    """
+    from gpulab.view.report_ledger import FACT_COLUMNS, fact_rows
+
+    rows = fact_rows(_ledger(context).facts())
+    if as_json:
+        context.console.show_json({"facts": rows})
+    elif as_csv:
+        context.console.show_csv(rows, FACT_COLUMNS)
+    elif rows:
+        cells = [[row[column] for column in FACT_COLUMNS] for row in rows]
+        context.console.show_table(cells, FACT_COLUMNS)
+    else:
+        context.console.say("the ledger is empty")
+
+
+@command.command()
+@click.argument("file", metavar="[FILE]", default="-")
+@click.pass_obj
+def export(context: Context, file: str) -> None:
+    """
+    Write every fact as one line of JSON, to FILE or stdout.
+
+    \b
+    gpulab ledger export facts.jsonl
+    """
+    from gpulab.store.fact_lines import export_lines
+    from gpulab.store.files import write_atomically
+
+    facts = _ledger(context).facts()
+    text = "".join(f"{line}\n" for line in export_lines(facts))
+    if file == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_atomically(Path(file), text.encode())
+        context.console.say(f"{len(facts)} facts written to {file}")
+
+
+@command.command("import")
+@click.argument("file", metavar="FILE")
+@click.pass_obj
+def import_(context: Context, file: str) -> None:
+    """
+    Add the facts of FILE (`-` for stdin); those already known stay as they are.
+
+    \b
+    gpulab ledger import facts.jsonl
+    """
+    from gpulab.cli.cost import content_of
+    from gpulab.store.fact_lines import import_lines
+
+    facts = import_lines(content_of(file))
+    new = _ledger(context).append(facts)
+    context.console.say(f"{len(facts)} facts read, {new} new")
+
+
+def _ledger(context: Context) -> Ledger:
+
+    return Ledger(context.folder.ledger)

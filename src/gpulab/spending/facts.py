@@ -1,0 +1,345 @@
+"""From facts to a timeline. Hides who is believed about an end and where a price comes from; collects what does not fit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+
+from gpulab.model.fact import LINUX, Fact, FactKind, Source
+from gpulab.model.market import Market
+from gpulab.model.problem import Problem, ProblemKind
+from gpulab.model.timeline import (
+    NO_PRICES,
+    AddressLife,
+    EndedBy,
+    InstanceLife,
+    PriceSeries,
+    Run,
+    Timeline,
+    VolumeLife,
+)
+
+_BELIEVED = {Source.AWS: 0, Source.AGENT: 1, Source.LAPTOP: 2}
+
+# EC2 writes a point for every place about daily (p2 and p3, December 2019 to March 2020: 99 % within 24.1 h), so an older
+# one at a launch means that nobody was looking.
+_STALE = timedelta(days=2)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRecord:
+    """
+    What is known of a launched instance besides its costs.
+
+    Attributes:
+        owner: Empty when the account is one person's own.
+        gpus: `None` when nobody wrote it down.
+        on_demand_usd_per_hour: The same type on demand at launch; `None` when unknown.
+        expires_at: The end it was launched with; `None` when unknown.
+    """
+
+    instance_id: str
+    launch_id: str
+    name: str
+    owner: str
+    course: str
+    lab: str
+    zone: str
+    instance_type: str
+    market: Market
+    launched_at: datetime
+    gpus: int | None = None
+    on_demand_usd_per_hour: Decimal | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How an instance was used over a span; see `model.fact.usage`."""
+
+    instance_id: str
+    begins_at: datetime
+    seconds: int
+    idle_seconds: int
+
+
+@dataclass(frozen=True)
+class LedgerReading:
+    """
+    All that a ledger's facts say.
+
+    Attributes:
+        launches: By instance id.
+        usage: Spans as the agents wrote them.
+        problems: What does not fit together; the timeline has everything else.
+    """
+
+    timeline: Timeline = field(default_factory=Timeline)
+    launches: Mapping[str, LaunchRecord] = field(default_factory=dict)
+    usage: tuple[Usage, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def timeline_of(facts: Iterable[Fact]) -> LedgerReading:
+    """
+    Read facts, in any order, into a timeline.
+
+    An end that several sources saw is one end: AWS's word counts before the instance's, and that before the laptop's.
+    A spot run is priced by the price facts of its zone and type; where they begin too late, by the price of its launch.
+    """
+    return _Reader(facts).read()
+
+
+class _Reader:
+    def __init__(self, facts: Iterable[Fact]) -> None:
+        self._problems: list[Problem] = []
+        self._by_kind: dict[FactKind, dict[str, list[Fact]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        for fact in facts:
+            self._by_kind[fact.kind][fact.subject].append(fact)
+
+    def read(self) -> LedgerReading:
+        series = self._price_series()
+        launches = {key: self._launch(key, facts) for key, facts in self._of(FactKind.LAUNCHED)}
+        known = {key: launch for key, launch in launches.items() if launch is not None}
+        instances = {key: self._instance(launch, series) for key, launch in known.items()}
+        self._name_unlaunched(known)
+        self._name_unresolved_intents()
+        timeline = Timeline(
+            tuple(instances.values()),
+            tuple(self._volumes(instances)),
+            tuple(self._addresses()),
+        )
+        return LedgerReading(timeline, known, tuple(self._usage()), tuple(self._problems))
+
+    def _of(self, kind: FactKind) -> Iterable[tuple[str, list[Fact]]]:
+        return self._by_kind[kind].items()
+
+    def _facts(self, kind: FactKind, subject: str) -> list[Fact]:
+        return self._by_kind[kind].get(subject, [])
+
+    def _complain(self, kind: ProblemKind, subject: str, cause: str) -> None:
+        self._problems.append(Problem(kind, subject, cause))
+
+    def _price_series(self) -> dict[str, PriceSeries]:
+        found = {}
+        for place, facts in self._of(FactKind.PRICE):
+            points: dict[datetime, Decimal] = {}
+            for fact in facts:
+                usd = self._decimal(fact, "usd_per_hour")
+                if usd is not None:
+                    points[fact.at] = max(usd, points.get(fact.at, usd))
+            at = tuple(sorted(points))
+            found[place] = PriceSeries(at, tuple(points[moment] for moment in at))
+        return found
+
+    def _launch(self, instance_id: str, facts: list[Fact]) -> LaunchRecord | None:
+        best = min(facts, key=_belief)
+        said = _merged_details(facts)
+        try:
+            market = Market(said["market"])
+            zone, instance_type = said["zone"], said["instance_type"]
+        except (KeyError, ValueError):
+            self._unreadable(best)
+            return None
+        return LaunchRecord(
+            instance_id=instance_id,
+            launch_id=said.get("launch_id", ""),
+            name=said.get("name", ""),
+            owner=said.get("owner", ""),
+            course=said.get("course", ""),
+            lab=said.get("lab", ""),
+            zone=zone,
+            instance_type=instance_type,
+            market=market,
+            launched_at=best.at,
+            gpus=int(said["gpus"]) if said.get("gpus", "").isdecimal() else None,
+            on_demand_usd_per_hour=_amount(said.get("on_demand_usd_per_hour")),
+            expires_at=_moment(said.get("expires_at")),
+        )
+
+    def _instance(self, launch: LaunchRecord, series: Mapping[str, PriceSeries]) -> InstanceLife:
+        said = _merged_details(self._facts(FactKind.LAUNCHED, launch.instance_id))
+        ipv4 = said.get("ipv4_usd_per_hour")
+        return InstanceLife(
+            id=launch.instance_id,
+            owner=launch.owner or None,
+            instance_type=launch.instance_type,
+            zone=launch.zone,
+            market=launch.market,
+            runs=self._runs(launch),
+            prices=self._prices(launch, _amount(said.get("usd_per_hour")), series),
+            has_public_ipv4=ipv4 is not None,
+            ipv4_usd_per_hour=_amount(ipv4),
+        )
+
+    def _prices(
+        self, launch: LaunchRecord, seen: Decimal | None, series: Mapping[str, PriceSeries]
+    ) -> PriceSeries:
+        """Take the place's history; where it is blind at the launch, the price seen then."""
+        at_launch = NO_PRICES if seen is None else PriceSeries((launch.launched_at,), (seen,))
+        if launch.market is Market.ON_DEMAND:
+            return at_launch
+        place = f"{launch.zone}/{launch.instance_type}/{LINUX}"
+        history = series.get(place, NO_PRICES)
+        before = [at for at in history.at if at <= launch.launched_at]
+        if before and (seen is None or before[-1] >= launch.launched_at - _STALE):
+            return history
+        if before and history.in_force(launch.launched_at) == seen:
+            return history
+        if not history.at and seen is not None:
+            cause = "no spot price was saved while it ran; it is charged at the price of its launch"
+            self._complain(ProblemKind.PRICE_GAP, launch.instance_id, cause)
+        return _joined(at_launch, history, launch.launched_at)
+
+    def _runs(self, launch: LaunchRecord) -> tuple[Run, ...]:
+        starts = sorted(f.at for f in self._facts(FactKind.STARTED, launch.instance_id))
+        ends = sorted(self._facts(FactKind.ENDED, launch.instance_id), key=lambda fact: fact.at)
+        runs: list[Run] = []
+        begin: datetime | None = launch.launched_at
+        while begin is not None:
+            later = [fact for fact in ends if fact.at >= begin]
+            restart = next((at for at in starts if later and at > later[0].at), None)
+            seen = [fact for fact in later if restart is None or fact.at < restart]
+            runs.append(self._run(launch, begin, seen))
+            begin = restart
+        return tuple(runs)
+
+    def _run(self, launch: LaunchRecord, begin: datetime, seen: list[Fact]) -> Run:
+        if not seen:
+            return Run(begin)
+        end = min(seen, key=_belief)
+        named = [fact.details["by"] for fact in sorted(seen, key=_belief) if "by" in fact.details]
+        if named and named[0] in tuple(EndedBy):
+            return Run(begin, end.at, EndedBy(named[0]))
+        if launch.market is Market.SPOT and end.at - begin < timedelta(hours=1):
+            cause = "nobody knows who ended it in its first hour; it is charged as ended by the user, and free if AWS did"
+            self._complain(ProblemKind.ENDED_BY_UNKNOWN, launch.instance_id, cause)
+        return Run(begin, end.at, EndedBy.USER)
+
+    def _volumes(self, instances: Mapping[str, InstanceLife]) -> Iterable[VolumeLife]:
+        for volume_id, facts in self._of(FactKind.VOLUME):
+            first, said = min(facts, key=_belief), _merged_details(facts)
+            size = _amount(said.get("size_gb"))
+            if size is None:
+                self._unreadable(first)
+                continue
+            instance = instances.get(said.get("instance_id", ""))
+            yield VolumeLife(
+                id=volume_id,
+                owner=said.get("owner") or (instance.owner if instance else None),
+                type=said.get("type", ""),
+                size_gb=size,
+                usd_per_gb_month=_amount(said.get("usd_per_gb_month")),
+                created_at=first.at,
+                deleted_at=self._deleted_at(volume_id, first.at, said, instance),
+            )
+
+    def _deleted_at(
+        self,
+        volume_id: str,
+        created_at: datetime,
+        said: Mapping[str, str],
+        instance: InstanceLife | None,
+    ) -> datetime | None:
+        gone = self._facts(FactKind.VOLUME_DELETED, volume_id)
+        if gone:
+            return max(created_at, min(gone, key=_belief).at)
+        if said.get("ends_with_instance") != "yes" or instance is None:
+            return None
+        ends = self._facts(FactKind.ENDED, instance.id)
+        is_terminated = any(fact.details.get("how") == "terminated" for fact in ends)
+        last = instance.runs[-1].ends_at
+        return max(created_at, last) if is_terminated and last else None
+
+    def _addresses(self) -> Iterable[AddressLife]:
+        for allocation_id, facts in self._of(FactKind.ADDRESS):
+            first, said = min(facts, key=_belief), _merged_details(facts)
+            gone = self._facts(FactKind.ADDRESS_RELEASED, allocation_id)
+            yield AddressLife(
+                id=allocation_id,
+                owner=said.get("owner"),
+                usd_per_hour=_amount(said.get("usd_per_hour")),
+                allocated_at=first.at,
+                released_at=max(first.at, min(gone, key=_belief).at) if gone else None,
+            )
+
+    def _usage(self) -> Iterable[Usage]:
+        for instance_id, facts in self._of(FactKind.USAGE):
+            for fact in facts:
+                seconds, idle = (
+                    fact.details.get("seconds", ""),
+                    fact.details.get("idle_seconds", ""),
+                )
+                if seconds.isdecimal() and idle.isdecimal():
+                    yield Usage(instance_id, fact.at, int(seconds), int(idle))
+                else:
+                    self._unreadable(fact)
+
+    def _name_unlaunched(self, known: Mapping[str, LaunchRecord]) -> None:
+        for kind in (FactKind.STARTED, FactKind.ENDED):
+            for instance_id, _ in self._of(kind):
+                if instance_id not in known:
+                    cause = "it ran, but its launch was never written; it is not charged"
+                    self._complain(ProblemKind.NO_LAUNCH, instance_id, cause)
+
+    def _name_unresolved_intents(self) -> None:
+        answered = {
+            fact.details.get("token")
+            for kind in (FactKind.LAUNCHED, FactKind.REFUSED)
+            for _, facts in self._of(kind)
+            for fact in facts
+        }
+        for launch_id, facts in self._of(FactKind.INTENT):
+            if any(fact.details.get("token") not in answered for fact in facts):
+                cause = "a launch was tried and its answer never written; `gpulab ls` finds an instance that runs"
+                self._complain(ProblemKind.NO_OUTCOME, launch_id, cause)
+
+    def _decimal(self, fact: Fact, key: str) -> Decimal | None:
+        value = _amount(fact.details.get(key))
+        if value is None:
+            self._unreadable(fact)
+        return value
+
+    def _unreadable(self, fact: Fact) -> None:
+        cause = f"a fact of kind {fact.kind} at {fact.at:%Y-%m-%dT%H:%M:%SZ} cannot be read; it is left out"
+        self._complain(ProblemKind.UNREADABLE_FACT, fact.subject, cause)
+
+
+def _belief(fact: Fact) -> tuple[int, datetime]:
+    return _BELIEVED[fact.source], fact.at
+
+
+def _merged_details(facts: Iterable[Fact]) -> dict[str, str]:
+    """Join what several sources say; the most believed one wins each key."""
+    merged: dict[str, str] = {}
+    for fact in sorted(facts, key=_belief, reverse=True):
+        merged |= fact.details
+    return merged
+
+
+def _joined(first: PriceSeries, history: PriceSeries, begin: datetime) -> PriceSeries:
+    later = [(at, usd) for at, usd in zip(history.at, history.usd, strict=True) if at > begin]
+    return PriceSeries(
+        (*first.at, *(at for at, _ in later)), (*first.usd, *(usd for _, usd in later))
+    )
+
+
+def _amount(text: str | None) -> Decimal | None:
+    try:
+        value = Decimal(text) if text else None
+    except InvalidOperation:
+        return None
+    return value if value is not None and value.is_finite() and value >= 0 else None
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment and moment.tzinfo else None

@@ -1,0 +1,272 @@
+"""From the ledger's facts to what is charged: who is believed, where prices come from, what is named as a problem."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpulab.model.fact import (
+    Fact,
+    FactKind,
+    Source,
+    address,
+    address_released,
+    ended,
+    intent,
+    launched,
+    price,
+    refused,
+    started,
+    usage,
+    volume,
+    volume_deleted,
+)
+from gpulab.model.market import Market
+from gpulab.model.problem import ProblemKind
+from gpulab.model.timeline import EndedBy, Run
+from gpulab.spending.charging import cost_of
+from gpulab.spending.exact import Usd
+from gpulab.spending.facts import timeline_of
+
+T0 = datetime(2026, 10, 23, 16, 10, tzinfo=UTC)
+AS_OF = T0 + timedelta(hours=5)
+
+
+def after(minutes: float) -> datetime:
+    return T0 + timedelta(minutes=minutes)
+
+
+def a_launch(instance_id: str = "i-1", **changes) -> Fact:
+    said = {
+        "at": T0,
+        "zone": "us-east-1d",
+        "instance_type": "g4dn.xlarge",
+        "market": Market.SPOT,
+        "usd_per_hour": Decimal("0.2158"),
+        "token": "t-1",
+        "launch_id": "l-1",
+    }
+    return launched(instance_id, **(said | changes))
+
+
+def a_price(usd: str, minutes: float) -> Fact:
+    return price("us-east-1d", "g4dn.xlarge", at=after(minutes), usd_per_hour=Decimal(usd))
+
+
+def total(*facts: Fact) -> str:
+    costs = cost_of(timeline_of(facts).timeline, as_of=AS_OF)
+    return str(Usd.of(costs.charges).rounded())
+
+
+def problems(*facts: Fact) -> list[tuple[ProblemKind, str]]:
+    return [(problem.kind, problem.subject) for problem in timeline_of(facts).problems]
+
+
+def test_the_worked_example_as_facts_costs_the_same():
+    """`gpulab cost` and the ledger are one computation: the format's example to ten decimals."""
+    facts = (
+        a_launch(ipv4_usd_per_hour=Decimal("0.005"), owner="s123"),
+        a_price("0.2158", -250),
+        a_price("0.2210", 80),
+        ended("i-1", at=after(195.5), by=EndedBy.USER),
+        volume(
+            "vol-1", at=T0, type="gp3", size_gb=100, usd_per_gb_month=Decimal("0.08"), owner="s123"
+        ),
+        volume_deleted("vol-1", at=after(195.5) + timedelta(seconds=2)),
+    )
+
+    assert "0.7610251493" == total(*facts)
+    assert [] == problems(*facts)
+
+
+@given(st.permutations(range(8)))
+def test_the_order_of_facts_is_irrelevant(order):
+    """Facts come from a laptop, an instance and AWS, in whatever order they arrive."""
+    facts = [
+        a_launch(),
+        a_price("0.20", -10),
+        a_price("0.25", 30),
+        ended("i-1", at=after(100), by=EndedBy.USER, is_final=False),
+        started("i-1", at=after(120)),
+        ended("i-1", at=after(199), by=None, source=Source.LAPTOP),
+        ended("i-1", at=after(190), by=EndedBy.AWS, source=Source.AWS),
+        volume(
+            "v",
+            at=T0,
+            type="gp3",
+            size_gb=60,
+            usd_per_gb_month=Decimal("0.08"),
+            instance_id="i-1",
+            ends_with_instance=True,
+        ),
+    ]
+
+    shuffled = [facts[n] for n in order]
+
+    assert total(*facts) == total(*shuffled)
+
+
+def test_the_end_aws_tells_counts_before_what_the_laptop_noticed():
+    """A laptop that was asleep sees the end an hour late; the bill does not."""
+    facts = (
+        a_launch(),
+        ended("i-1", at=after(150), by=None, source=Source.LAPTOP),
+        ended("i-1", at=after(89), by=None, source=Source.AGENT),
+        ended("i-1", at=after(90), by=EndedBy.AWS, source=Source.AWS),
+    )
+
+    runs = timeline_of(facts).timeline.instances[0].runs
+
+    assert (Run(T0, after(90), EndedBy.AWS),) == runs
+
+
+def test_a_restart_is_a_run_of_its_own():
+    """Each start has its own minimum and its own first hour."""
+    facts = (
+        a_launch(),
+        ended("i-1", at=after(30), by=EndedBy.USER, is_final=False),
+        started("i-1", at=after(60)),
+        started("i-1", at=after(61), source=Source.AGENT),
+        ended("i-1", at=after(70), by=EndedBy.AWS),
+    )
+
+    runs = timeline_of(facts).timeline.instances[0].runs
+
+    assert (Run(T0, after(30), EndedBy.USER), Run(after(60), after(70), EndedBy.AWS)) == runs
+
+
+def test_an_instance_without_an_end_runs_on():
+    """Money that may still flow is counted until somebody proves that it stopped."""
+    assert "1.0790000000" == total(a_launch())
+
+
+def test_the_launch_price_stands_in_for_a_missing_history():
+    """A ledger without price points still answers, and says what the answer rests on."""
+    facts = (a_launch(), ended("i-1", at=after(60), by=EndedBy.USER))
+
+    assert "0.2158000000" == total(*facts)
+    assert [(ProblemKind.PRICE_GAP, "i-1")] == problems(*facts)
+
+
+def test_a_stale_history_does_not_outweigh_the_price_seen_at_launch():
+    """Prices are saved only while something runs; last week's must not price today."""
+    facts = (
+        a_launch(),
+        a_price("0.9999", -60 * 24 * 7),
+        a_price("0.30", 70),
+        ended("i-1", at=after(180), by=EndedBy.USER),
+    )
+
+    assert "0.7316000000" == total(*facts)
+
+
+def test_a_root_disk_ends_with_its_instance_but_not_with_a_stop():
+    """A stopped instance's disk costs on, which is what surprises students."""
+    disk = volume(
+        "v",
+        at=T0,
+        type="gp3",
+        size_gb=60,
+        usd_per_gb_month=Decimal("0.08"),
+        instance_id="i-1",
+        ends_with_instance=True,
+    )
+    stopped = ended("i-1", at=after(60), by=EndedBy.USER, is_final=False)
+    gone = ended("i-1", at=after(60), by=EndedBy.USER)
+
+    lives = [timeline_of((a_launch(), disk, end)).timeline.volumes[0] for end in (stopped, gone)]
+
+    assert [None, after(60)] == [life.deleted_at for life in lives]
+
+
+def test_an_elastic_ip_costs_until_it_is_released():
+    """Idle addresses are the commonest forgotten item on a bill."""
+    facts = (
+        address("eip-1", at=T0, usd_per_hour=Decimal("0.005")),
+        address_released("eip-1", at=after(120)),
+    )
+
+    assert "0.0100000000" == total(*facts)
+    assert "0.0250000000" == total(facts[0])
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ((started("i-9", at=T0),), (ProblemKind.NO_LAUNCH, "i-9")),
+        ((ended("i-9", at=T0, by=None),), (ProblemKind.NO_LAUNCH, "i-9")),
+        (
+            (
+                a_launch(),
+                a_price("0.2", 0),
+                ended("i-1", at=after(30), by=None, source=Source.AGENT),
+            ),
+            (ProblemKind.ENDED_BY_UNKNOWN, "i-1"),
+        ),
+        (
+            (Fact(FactKind.PRICE, "a/b/Linux/UNIX", T0, {"usd_per_hour": "cheap"}),),
+            (ProblemKind.UNREADABLE_FACT, "a/b/Linux/UNIX"),
+        ),
+        ((Fact(FactKind.LAUNCHED, "i-1", T0, {}),), (ProblemKind.UNREADABLE_FACT, "i-1")),
+        (
+            (Fact(FactKind.VOLUME, "v", T0, {"size_gb": "-1"}),),
+            (ProblemKind.UNREADABLE_FACT, "v"),
+        ),
+        (
+            (Fact(FactKind.USAGE, "i-1", T0, {"seconds": "x", "idle_seconds": "0"}),),
+            (ProblemKind.UNREADABLE_FACT, "i-1"),
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named_and_the_rest_is_counted(facts, expected):
+    """One bad line in a ledger of a term must neither stop a report nor vanish."""
+    other = a_launch("i-2", usd_per_hour=Decimal("0.1"), market=Market.ON_DEMAND)
+
+    assert [expected] == problems(*facts, other)
+    assert "i-2" in timeline_of((*facts, other)).launches
+
+
+def test_a_try_without_an_answer_is_named_until_it_is_answered():
+    """A laptop killed between the call and the answer may have left something that costs."""
+    tried = intent(
+        "l-1",
+        at=T0,
+        token="t-1",
+        zone="us-east-1d",
+        instance_type="g4dn.xlarge",
+        market=Market.SPOT,
+        at_most_usd=Decimal("2.10"),
+    )
+    no = refused("l-1", at=T0, token="t-1", reason="InsufficientInstanceCapacity")
+    yes = a_launch(market=Market.ON_DEMAND)
+
+    assert [(ProblemKind.NO_OUTCOME, "l-1")] == problems(tried)
+    assert [] == problems(tried, no)
+    assert [] == problems(tried, yes)
+
+
+def test_what_is_known_of_a_launch_comes_from_every_source():
+    """The laptop knows the owner, AWS knows the time; together they are the record."""
+    early = after(-1)
+
+    launch = timeline_of(
+        (a_launch(owner="s123", gpus=1, lab="week4"), a_launch(at=early, source=Source.AWS))
+    ).launches["i-1"]
+
+    assert ("s123", 1, "week4", early) == (
+        launch.owner,
+        launch.gpus,
+        launch.lab,
+        launch.launched_at,
+    )
+
+
+def test_usage_is_read_as_spans():
+    """Idle time is money that a student can save."""
+    spans = timeline_of((usage("i-1", at=T0, seconds=600, idle_seconds=300),)).usage
+
+    assert [("i-1", 600, 300)] == [(s.instance_id, s.seconds, s.idle_seconds) for s in spans]

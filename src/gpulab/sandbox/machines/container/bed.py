@@ -164,6 +164,13 @@ def noted_processes(bed: Bed) -> Iterator[int]:
                 yield int(pid)
 
 
+def remove_nspawn_traces(machines: str) -> None:
+    """Remove the empty folders systemd-nspawn leaves where `/run` is no tmpfs; `machines` is a pattern of names."""
+    for folder in Path("/run/systemd/nspawn/propagate").glob(machines):
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def start_time(pid: int) -> str:
     """Ticks since boot at which a process started, as `/proc` says it; empty for one that is gone or a zombie."""
     try:

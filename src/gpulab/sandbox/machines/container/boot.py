@@ -38,6 +38,9 @@ _POWER_OFF_SECONDS = 120
 _ASK_AGAIN_SECONDS = 2
 _DEFAULT_ROOT_GIB = 8
 
+# What systemd-nspawn returns with `--keep-unit` when the system inside wants to boot again; src/nspawn/nspawn.c.
+_REBOOT = 133
+
 # systemd(1): SIGRTMIN+4 starts poweroff.target.
 _POWER_OFF_SIGNAL = signal.SIGRTMIN + 4
 
@@ -219,18 +222,28 @@ class ContainerMachine:
         ]
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        process.wait()
-        self._later(self._after_off)
+        is_reboot = process.wait() == _REBOOT
+        self._later(self._after_reboot if is_reboot else self._after_off)
+
+    def _after_reboot(self) -> None:
+        """`reboot` inside ends systemd-nspawn too; for EC2 the instance has been running all the time."""
+        self._clean_up()
+        self._start()
 
     def _after_off(self) -> None:
-        """Give back what a running machine takes, then tell. `_is_off` is set last: whoever waits for it finds it clean."""
+        """Tell, once all is given back: whoever waits for `_is_off` finds the host clean."""
+        self._clean_up()
+        self._is_off.set()
+        self._on_exit(self._birth.instance_id)
+
+    def _clean_up(self) -> None:
+        """Give back what a running machine takes."""
         self._process = None
         self._unmount()
         self._close_volumes()
         self._room.vpc.unplug(self._birth.private_address)
         cgroups.remove(self._room.bed.name, self._birth.instance_id)
-        self._is_off.set()
-        self._on_exit(self._birth.instance_id)
+        beds.remove_nspawn_traces(f"{self._room.bed.name}-{self._birth.instance_id}")
 
     def _begin_power_off(self) -> None:
         if self._process is not None:

@@ -72,7 +72,7 @@ class PackageSettings:
         The cache is another file system than the machine's disk, so a hard link is impossible; a symbolic link takes a
         tenth of the time of a copy, and the cache outlives every machine.
         """
-        own = {"cache-dir": cache, "link-mode": "symlink", "native-tls": True}
+        own = {"cache-dir": cache, "link-mode": "symlink", "system-certs": True}
         return _toml(
             own | {name: value for name, value in self.uv.items() if name != "index"}
         ) + _toml_tables(self.uv.get("index", []))

@@ -41,6 +41,7 @@ def reap(bed: Bed, *, sleep: Callable[[float], None] = time.sleep) -> None:
         run_tool("ip", "link", "del", bed.name)
     cgroups.remove(bed.name)
     shutil.rmtree(bed.devices, ignore_errors=True)
+    beds.remove_nspawn_traces(f"{bed.name}-*")
     if left := mounts_under(bed.folder):
         raise NotClean(f"still mounted: {', '.join(map(str, left))}")
     shutil.rmtree(bed.folder, ignore_errors=True)

@@ -131,12 +131,14 @@ def surroundings() -> dict[str, str]:
     """
     The environment variables for everything the scripts start.
 
-    uv's cache lies in the checkout, so that deleting the checkout deletes everything, and hard links stay possible.
+    Caches (uv's, and the base systems of booted machines) lie in the checkout, so that deleting the checkout deletes everything,
+    and hard links stay possible.
     """
     variables = dict(os.environ)
     for name in [n for n in variables if n.startswith("PYTHON")] + _OF_ANOTHER:
         variables.pop(name, None)
-    variables.setdefault("UV_CACHE_DIR", str(CHECKOUT / ".cache" / "uv"))
+    cache = variables.setdefault("XDG_CACHE_HOME", str(CHECKOUT / ".cache"))
+    variables.setdefault("UV_CACHE_DIR", str(Path(cache) / "uv"))
     variables.setdefault("UV_SYSTEM_CERTS", "true")
     variables["UV_NO_CONFIG"] = "1"
     bundle = ssl.get_default_verify_paths().cafile

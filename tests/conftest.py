@@ -60,15 +60,17 @@ def _strangers_computer(
         yield  # live tests are asked for by name and use the developer's own credentials
         return
     with pytest.MonkeyPatch.context() as patch:
-        cache = Path.home() / ".cache"
+        home = Path.home()
         for name in [n for n in os.environ if n.startswith(("AWS_", "GPULAB_", "BOTO_"))]:
             patch.delenv(name)
-        patch.setenv("UV_CACHE_DIR", os.environ.get("UV_CACHE_DIR", str(cache / "uv")))
+        # Downloads and base systems of machines stay where they are: they take minutes to make again.
+        patch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(home / ".cache"))
+        patch.setenv("XDG_DATA_HOME", os.environ.get("XDG_DATA_HOME") or str(home / ".local/share"))
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("USERPROFILE", os.environ["HOME"])
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("TZ", "UTC")
-        for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "XDG_CONFIG_HOME"):
             patch.delenv(name, raising=False)
         _read_time_zone()
         yield

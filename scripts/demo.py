@@ -1,0 +1,190 @@
+"""
+Runs the whole job on a simulated AWS: set up, start an instance, work in JupyterLab, stop, see what it cost.
+
+    python3 scripts/demo.py               # opens JupyterLab in the browser; Ctrl-C stops everything
+    python3 scripts/demo.py --headless    # no browser: executes a notebook through the tunnel, and ends
+
+Standard library only. Nothing reaches a real account: credentials of this computer are not even read. What is simulated: AWS, its
+prices and its money. What is real: gpulab, the ssh server, the tunnel, JupyterLab and the kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import environment
+import notebook
+from environment import CHECKOUT
+
+FOLDER = CHECKOUT / ".demo"
+NAME = "demo"
+_CELLS = [
+    "import platform, sys\nprint('Python', platform.python_version(), 'behind the tunnel')",
+    "total = sum(n * n for n in range(1_000))\ntotal",
+]
+_ANSWER = str(sum(n * n for n in range(1_000)))
+
+
+class Failed(Exception):
+    """A step did not do what it must; the text says which, in words."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """
+    The installed gpulab, with a folder and a profile of its own.
+
+    Attributes:
+        gpulab: The program.
+        surroundings: Environment variables without any of this computer's AWS settings.
+    """
+
+    gpulab: Path
+    surroundings: dict[str, str]
+
+    def show(self, *words: str) -> None:
+        """Run a command in front of the reader."""
+        self._say(words)
+        code = subprocess.call(self._command(words), env=self.surroundings, cwd=FOLDER)
+        if code:
+            raise Failed(f"`gpulab {' '.join(words)}` ended with {code}")
+
+    def ask(self, *words: str) -> Any:
+        """Run a command that answers in JSON; its progress stays visible."""
+        self._say(words)
+        ended = subprocess.run(
+            self._command(words),
+            env=self.surroundings,
+            cwd=FOLDER,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if ended.returncode:
+            raise Failed(f"`gpulab {' '.join(words)}` ended with {ended.returncode}")
+        return json.loads(ended.stdout)
+
+    def _command(self, words: Sequence[str]) -> list[str | Path]:
+        return [self.gpulab, *words]
+
+    def _say(self, words: Sequence[str]) -> None:
+        print(f"\n$ gpulab {' '.join(words)}", flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the job; 0 when every step did what it must, 1 otherwise, 130 after Ctrl-C in --headless."""
+    parser = argparse.ArgumentParser(description="The whole job on a simulated AWS.")
+    parser.add_argument(
+        "--headless", action="store_true", help="no browser: execute a notebook, stop, and end"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="leave the folder .demo for a look at it"
+    )
+    options = parser.parse_args(arguments)
+    print(
+        "It takes about 2 minutes the first time and 1 GB of disk, all inside this checkout (.demo, .cache).\n"
+        "No account is needed and no money is spent: AWS is simulated, JupyterLab is real.",
+        flush=True,
+    )
+    demo = _step("making the environment", _prepare)
+    try:
+        _job(demo, is_headless=options.headless)
+    finally:
+        subprocess.call([demo.gpulab, "sandbox", "stop"], env=demo.surroundings, cwd=FOLDER)
+        if not options.keep:
+            shutil.rmtree(FOLDER / "home", ignore_errors=True)
+            shutil.rmtree(FOLDER / "work", ignore_errors=True)
+    return 0
+
+
+def _step(text: str, work: Callable[[], Any]) -> Any:
+    started = time.monotonic()
+    print(f"\n{text} ...", flush=True)
+    result = work()
+    print(f"{text}: done, {time.monotonic() - started:.1f} s", flush=True)
+    return result
+
+
+def _prepare() -> Demo:
+    made = environment.prepare(FOLDER / "environment", "demo", editable=True)
+    for name in ("home", "work"):
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
+    surroundings = environment.surroundings()
+    for name in [n for n in surroundings if n.startswith(("AWS_", "GPULAB_", "BOTO_"))]:
+        del surroundings[name]
+    surroundings |= {
+        "GPULAB_HOME": str(FOLDER / "home"),
+        "GPULAB_PROFILE": "sandbox",
+        "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join([str(made.python.parent), surroundings.get("PATH", "")]),
+    }
+    return Demo(made.program("gpulab"), surroundings)
+
+
+def _job(demo: Demo, *, is_headless: bool) -> None:
+    demo.show("sandbox", "start")
+    demo.show("init", "--yes")
+    opened = demo.ask("up", NAME, "--gpu", "T4", "--hours", "1", "--yes", "--no-open", "--json")
+    url = opened["url"]
+    print(f"\nJupyterLab: {url}", flush=True)
+    server = notebook.Server.at(url)
+    status = server.call("GET", "api/status")
+    print(f"/api/status answered through the tunnel: up since {status['started']}", flush=True)
+    if is_headless:
+        _work(server)
+    else:
+        _wait_for_the_reader(url)
+    demo.show("ls")
+    demo.show("stop", NAME, "--yes")
+    _check_kept(demo)
+    demo.show("ledger")
+
+
+def _work(server: notebook.Server) -> None:
+    started = time.monotonic()
+    outputs = notebook.run(server, "demo.ipynb", _CELLS)
+    print(f"\ndemo.ipynb, executed in {time.monotonic() - started:.1f} s:", flush=True)
+    for output in outputs:
+        print(f"  {output}", flush=True)
+    if outputs[-1] != _ANSWER:
+        raise Failed(f"the notebook computed {outputs[-1]} instead of {_ANSWER}")
+
+
+def _wait_for_the_reader(url: str) -> None:
+    webbrowser.open(url)
+    print("\nWork in the browser. Press Ctrl-C here to stop and see what it cost.", flush=True)
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print()
+
+
+def _check_kept(demo: Demo) -> None:
+    """The instance is gone; its work must not be."""
+    demo.show("pull", NAME, str(FOLDER / "work"))
+    files = sorted(path.name for path in (FOLDER / "work").rglob("*") if path.is_file())
+    print(f"kept: {', '.join(files) or 'nothing was saved'}", flush=True)
+
+
+if __name__ == "__main__":
+    environment.require_python()
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (Failed, notebook.NotebookFailed, environment.CannotPrepare) as reason:
+        sys.exit(f"error: {reason}")
+    except subprocess.CalledProcessError as failure:
+        sys.exit(f"error: `{Path(failure.cmd[0]).name}` ended with {failure.returncode}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -55,7 +55,7 @@ class Environment:
 
 def require_python() -> None:
     """Stop with one line when this Python is too old to run gpulab."""
-    if sys.version_info < (3, 11):  # noqa: UP036  (the reader may start us with any Python)
+    if sys.version_info < (3, 11):  # noqa: UP036 - the reader may start us with any Python
         raise SystemExit(
             f"error: gpulab needs Python 3.11 or newer, this is {platform.python_version()}"
         )
@@ -193,7 +193,7 @@ def _create(environment: Environment) -> None:
     if environment.folder.exists():
         shutil.rmtree(environment.folder)
     try:
-        import ensurepip  # noqa: F401  (Debian splits it off)
+        import ensurepip  # noqa: F401 - Debian splits it off
         import venv
     except ImportError as missing:
         raise CannotPrepare(

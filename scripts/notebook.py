@@ -57,7 +57,7 @@ class Server:
                 "Content-Type": "application/json",
             },
         )
-        with urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+        with urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - http, to this computer
             text = answer.read()
         return json.loads(text) if text else None
 

@@ -301,8 +301,7 @@ def _pytest(gate: Gate, name: str, arguments: list[str]) -> bool:
 
 
 def _count(gate: Gate, results: Path) -> None:
-    # Written by our own pytest a moment ago.
-    for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314
+    for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314 - our own pytest wrote it
         outcome = next((child for child in case if child.tag in _OUTCOMES), None)
         what = _OUTCOMES[outcome.tag] if outcome is not None else "passed"
         if outcome is not None and what == "skipped":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,31 @@ def test_only_the_command_line_catches_everything():
     ]
 
     assert [place for place in broad if place.startswith("gpulab/cli/main.py:")] == broad
+
+
+def test_every_exception_to_a_rule_has_its_reason():
+    """Without the reason, nobody dares to take an exception back when it is no longer needed."""
+    silenced = re.compile(r"# (?:noqa|pragma: no cover)")
+    reasoned = re.compile(r"# (?:noqa: [A-Z0-9, ]+|pragma: no cover)\W+[a-z`]", re.I)
+
+    bare = [
+        f"{path.relative_to(CHECKOUT)}:{number}"
+        for folder in ("src", "scripts")
+        for path in sorted((CHECKOUT / folder).rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if silenced.search(line) and not reasoned.search(line)
+    ]
+
+    assert [] == bare
+
+
+def test_every_lint_rule_that_is_switched_off_has_its_reason():
+    """The settings read as a specification; an ignored rule without a word is a hole in it."""
+    settings = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
+    ruff = settings.split("[tool.ruff.lint]")[1].split("[tool.mypy]")[0]
+    rules = [line for line in ruff.splitlines() if re.search(r'"[A-Z]+\d+"', line)]
+
+    assert [] == [line for line in rules if not re.search(r"# \w", line)]
 
 
 def asserts_something(test: Function) -> bool:

@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from gpulab.store.config import Profile
 from gpulab.store.home import Folder, Home
 from gpulab.view.console import Console
+
+if TYPE_CHECKING:
+    from gpulab.launch.context import Context as LaunchContext
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,21 @@ class Context:
         """Randomness for jitter; not for secrets."""
         return random.Random()  # noqa: S311 - jitter, not secrets
 
+    @cached_property
+    def launch(self) -> LaunchContext:
+        """What every action on AWS starts from; makes no call by itself."""
+        from gpulab.launch.context import context_of as launch_context_of
+
+        return launch_context_of(
+            self.profile,
+            self.folder,
+            environment=self.environment,
+            now=self.now,
+            sleep=self.sleep,
+            random=self.random,
+            cidr=self.profile.cidr,
+        )
+
     @staticmethod
     def now() -> datetime:
         """The time; aware UTC."""
@@ -74,5 +93,6 @@ def context_of(
         is_live=is_live,
         has_colour=is_live and not env.get("NO_COLOR"),
         monotonic=time.monotonic,
+        ask=sys.stdin.readline if sys.stdin is not None and sys.stdin.isatty() else None,
     )
     return Context(environment=env, console=console, profile_name=profile_name)

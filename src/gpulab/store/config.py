@@ -43,6 +43,7 @@ class Profile:
         instance_role: Instance profile that may write to the bucket; `""` for none.
         scheduler_role: ARN of the role that ends instances on schedule; `""` for none.
         login_user: User of the images.
+        cidr: From where port 22 is open; `""` to ask Amazon for this computer's address at each launch.
         disk_gib: Root volume.
     """
 
@@ -67,6 +68,7 @@ class Profile:
     scheduler_role: str = ""
     login_user: str = "ubuntu"
     disk_gib: int = 60
+    cidr: str = ""
 
 
 @dataclass(frozen=True)

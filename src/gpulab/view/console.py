@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, TextIO
 
-from gpulab.errors import GpulabError
+from gpulab.errors import GpulabError, WrongUsage
 from gpulab.view.words import clean, seconds
 
 
@@ -27,6 +27,7 @@ class Console:
         is_live: Whether a person watches stderr, so that lines may be redrawn.
         has_colour: False under `NO_COLOR` or when piped.
         monotonic: Seconds that only grow, for steps.
+        ask: Reads one line a person types, `""` at the end of input; `None` where nobody can be asked.
     """
 
     out: TextIO
@@ -34,6 +35,7 @@ class Console:
     is_live: bool
     has_colour: bool
     monotonic: Callable[[], float]
+    ask: Callable[[], str] | None = None
 
     def say(self, text: str = "") -> None:
         """Write a line for people to stderr."""
@@ -63,6 +65,28 @@ class Console:
     ) -> None:
         """Write aligned columns to stdout; `right` names the columns of numbers."""
         self.show(table(rows, headings, right=right))
+
+    def confirm(self, question: str) -> bool:
+        """
+        Ask for a yes; anything else is a no.
+
+        Raises:
+            WrongUsage: Nobody can be asked, so `--yes` has to be said.
+        """
+        if self.ask is None:
+            raise WrongUsage(
+                "nobody is there to confirm this",
+                hint="Add `--yes` to agree beforehand, or `--dry-run` to look first",
+            )
+        self.err.write(f"{clean(question)} [y/N] ")
+        self.err.flush()
+        return self.ask().strip().lower() in ("y", "yes", "j", "ja")
+
+    def clear(self) -> None:
+        """Clear the screen of a person who watches; nothing when piped."""
+        if self.is_live:
+            self.err.write("\x1b[H\x1b[2J")
+            self.err.flush()
 
     def say_error(self, error: GpulabError) -> None:
         """Write `error: ...`, a blank line and `hint: ...` to stderr."""
@@ -111,6 +135,12 @@ class Step:
         if self._console.is_live:
             took = self._console.monotonic() - self._began
             self._console.err.write(f"\r\x1b[2K  {self._line()} ... {seconds(took)}")
+            self._console.err.flush()
+
+    def erase(self) -> None:
+        """Take the line back, unfinished; another line tells its end."""
+        if self._console.is_live:
+            self._console.err.write("\r\x1b[2K")
             self._console.err.flush()
 
     def end(self, how: str) -> None:

@@ -1,0 +1,162 @@
+"""What happens while a plan is carried out, told to a person: one line a step, with its seconds."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from gpulab.launch import events
+from gpulab.view.console import Console, Step
+from gpulab.view.copies import size
+from gpulab.view.words import local_time, money, per_hour, span
+
+# The instance's own phases, in a student's words.
+_PHASES = {
+    "armed": "Arming the end on the instance",
+    "host-keys": "Making host keys",
+    "ssh": "Closing ssh to all but your key",
+    "work": "Bringing your work back",
+    "jupyter": "Installing and starting JupyterLab",
+    "environment": "Installing the lab's environment",
+    "gpu": "Checking the GPU",
+}
+_WAITS = {
+    "running": "Waiting for the instance to run",
+    "host key": "Reading its host key from the console",
+    "ssh": "Waiting for ssh",
+    "jupyter": "Waiting for JupyterLab",
+}
+
+
+class Teller:
+    """Tells events as they come; keeps one step open at a time."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._step: Step | None = None
+        self._key = ""
+
+    def tell(self, event: events.Event) -> None:
+        """Say one event."""
+        match event:
+            case events.Attempting(offer=offer):
+                place = offer.place
+                self._begin(
+                    f"ask{place}",
+                    f"Asking {place.zone} for a {place.instance_type} ({place.market}, {per_hour(offer.usd_per_hour)})",
+                )
+            case events.PlaceRefused(error=error):
+                self._end(error.message)
+            case events.Repeating(error=error, wait_seconds=pause):
+                self._detail(f"({error.message}; again in {pause:.0f} s)")
+            case events.Launched(instance=instance):
+                self._end(f"{instance.id}")
+            case events.Running(instance=instance):
+                self._end_of("running", f"{instance.address or 'running'}")
+            case events.WaitingFor(what=what, detail=detail):
+                self._begin(what, _WAITS.get(what, f"Waiting for {what}"))
+                self._detail(detail)
+            case events.HostKeyPinned(fingerprint=fingerprint):
+                self._end_of("host key", f"pinned {fingerprint}")
+            case events.LoggedIn():
+                self._end_of("ssh", "it answers")
+            case events.PhaseChanged():
+                self._phase(event)
+            case _:
+                self._tell_whole(event)
+
+    def close(self) -> None:
+        """End the open step, if any, as not finished."""
+        if self._step is not None:
+            self._end("not finished")
+
+    def _tell_whole(self, event: events.Event) -> None:
+        text = sentence(event)
+        if text:
+            self._pause()
+            self._console.say(f"  {text}")
+
+    def _phase(self, event: events.PhaseChanged) -> None:
+        text = _PHASES.get(event.name, event.name)
+        if event.state == "running":
+            self._begin(f"phase {event.name}", text)
+            self._detail(event.message)
+        elif event.state in ("done", "failed"):
+            self._pause(f"phase {event.name}")
+            took = f"{event.seconds:.1f} s on the instance"
+            said = f": {event.message}" if event.message and event.state == "failed" else ""
+            self._console.say(f"  {text}: {event.state}, {took}{said}")
+
+    def _begin(self, key: str, text: str) -> None:
+        if key == self._key:
+            return
+        self._pause()
+        self._key, self._step = key, Step(self._console, text, self._console.monotonic())
+        self._step.draw()
+
+    def _detail(self, text: str) -> None:
+        if self._step is not None:
+            self._step.detail(text)
+
+    def _end_of(self, key: str, how: str) -> None:
+        if self._key == key:
+            self._end(how)
+
+    def _end(self, how: str) -> None:
+        if self._step is not None:
+            self._step.end(how)
+        self._step, self._key = None, ""
+
+    def _pause(self, key: str = "") -> None:
+        """Put the open step aside: what it waited for has come about, or is told by another line."""
+        if self._step is not None and key and self._key == key:
+            self._step.erase()
+            self._step, self._key = None, ""
+        elif self._step is not None:
+            self._end("done")
+
+
+def sentence(event: events.Event) -> str:
+    """Say an event that is not a step in one sentence; empty when there is nothing to say."""
+    match event:
+        case events.Resumed(instance=instance):
+            return f"Found {instance.id} from a launch that was interrupted; nothing new is started"
+        case events.AlreadyUp(instance=instance):
+            return f"{instance.name} is up already ({instance.id}); nothing new is started"
+        case events.Declined():
+            return "Nothing was started"
+        case events.Guarded(at=at, until=until):
+            return f"The account ends it {local_time(until, now=at)}, whatever happens to it or to this computer"
+        case events.Unguarded(why=why):
+            return f"No scheduled end in the account ({why}); the timer on the instance ends it"
+        case events.Warned(text=text):
+            return f"note: {text}"
+        case events.Saving(where=where):
+            return f"Saving the work to {where}"
+        case events.Saved(where=where, files=files, size_bytes=count):
+            return f"Saved and compared: {files} files, {size(count)}, in {where}"
+        case events.Ending(instance=instance):
+            return f"Ending {instance.id}"
+        case events.Ended(instance=instance):
+            return f"{instance.name} ({instance.id}) has ended and costs nothing more"
+    return ""
+
+
+def question_text(question: events.Question, *, now: datetime) -> str:
+    """Ask a question about money in one line."""
+    if isinstance(question, events.StartPlan):
+        return f"Start it, at most {money(question.plan.at_most_usd)}?"
+    offer, plan = question.offer, question.plan
+    left = span(plan.ends_at - now)
+    return (
+        f"No spot instance is free. Buy a {offer.place.instance_type} on demand in {offer.place.zone} at {per_hour(offer.usd_per_hour)},"
+        f" {per_hour(question.extra_usd_per_hour)} more, for {left}?"
+    )
+
+
+def event_json(event: events.Event) -> dict[str, Any]:
+    """Return one event for programs; `event` names its kind."""
+    return {
+        "event": type(event).__name__,
+        **{k: v for k, v in vars(event).items() if k not in ("plan", "status")},
+    }

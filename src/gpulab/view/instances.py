@@ -1,0 +1,171 @@
+"""Instances as people read them: the list, one in full, and what one is doing right now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from gpulab.model.instance import Instance
+from gpulab.model.status import AgentStatus, Phase
+from gpulab.view.console import table
+from gpulab.view.words import local_time, money, per_hour, span
+
+COLUMNS = (
+    "name",
+    "id",
+    "state",
+    "doing",
+    "instance_type",
+    "market",
+    "zone",
+    "address",
+    "launched_at",
+    "expires_at",
+    "usd_per_hour",
+    "spent_usd",
+    "local_url",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One instance and what is known beside EC2's word.
+
+    Attributes:
+        usd_per_hour: What it costs now with disk and address; `None` when no price is known.
+        spent_usd: Since its launch; `None` when no price is known.
+        status: From its agent; `None` when it was not asked or did not answer.
+        local_url: Where its tunnel listens on this computer; `""` without one.
+    """
+
+    instance: Instance
+    usd_per_hour: Decimal | None
+    spent_usd: Decimal | None
+    status: AgentStatus | None
+    local_url: str = ""
+
+
+def row_json(row: Row) -> dict[str, Any]:
+    """Return one row for programs: amounts in USD as decimal texts, moments in ISO 8601."""
+    instance = row.instance
+    return {
+        "name": instance.name,
+        "id": instance.id,
+        "state": instance.state,
+        "doing": doing(row.status),
+        "instance_type": instance.place.instance_type,
+        "market": instance.market,
+        "zone": instance.place.zone,
+        "address": instance.address,
+        "launched_at": instance.launched_at,
+        "expires_at": instance.expires_at,
+        "usd_per_hour": row.usd_per_hour,
+        "spent_usd": row.spent_usd,
+        "local_url": row.local_url,
+    }
+
+
+def rows_text(rows: Sequence[Row], *, now: datetime) -> str:
+    """Align the list for people."""
+    cells = [
+        [
+            row.instance.name or row.instance.id,
+            str(row.instance.state),
+            doing(row.status),
+            row.instance.place.instance_type,
+            str(row.instance.market),
+            row.instance.place.zone,
+            per_hour(row.usd_per_hour) if row.usd_per_hour is not None else "?",
+            money(row.spent_usd) if row.spent_usd is not None else "?",
+            _ends(row.instance, now),
+            row.local_url or "-",
+        ]
+        for row in rows
+    ]
+    headings = [
+        "NAME",
+        "STATE",
+        "DOING",
+        "TYPE",
+        "MARKET",
+        "ZONE",
+        "COSTS",
+        "SPENT",
+        "ENDS IN",
+        "OPEN AT",
+    ]
+    return table(cells, headings, right=[6, 7])
+
+
+def totals_text(rows: Sequence[Row]) -> str:
+    """Say what all of them cost together."""
+    known = [row.usd_per_hour for row in rows if row.usd_per_hour is not None]
+    spent = [row.spent_usd for row in rows if row.spent_usd is not None]
+    return (
+        f"together {per_hour(sum(known, Decimal(0)))} now, {money(sum(spent, Decimal(0)))} so far"
+    )
+
+
+def doing(status: AgentStatus | None) -> str:
+    """Say in a word or two what an instance is doing: its phase, its use, or its coming end."""
+    if status is None:
+        return "-"
+    if status.notice is not None:
+        return "AWS takes it back"
+    if status.ending:
+        return f"ending: {status.ending}"
+    failed = [phase.name for phase in status.phases if phase.state == "failed"]
+    if failed:
+        return f"failed: {failed[0]}"
+    running = [phase.name for phase in status.phases if phase.state in ("running", "waiting")]
+    if running:
+        return f"setting up: {running[0]}"
+    if status.idle_since is not None:
+        return f"idle {span(status.at - status.idle_since)}"
+    if status.gpus:
+        return f"GPU {max(gpu.use_percent for gpu in status.gpus):.0f} %"
+    return "ready"
+
+
+def phase_line(phase: Phase) -> str:
+    """Say one step of an instance's start in one line."""
+    words = f"{phase.name}: {phase.state}, {phase.seconds:.1f} s"
+    return f"{words}: {phase.message}" if phase.message else words
+
+
+def status_lines(status: AgentStatus, *, now: datetime) -> list[str]:
+    """Say what the agent knows, one line a thing."""
+    lines = [f"phase     {phase_line(phase)}" for phase in status.phases]
+    lines += [
+        f"GPU       {gpu.name}: {gpu.use_percent:.0f} % busy, {gpu.memory_used_mib:,.0f} of {gpu.memory_total_mib:,.0f} MiB"
+        for gpu in status.gpus
+    ]
+    if status.idle_since is not None:
+        lines.append(
+            f"idle      since {local_time(status.idle_since, now=now)}; ends after {status.idle_minutes} min"
+        )
+    else:
+        lines.append(f"idle      no; ends after {status.idle_minutes} min without activity")
+    saved = local_time(status.saved_at, now=now) if status.saved_at else "not yet"
+    lines.append(f"saved     {saved}")
+    if status.notice is not None:
+        when = f" at {local_time(status.notice[1], now=now)}" if status.notice[1] else ""
+        lines.append(f"notice    AWS will {status.notice[0]} it{when}; the work is being saved")
+    return lines
+
+
+def pairs_text(pairs: Mapping[str, str]) -> str:
+    """Align a few facts, one a line."""
+    width = max(len(key) for key in pairs)
+    return "\n".join(f"{key.ljust(width)}  {value}" for key, value in pairs.items())
+
+
+def _ends(instance: Instance, now: datetime) -> str:
+    if instance.expires_at is None:
+        return "?"
+    left = instance.expires_at - now
+    return span(left) if left.total_seconds() > 0 else "now"

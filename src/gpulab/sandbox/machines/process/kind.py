@@ -54,7 +54,8 @@ class ProcessKind:
         self._folder = folder
         self._host = host
         self._machines: dict[str, ProcessMachine] = {}
-        (folder / "machines").mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / "machines").mkdir(exist_ok=True, mode=0o700)
         (folder / "volumes").mkdir(exist_ok=True, mode=0o700)
 
     def boot(self, birth: Birth, *, on_exit: Callable[[str], None]) -> ProcessMachine:
@@ -231,13 +232,15 @@ class ProcessMachine:
             self._socket_of(volume).unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove the disk; volumes that outlive the instance stay."""
+        """Remove the disk, after cutting a machine that is still on; volumes that outlive the instance stay."""
         with self._lock:
             self._is_discarded = True
-            powered = self._powered
-        if powered is not None:
-            self.cut()
-            powered.watcher.join(_CLOSE_LIMIT_S)
+        # An environment has ten thousand files: whoever holds the world's lock shall not wait for them.
+        threading.Thread(target=self._remove, name=f"discard {self._birth.instance_id}").start()
+
+    def _remove(self) -> None:
+        self.cut()
+        self.wait_until_off(_CLOSE_LIMIT_S)
         for volume in self._attached.values():
             if volume.delete_on_termination and not volume.is_root:
                 remove(self._volumes / Path(volume.volume_id).name)

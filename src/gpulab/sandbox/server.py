@@ -1,0 +1,244 @@
+"""
+The sandbox as a server: one world behind a port of 127.0.0.1, its control API beside it, and its end without remains.
+
+Run as a program by `gpulab sandbox start`. Hides the web server and the signals; the rules of the world are in `world`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hmac
+import json
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpulab.errors import GpulabError, WrongUsage
+from gpulab.sandbox.control import CONTROL_PATH, Daemon, record, write_record
+from gpulab.sandbox.machines import CannotBoot, MachineKind
+from gpulab.sandbox.machines.process import trees
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from werkzeug.serving import BaseWSGIServer
+
+    from gpulab.sandbox.world import World
+
+REGION = "us-east-1"
+_LARGEST_REQUEST = 1024 * 1024
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Be the sandbox until SIGTERM or a `stop` request."""
+    options = _parser().parse_args(arguments)
+    _forget_aws_settings()
+    try:
+        kind = machine_kind(options.machines, options.folder / "process", environment)
+    except CannotBoot as reason:
+        return _say(str(reason))
+    try:
+        return _serve(options, kind)
+    except OSError as error:
+        return _say(f"could not listen on port {options.port}: {error.strerror}")
+    finally:
+        record(options.folder).unlink(missing_ok=True)
+        if kind is not None:
+            kind.close()
+
+
+def machine_kind(name: str, folder: Path, environment: Mapping[str, str]) -> MachineKind | None:
+    """
+    Make the kind of machines that stand behind instances; `None` for none.
+
+    Raises:
+        CannotBoot: This computer lacks something that kind needs.
+    """
+    if name == "process":
+        from gpulab.sandbox.machines.process import ProcessKind
+
+        return ProcessKind(folder, host=environment)
+    if name == "container":
+        from gpulab.sandbox.machines.container import open_kind
+
+        return open_kind(environment)
+    return None
+
+
+class ControlApi:
+    """
+    The control API as a WSGI application: POST, JSON in and out, opened by a secret.
+
+    Args:
+        answers: What each request does, by the last part of its path; a `GpulabError` becomes an explained answer.
+    """
+
+    def __init__(
+        self, secret: str, answers: Mapping[str, Callable[[Mapping[str, Any]], Any]]
+    ) -> None:
+        self._secret = secret
+        self._answers = answers
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        status, value = self._answer(environ)
+        body = json.dumps(value).encode()
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        start_response(status, headers)
+        return [body]
+
+    def _answer(self, environ: WSGIEnvironment) -> tuple[str, Any]:
+        given = str(environ.get("HTTP_AUTHORIZATION", "")).removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), self._secret.encode()):
+            return "403 Forbidden", {"error": "the secret of the control API is missing or wrong"}
+        answer = self._answers.get(str(environ["PATH_INFO"]).removeprefix(CONTROL_PATH))
+        if answer is None or environ["REQUEST_METHOD"] != "POST":
+            return "404 Not Found", {"error": f"no such request: {environ['PATH_INFO']}"}
+        try:
+            return "200 OK", answer(_body(environ))
+        except WrongUsage as error:
+            return "400 Bad Request", {"error": error.message, "hint": error.hint}
+        except (GpulabError, KeyError, TypeError, ValueError) as error:
+            return "500 Internal Server Error", {"error": f"{type(error).__name__}: {error}"}
+
+
+def beside(control: WSGIApplication, aws: WSGIApplication) -> WSGIApplication:
+    """Put the control API beside AWS on one port; no AWS call has its path."""
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        is_control = str(environ.get("PATH_INFO", "")).startswith(CONTROL_PATH)
+        return (control if is_control else aws)(environ, start_response)
+
+    return application
+
+
+def make_world(options: argparse.Namespace, kind: MachineKind | None) -> World:
+    """Make the world; its clock runs."""
+    from gpulab.sandbox.clock import RunningClock
+    from gpulab.sandbox.rules import Delays, Rules
+    from gpulab.sandbox.world import World
+
+    # A machine that is there writes its console itself, at its own pace; only a made-up one has to be held back.
+    delays = replace(Delays(), first_console=timedelta(0)) if kind is not None else Delays()
+    return World(
+        seed=options.seed,
+        clock=RunningClock(speed=options.speed),
+        rules=Rules(delays=delays),
+        machines=kind,
+        ready=not options.not_ready,
+    )
+
+
+def _serve(options: argparse.Namespace, kind: MachineKind | None) -> int:
+    from gpulab.sandbox.steering import ANSWERS
+    from gpulab.sandbox.wsgi import wsgi_app
+
+    world = make_world(options, kind)
+    secret = secrets.token_urlsafe(32)
+    over = threading.Event()
+    answers = {name: _bound(answer, world) for name, answer in ANSWERS.items()}
+    control = ControlApi(secret, {**answers, "stop": lambda _: over.set()})
+    listeners = _listen(beside(control, wsgi_app(world)), options.port, kind)
+    port = listeners[0].port
+    world.endpoint_for_machines = f"http://{kind.endpoint_host() if kind else '127.0.0.1'}:{port}"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    world.open()
+    try:
+        world.start_ticking()
+        for listener in listeners:
+            threading.Thread(target=listener.serve_forever, daemon=True).start()
+        write_record(options.folder, _record_of(world, options, secret, port))
+        _wait(over)
+    finally:
+        record(options.folder).unlink(missing_ok=True)
+        for listener in listeners:
+            listener.shutdown()
+        world.close()
+    return 0
+
+
+def _bound(answer: Callable[[World, Mapping[str, Any]], Any], world: World) -> Any:
+    return lambda request: answer(world, request)
+
+
+def _listen(
+    application: WSGIApplication, port: int, kind: MachineKind | None
+) -> list[BaseWSGIServer]:
+    """Listen on 127.0.0.1, and where machines with addresses of their own find us under the same port."""
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quiet(WSGIRequestHandler):
+        """Writes no line for each request: the call log has them."""
+
+        def log_request(self, *_: Any) -> None:
+            """Nothing."""
+
+    hosts = dict.fromkeys(["127.0.0.1", kind.endpoint_host() if kind else "127.0.0.1"])
+    listeners: list[BaseWSGIServer] = []
+    for host in hosts:
+        at = listeners[0].port if listeners else port
+        listeners.append(make_server(host, at, application, threaded=True, request_handler=Quiet))
+    return listeners
+
+
+def _record_of(world: World, options: argparse.Namespace, secret: str, port: int) -> Daemon:
+    key = world.key_of()
+    return Daemon(
+        url=f"http://127.0.0.1:{port}",
+        secret=secret,
+        pid=os.getpid(),
+        started=trees.started_at(os.getpid()),
+        machines=options.machines,
+        speed=options.speed,
+        seed=options.seed,
+        region=REGION,
+        account=key.account,
+        access_key=key.access_key,
+        secret_key=key.secret,
+    )
+
+
+def _wait(over: threading.Event) -> None:
+    """Wait in short naps where a signal cannot wake a lock (Windows)."""
+    while not over.wait(timeout=1.0 if sys.platform == "win32" else 3600.0):
+        pass
+
+
+def _body(environ: WSGIEnvironment) -> Mapping[str, Any]:
+    length = int(environ.get("CONTENT_LENGTH") or 0)
+    if length > _LARGEST_REQUEST:
+        raise WrongUsage("the request is too large")
+    value = json.loads(environ["wsgi.input"].read(length) or b"{}")
+    if not isinstance(value, dict):
+        raise WrongUsage("the request is not a JSON object")
+    return value
+
+
+def _forget_aws_settings() -> None:
+    """The simulated AWS is nobody's client: it shall not see its user's real credentials, profile or endpoint."""
+    for name in [n for n in os.environ if n.startswith("AWS_") and n != "AWS_CA_BUNDLE"]:
+        del os.environ[name]
+
+
+def _say(sentence: str) -> int:
+    sys.stderr.write(f"error: {sentence}\n")
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gpulab.sandbox serve")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--machines", choices=["process", "container", "none"], default="process")
+    parser.add_argument("--speed", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--not-ready", action="store_true")
+    return parser

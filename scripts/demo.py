@@ -135,7 +135,7 @@ def _prepare() -> Demo:
 def _job(demo: Demo, *, is_headless: bool) -> None:
     demo.show("sandbox", "start")
     demo.show("init", "--yes")
-    opened = demo.ask("up", NAME, "--gpu", "T4", "--hours", "1", "--yes", "--no-open", "--json")
+    opened = demo.ask("up", NAME, "--env", "tf2-small", "--hours", "1", "--yes", "--json")
     url = opened["url"]
     print(f"\nJupyterLab: {url}", flush=True)
     server = notebook.Server.at(url)

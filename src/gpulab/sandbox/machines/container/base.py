@@ -26,7 +26,7 @@ PACKAGES = (
     *("cloud-init", "cloud-guest-utils", "locales", "lsb-release"),
     *("openssh-server", "sudo", "procps", "psmisc", "netbase", "iproute2", "iputils-ping"),
     *("ifupdown", "isc-dhcp-client", "e2fsprogs", "less", "curl", "ca-certificates", "rsync"),
-    *("python3", "python3-venv", "python3-pip", "xz-utils", "zstd", "bsdextrautils"),
+    *("python3", "python3-venv", "python3-pip", "xz-utils", "zstd", "bsdextrautils", "nftables"),
 )
 
 _LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/info/*")

@@ -83,14 +83,16 @@ class Bed:
         return self.folder / "net" / name
 
 
-def claim(cache: Path, *, reap: Callable[[Bed], None], routes: str) -> tuple[Bed, IO[str]]:
+def claim(
+    cache: Path, *, reap: Callable[[Bed], None], routes: Callable[[], str]
+) -> tuple[Bed, IO[str]]:
     """
     Take the first free number, after reaping every sandbox that was killed.
 
     Args:
         cache: The sandbox's folder; the bed's own is made in it.
         reap: Removes what a killed sandbox left.
-        routes: `ip -o -4 route show table all`; a number whose addresses this host uses otherwise is passed over.
+        routes: Reads `ip -o -4 route show table all`; a number whose addresses this host uses otherwise is passed over.
 
     Returns:
         The bed and the open lock; closing the lock gives the number back.
@@ -108,7 +110,7 @@ def claim(cache: Path, *, reap: Callable[[Bed], None], routes: str) -> tuple[Bed
         if left is not None:
             reap(left)
         bed = Bed(number, cache / "beds" / str(number))
-        if taken is None and not _overlaps(bed, routes):
+        if taken is None and not _overlaps(bed, routes()):
             taken = bed, lock
         else:
             lock.close()

@@ -48,14 +48,12 @@ def open_kind(environ: Mapping[str, str], *, memory_mib: int | None = None) -> C
     root = base.built(environ)
     cache = base.cache_folder(environ)
     try:
-        bed, lock = beds.claim(
-            cache, reap=reap, routes=run_tool("ip", "-o", "-4", "route", "show", "table", "all")
-        )
+        bed, lock = beds.claim(cache, reap=reap, routes=_routes)
     except (beds.BedTaken, NotClean, ToolFailed) as error:
         raise CannotBoot(str(error)) from error
     claim = _Claim(bed, lock, supervise(bed.number))
     try:
-        return ContainerKind(_furnish(bed, root, cache, environ, memory_mib), claim.release)
+        return ContainerKind(_furnish(bed, root, cache, environ, memory_mib), claim)
     except (ToolFailed, OSError) as error:
         claim.release()
         raise CannotBoot(f"the network of the machines could not be made: {error}") from error
@@ -70,14 +68,29 @@ class ContainerKind:
 
     name = "container"
 
-    def __init__(self, room: Room, release: Callable[[], None]) -> None:
+    def __init__(self, room: Room, claim: _Claim) -> None:
         self._room = room
-        self._release = release
+        self._claim = claim
         self._guests: dict[str, Guest] = {}
         self._machines: dict[str, ContainerMachine] = {}
         self._is_closed = False
         self._lock = threading.Lock()
         self._metadata = MetadataService(room.vpc.metadata_listener(), self._guests.get)
+
+    @property
+    def number(self) -> int:
+        """Which of this host's sandboxes it is; names of interfaces and cgroups carry it."""
+        return self._room.bed.number
+
+    @property
+    def folder(self) -> Path:
+        """Where its machines, volumes and logs are; gone after `close`."""
+        return self._room.bed.folder
+
+    @property
+    def supervisor_pid(self) -> int:
+        """The process that reaps when this one is killed."""
+        return self._claim.supervisor.pid
 
     def boot(self, birth: Birth, *, on_exit: Callable[[str], None]) -> ContainerMachine:
         """
@@ -140,7 +153,7 @@ class ContainerKind:
             machine.wait_until_off(_CLOSE_SECONDS)
         self._metadata.close()
         self._room.vpc.close()
-        self._release()
+        self._claim.release()
 
     def _unless_closed(self, on_exit: Callable[[str], None]) -> Callable[[str], None]:
         def tell(instance_id: str) -> None:
@@ -189,6 +202,10 @@ def _furnish(
         binds=_binds(cache, packages),
         memory_mib=memory_mib,
     )
+
+
+def _routes() -> str:
+    return run_tool("ip", "-o", "-4", "route", "show", "table", "all")
 
 
 def _binds(cache: Path, packages: PackageSettings) -> tuple[str, ...]:

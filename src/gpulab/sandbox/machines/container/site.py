@@ -38,6 +38,7 @@ system_info: {default_user: {name: ubuntu, gecos: Ubuntu}}
 
 # cloud-init speaks IMDSv2 only where it recognizes EC2: by DMI, which a container has not, or by /sys/hypervisor/uuid, as on Xen.
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/identify_ec2_instances.html
+# The kernel's network settings are the machine's own and may be changed, as on EC2; systemd-nspawn makes them read-only.
 # sysfs takes no new files, so a tmpfs with its entries bound into it takes its place.
 _HARDWARE_PROGRAM = f"""\
 #!/bin/sh
@@ -54,6 +55,13 @@ if [ ! -e /sys/hypervisor/uuid ]; then
   mkdir $new/hypervisor
   echo "ec2$(cut -c4-36 /proc/sys/kernel/random/uuid)" > $new/hypervisor/uuid
   mount --rbind $new /sys
+fi
+if [ ! -w /proc/sys/net/ipv4/ip_forward ]; then
+  new=/run/proc-with-net
+  mkdir -p $new
+  mount -t proc proc $new
+  mount --bind $new/sys/net /proc/sys/net
+  umount $new
 fi
 list={VOLUME_LIST}/volumes
 ids=/dev/disk/by-id

@@ -1,0 +1,208 @@
+"""Machines that really boot: from power on to ssh, what cloud-init made of the user data, and every way a machine goes off."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from gpulab.sandbox.machines import Ingress, LiveMetadata
+
+TOKEN = (
+    "T=$(curl -sS -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60'"
+    " http://169.254.169.254/latest/api/token)"
+)
+READ = 'curl -sS -m 5 -H "X-aws-ec2-metadata-token: $T" http://169.254.169.254/latest/meta-data/'
+
+
+# A network namespace behind a router, as a container engine makes one; the router is the machine itself.
+IN_A_CONTAINER = """
+set -e
+ip netns add box
+ip link add boxport type veth peer name eth9 netns box
+ip addr add 192.168.99.1/24 dev boxport
+ip link set boxport up
+ip -n box addr add 192.168.99.2/24 dev eth9
+ip -n box link set eth9 up
+ip -n box route add default via 192.168.99.1
+echo 1 > /proc/sys/net/ipv4/ip_forward
+nft add table ip box
+nft 'add chain ip box leave { type nat hook postrouting priority 100; }'
+nft add rule ip box leave ip saddr 192.168.99.0/24 masquerade
+token() {
+  "$@" curl -s -m 2 -o /dev/null -w '%{http_code}' -X PUT \
+    -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token || true
+}
+echo "own $(token env), container $(token ip netns exec box)"
+"""
+
+
+def metadata(booted, path: str) -> str:
+    return booted.run(f"{TOKEN}; {READ}{path}")
+
+
+@pytest.mark.slow
+def test_a_machine_runs_its_user_data_as_on_ec2(machines):
+    """Everything the product does on an instance stands on this: unpatched cloud-init, the Ec2 datasource, a healthy systemd."""
+    booted = machines.boot().wait_for_ssh()
+
+    status = booted.run("cloud-init status --wait")
+    cloud = booted.run("cloud-init query cloud_name")
+    source = booted.run("cloud-init query subplatform")
+    health = booted.run("systemctl is-system-running --wait")
+    ran = booted.run("sudo ls /root/user-data-ran")
+    name = booted.run("hostname; sudo -n id -un")
+
+    assert (status.splitlines()[-1], cloud, health) == ("status: done", "aws", "running")
+    assert source == "metadata (http://169.254.169.254)"
+    assert ran == "/root/user-data-ran"
+    assert name == f"ip-{booted.birth.private_address.replace('.', '-')}\nroot"
+
+
+@pytest.mark.slow
+def test_the_metadata_service_needs_a_token_and_follows_what_is_published(machines):
+    """The agent ends a machine on a notice it reads here, and learns of an extension from a tag."""
+    booted = machines.boot(role="gpulab-work").wait_for_ssh()
+    notice = {"action": "terminate", "time": "2026-10-01T09:00:00Z"}
+
+    without = booted.run(
+        "curl -s -o /dev/null -w '%{http_code}' http://169.254.169.254/latest/meta-data/"
+    )
+    before = metadata(booted, "tags/instance/gpulab:name")
+    booted.machine.publish(LiveMetadata(tags={"gpulab:name": "week5"}, notice=notice))
+    after = metadata(booted, "tags/instance/gpulab:name")
+    seen = json.loads(metadata(booted, "spot/instance-action"))
+
+    assert (without, before, after, seen) == ("401", "week4", "week5", notice)
+    assert metadata(booted, "instance-id") == booted.birth.instance_id
+
+
+@pytest.mark.slow
+def test_a_power_cut_keeps_the_disk_and_the_identity(machines):
+    """Stop and start, and a crash, come back as the same machine: its files, its host key, its address."""
+    booted = machines.boot().wait_for_ssh()
+    booted.run("echo kept > f; sync")
+    keys = booted.host_keys()
+    door = booted.machine.door
+
+    booted.machine.cut()
+    booted.wait_until_off()
+    door_while_off = booted.machine.door
+    booted.machine.power_on()
+    booted.wait_for_ssh()
+
+    assert (booted.run("cat f"), booted.machine.door) == ("kept", door)
+    assert door_while_off is None
+    assert set(keys) == set(booted.host_keys())
+    assert booted.exits == [booted.birth.instance_id]
+
+
+@pytest.mark.slow
+def test_a_power_off_from_outside_stops_services_in_order(machines):
+    """TerminateInstances gives the agent its moment to save; a cut would not."""
+    booted = machines.boot().wait_for_ssh()
+
+    booted.machine.power_off()
+    booted.wait_until_off()
+
+    assert "Reached target" in booted.machine.console()
+    assert "System Power Off" in booted.machine.console() or "Power-Off" in booted.machine.console()
+    assert booted.exits == [booted.birth.instance_id]
+
+
+@pytest.mark.slow
+def test_a_machine_that_powers_itself_off_tells_once(machines):
+    """The agent ends an instance this way at its deadline; the simulated EC2 has to hear of it, and only then bills no more."""
+    booted = machines.boot().wait_for_ssh()
+
+    booted.ssh("sudo poweroff")
+    booted.wait_until_off()
+    booted.machine.power_off()
+    booted.machine.cut()
+
+    assert (booted.exits, booted.machine.door) == ([booted.birth.instance_id], None)
+
+
+@pytest.mark.slow
+def test_a_reboot_is_not_an_end(machines, eventually):
+    """Installing a driver ends in a reboot; for EC2 the instance runs all the time."""
+    booted = machines.boot().wait_for_ssh()
+    first = booted.run("cat /proc/sys/kernel/random/boot_id; journalctl --list-boots -q | wc -l")
+
+    booted.ssh("sudo reboot")
+    eventually(lambda: booted.ssh("journalctl --list-boots -q | wc -l").stdout.strip() == "2")
+
+    assert first.splitlines()[-1] == "1"
+    assert booted.exits == []
+
+
+@pytest.mark.slow
+def test_a_power_off_right_after_power_on_is_not_lost(machines):
+    """A launch that is cancelled at once: the system does not listen to signals in its first moments."""
+    booted = machines.boot()
+
+    booted.machine.power_off()
+    booted.wait_until_off()
+
+    assert booted.exits == [booted.birth.instance_id]
+
+
+@pytest.mark.slow
+def test_ten_machines_boot_at_once(machines):
+    """A fleet in the tests is ten; each has its own address, keys and name."""
+    fleet = [machines.boot() for _ in range(10)]
+
+    for booted in fleet:
+        booted.wait_for_ssh()
+    names = {booted.run("hostname") for booted in fleet}
+    keys = {key for booted in fleet for key in booted.host_keys() if key.startswith("ssh-ed25519")}
+
+    assert (len(names), len(keys)) == (10, 10)
+
+
+@pytest.mark.slow
+def test_two_machines_meet_only_where_a_rule_lets_them(machines):
+    """Jupyter of one student must not be reached by the machine of another."""
+    host = machines.kind.endpoint_host()
+    from_host = Ingress("tcp", 22, 22, f"{host}/32")
+    one = machines.boot(ingress=(from_host,)).wait_for_ssh()
+    other = machines.boot(ingress=(from_host,)).wait_for_ssh()
+    address = other.birth.private_address
+    knock = f"timeout 2 bash -c '</dev/tcp/{address}/22' && echo open || echo closed"
+
+    before = one.run(knock)
+    other.machine.admit((from_host, Ingress("tcp", 22, 22, f"{one.birth.private_address}/32")))
+    allowed = one.run(knock)
+    other_port = one.run(knock.replace("/22'", "/8888'"))
+    other.machine.admit((from_host,))
+    after = one.run(knock)
+
+    assert (before, allowed, other_port, after) == ("closed", "open", "closed", "closed")
+
+
+@pytest.mark.slow
+def test_without_a_rule_nothing_comes_in_and_everything_goes_out(machines, eventually):
+    """A security group without rules is closed; what a machine asks for is answered all the same."""
+    booted = machines.boot(ingress=())
+    eventually(lambda: bool(booted.host_keys()), booted.machine.console)
+
+    closed = booted.ssh("true")
+    booted.machine.admit((Ingress("tcp", 22, 22, f"{machines.kind.endpoint_host()}/32"),))
+    booted.wait_for_ssh()
+    out = booted.run("getent hosts localhost >/dev/null; ip route get 198.51.100.1 | head -1")
+
+    assert closed.returncode == 255
+    assert "timed out" in closed.stderr
+    assert "via" in out
+
+
+@pytest.mark.slow
+def test_a_container_on_the_machine_gets_no_token_with_hop_limit_one(machines):
+    """The hop limit keeps the role's credentials from what a student runs in a container."""
+    near = machines.boot(hop_limit=1).wait_for_ssh()
+    far = machines.boot(hop_limit=2).wait_for_ssh()
+
+    answers = [booted.run(f"sudo bash -c {shlex.quote(IN_A_CONTAINER)}") for booted in (near, far)]
+
+    assert answers == ["own 200, container 000", "own 200, container 200"]

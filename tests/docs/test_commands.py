@@ -95,8 +95,10 @@ def _summary(command: click.Command) -> str:
 
 
 def _examples(name: str, command: click.Command) -> list[str]:
-    lines = [line.strip().removeprefix("$ ") for line in (command.help or "").splitlines()]
-    return [line for line in lines if line == name or line.startswith(f"{name} ")]
+    """The lines of its help that call it, also inside another command, as in `eval "$(gpulab sandbox env)"`."""
+    call = re.compile(rf"(?:^|[\s(\"|]){name}(?![\w-])[^\")|;]*")
+    found = [call.search(line.strip()) for line in (command.help or "").splitlines()]
+    return [match.group().lstrip(' ("|') for match in found if match]
 
 
 def _command_lines(text: str) -> list[str]:

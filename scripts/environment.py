@@ -7,6 +7,7 @@ Used by `test.py` and `demo.py`, which run with whatever Python 3.11 or newer th
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -16,6 +17,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import host_packages
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LOCKS = CHECKOUT / "scripts" / "locks"
@@ -192,15 +195,27 @@ def _runs(environment: Environment) -> bool:
 def _create(environment: Environment) -> None:
     if environment.folder.exists():
         shutil.rmtree(environment.folder)
-    try:
-        import ensurepip  # noqa: F401 - Debian splits it off
-        import venv
-    except ImportError as missing:
+    if importlib.util.find_spec("ensurepip") is None:
+        _install_ensurepip()
+    # A process of its own: what apt installed a moment ago is found there.
+    command = [sys.executable, "-m", "venv", str(environment.folder)]
+    if subprocess.run(command, check=False, env=surroundings()).returncode:
+        raise CannotPrepare(f"`{' '.join(command)}` failed")
+
+
+def _install_ensurepip() -> None:
+    """Debian and Ubuntu keep what makes environments in a package of its own."""
+    package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+
+    def run(command: list[str], extra: dict[str, str]) -> int:
+        print("$", " ".join(command), flush=True)
+        return subprocess.run(command, check=False, env=surroundings() | extra).returncode
+
+    if not host_packages.can_install() or host_packages.install([package], run):
         raise CannotPrepare(
-            f"this Python cannot make environments ({missing.name} is missing)\n\n"
-            "hint: on Debian and Ubuntu install `python3-venv`"
-        ) from missing
-    venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt").create(environment.folder)
+            "this Python cannot make environments (ensurepip is missing)\n\n"
+            f"hint: on Debian and Ubuntu `sudo apt-get install {package}`"
+        )
 
 
 def _call(program: Path, *arguments: str) -> None:

@@ -54,7 +54,7 @@ def is_root() -> bool:
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
-def install(packages: list[Package], run: Callable[[list[str], dict[str, str]], int]) -> int:
+def install(names: list[str], run: Callable[[list[str], dict[str, str]], int]) -> int:
     """
     Install packages with apt, waiting for its lock and trying downloads again.
 
@@ -67,7 +67,6 @@ def install(packages: list[Package], run: Callable[[list[str], dict[str, str]], 
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     patient = ["-o", "DPkg::Lock::Timeout=600", "-o", "Acquire::Retries=3", "-qq"]
     run(["apt-get", "update", *patient], quiet)  # a stale list may still have them: go on
-    names = [package.name for package in packages]
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *patient, *names]
     return run(command, quiet)
 

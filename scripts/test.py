@@ -231,7 +231,8 @@ def _packages(gate: Gate) -> bool:
     if not missing:
         print("every program the tests need is here")
     elif host_packages.can_install():
-        if host_packages.install(missing, lambda command, extra: gate.run(command, extra)) != 0:
+        names = [package.name for package in missing]
+        if host_packages.install(names, lambda command, extra: gate.run(command, extra)) != 0:
             return False
     else:
         print(f"tests that need them are skipped\n\nhint: {host_packages.advice(missing)}")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+import socket
+import threading
+from dataclasses import replace
 
 import pytest
 
-from gpulab.sandbox.machines import Ingress, LiveMetadata
+from gpulab.sandbox.machines import CannotBoot, Ingress, LiveMetadata
 
 TOKEN = (
     "T=$(curl -sS -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60'"
@@ -206,3 +209,50 @@ def test_a_container_on_the_machine_gets_no_token_with_hop_limit_one(machines):
     answers = [booted.run(f"sudo bash -c {shlex.quote(IN_A_CONTAINER)}") for booted in (near, far)]
 
     assert answers == ["own 200, container 000", "own 200, container 200"]
+
+
+@pytest.mark.slow
+def test_a_machine_reaches_the_simulated_aws_on_this_host_and_the_caller_is_known(machines):
+    """The agent calls EC2 and S3 from the machine; the server tells machines apart by their address."""
+    booted = machines.boot().wait_for_ssh()
+    callers: list[str] = []
+
+    with socket.create_server((machines.kind.endpoint_host(), 0)) as server:
+        thread = threading.Thread(target=lambda: callers.append(server.accept()[1][0]))
+        thread.start()
+        booted.run(
+            f"timeout 5 bash -c '</dev/tcp/{machines.kind.endpoint_host()}/{server.getsockname()[1]}'"
+        )
+        thread.join()
+
+    assert callers == [booted.birth.private_address]
+
+
+@pytest.mark.slow
+def test_a_program_that_needs_more_memory_than_there_is_is_ended(machines):
+    """A notebook that is too large must not take the machine with it; the agent has to explain it."""
+    booted = machines.boot().wait_for_ssh()
+    booted.machine.limit_memory(400)
+
+    said = booted.run("python3 -c 'print(len(bytearray(900 * 1024**2)))'; echo ended with $?")
+
+    assert said == "ended with 137"
+    assert booted.run("echo alive") == "alive"
+
+
+def test_a_boot_that_fails_tells_and_says_why(machines):
+    """RunInstances has answered by then; the instance goes off, and its console has the reason."""
+    booted = machines.boot(disks=(replace(machines.disk("root", is_root=True), size_gib=0),))
+
+    booted.wait_until_off()
+
+    assert booted.exits == [booted.birth.instance_id]
+    assert "[gpulab sandbox] the boot failed: `mkfs.ext4" in booted.machine.console()
+
+
+def test_one_instance_has_one_machine(machines):
+    """Two machines behind one id would share a disk and destroy it."""
+    booted = machines.boot()
+
+    with pytest.raises(CannotBoot, match="has a machine already"):
+        machines.boot(instance_id=booted.birth.instance_id)

@@ -32,12 +32,17 @@ def found(*absent: str):
             {"which": found("nft", "systemd-nspawn")},
             "`apt-get install -y --no-install-recommends nftables systemd-container`",
         ),
+        ({"loop_control": Path("/absent")}, "there is no /absent, so machines can have no disks;"),
         ({"which": found("mmdebstrap")}, ""),
     ],
 )
 def test_what_is_missing_is_said_with_its_remedy(host, words):
     """Somebody tries this on a Mac, without sudo, in a container, on a fresh Debian; each has another next step."""
-    seen = {"system": "Linux", "uid": 0, "which": found(), "status": ALL_CAPABILITIES} | host
+    seen = (
+        {"system": "Linux", "uid": 0, "which": found(), "status": ALL_CAPABILITIES}
+        | {"loop_control": Path("/dev/null")}
+        | host
+    )
 
     sentence = missing(**seen)
 
@@ -121,6 +126,13 @@ def test_a_missing_base_names_the_command_that_builds_it(tmp_path):
 def test_the_cache_is_where_the_user_keeps_caches(environ, folder):
     """Hundreds of megabytes never lie in the repository."""
     assert base.cache_folder(environ) == Path(folder)
+
+
+@pytest.mark.parametrize("folder", ["/srv/a:b", "/srv/my cache", "/srv/a,b"])
+def test_a_cache_that_mounting_would_misread_is_refused(folder):
+    """A colon in a path would make two layers of one, far from where the folder was chosen."""
+    with pytest.raises(CannotBoot, match=folder):
+        base.cache_folder({"GPULAB_SANDBOX_CACHE": folder})
 
 
 def test_package_settings_of_the_host_reach_a_machine(tmp_path):

@@ -34,11 +34,20 @@ _IDENTITY = ("etc/hostname", "etc/resolv.conf", "var/lib/dbus/machine-id")
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Where the sandbox keeps what is dear to make: `GPULAB_SANDBOX_CACHE`, else under the user's cache."""
-    if environ.get("GPULAB_SANDBOX_CACHE"):
-        return Path(environ["GPULAB_SANDBOX_CACHE"])
-    home = Path(environ.get("HOME", "/root"))
-    return Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "gpulab" / "sandbox"
+    """
+    Return where the sandbox keeps what is dear to make: `GPULAB_SANDBOX_CACHE`, else under the user's cache.
+
+    Raises:
+        CannotBoot: The path has a character that mounting would take for its own.
+    """
+    home = Path(environ.get("HOME") or "/root")
+    usual = Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "gpulab" / "sandbox"
+    folder = Path(environ.get("GPULAB_SANDBOX_CACHE") or usual).absolute()
+    if any(mark in str(folder) for mark in ":,\\ \t\n"):
+        raise CannotBoot(
+            f"the sandbox's cache may have no space, colon, comma or backslash in its path: {folder}"
+        )
+    return folder
 
 
 def build(

@@ -117,6 +117,7 @@ def claim(
     if taken is None:
         raise BedTaken(f"all {BEDS} sandbox networks of this host are in use")
     _record(taken[0])
+    taken[0].folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return taken
 
 

@@ -53,7 +53,6 @@ class Room:
     Attributes:
         layers: The read-only layers under each machine's disk, upper first.
         binds: systemd-nspawn's `--bind` options for the caches and for the host's package folders.
-        memory_mib: What one machine may use; `None` for no limit.
     """
 
     bed: Bed
@@ -61,7 +60,6 @@ class Room:
     volumes: Volumes
     layers: tuple[Path, ...]
     binds: tuple[str, ...]
-    memory_mib: int | None = None
 
 
 class ContainerMachine:
@@ -86,6 +84,7 @@ class ContainerMachine:
         self._root = next((d for d in birth.disks if d.is_root), _default_root(birth.instance_id))
         self._open: dict[str, LoopDevice] = {}
         self._numbers: dict[str, int] = {}
+        self._memory_mib: int | None = None
         self._ingress = birth.ingress
         self._process: subprocess.Popen[bytes] | None = None
         self._is_off = threading.Event()
@@ -142,6 +141,11 @@ class ContainerMachine:
         self._later(self._kill)
         threading.Thread(target=self._discard_when_off, daemon=True).start()
 
+    def limit_memory(self, mib: int) -> None:
+        """Let the kernel end processes of the machine where it needs more than `mib` MiB in all; a fault for tests."""
+        self._memory_mib = mib
+        self._later(cgroups.limit_memory, self._room.bed.name, self._birth.instance_id, mib)
+
     def wait_until_off(self, seconds: float) -> bool:
         """Wait for the machine to be off and cleaned up; return whether it is."""
         return self._is_off.wait(seconds)
@@ -187,8 +191,8 @@ class ContainerMachine:
     def _spawn(self, space: Path) -> subprocess.Popen[bytes]:
         bed, name = self._room.bed, self._birth.instance_id
         words = cgroups.enter(bed.name, name, in_network(space, self._nspawn()))
-        if self._room.memory_mib is not None:
-            cgroups.limit_memory(bed.name, name, self._room.memory_mib)
+        if self._memory_mib is not None:
+            cgroups.limit_memory(bed.name, name, self._memory_mib)
         with self._console_file.open("ab") as console:
             process = subprocess.Popen(
                 words,

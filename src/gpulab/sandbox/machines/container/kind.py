@@ -31,13 +31,12 @@ _CLOSE_SECONDS = 10
 _FIRST_UID = 1000
 
 
-def open_kind(environ: Mapping[str, str], *, memory_mib: int | None = None) -> ContainerKind:
+def open_kind(environ: Mapping[str, str]) -> ContainerKind:
     """
     Make the network of a sandbox whose machines boot, after reaping every sandbox that was killed.
 
     Args:
         environ: This process's environment: the cache folder, package indexes, certificate authorities.
-        memory_mib: What one machine may use before the kernel ends its processes; `None` for no limit.
 
     Raises:
         CannotBoot: This host lacks something; the text says what and how to install it. Nothing is left behind.
@@ -53,7 +52,7 @@ def open_kind(environ: Mapping[str, str], *, memory_mib: int | None = None) -> C
         raise CannotBoot(str(error)) from error
     claim = _Claim(bed, lock, supervise(bed.number))
     try:
-        return ContainerKind(_furnish(bed, root, cache, environ, memory_mib), claim)
+        return ContainerKind(_furnish(bed, root, cache, environ), claim)
     except (ToolFailed, OSError) as error:
         claim.release()
         raise CannotBoot(f"the network of the machines could not be made: {error}") from error
@@ -97,23 +96,25 @@ class ContainerKind:
         Start a machine and return at once.
 
         Raises:
-            CannotBoot: The address is not one of `addresses`, or the kind has been closed.
+            CannotBoot: The address is not one of `addresses`, the instance has a machine, or the kind has been closed.
         """
         if not self._room.vpc.is_ours(birth.private_address):
             raise CannotBoot(
                 f"{birth.private_address or 'no address'} is not an address of this network"
             )
         guest = Guest(birth, subnet=str(self._room.bed.network))
-        machine = ContainerMachine(
-            self._room,
-            birth,
-            guest=guest,
-            on_exit=self._unless_closed(on_exit),
-            on_discard=self._forget,
-        )
         with self._lock:
             if self._is_closed:
                 raise CannotBoot("the sandbox has been closed")
+            if birth.instance_id in self._machines or birth.private_address in self._guests:
+                raise CannotBoot(f"{birth.instance_id} or its address has a machine already")
+            machine = ContainerMachine(
+                self._room,
+                birth,
+                guest=guest,
+                on_exit=self._unless_closed(on_exit),
+                on_discard=self._forget,
+            )
             self._guests[birth.private_address] = guest
             self._machines[birth.instance_id] = machine
         machine.power_on()
@@ -188,9 +189,7 @@ class _Claim:
             self.lock.close()
 
 
-def _furnish(
-    bed: Bed, root: Path, cache: Path, environ: Mapping[str, str], memory_mib: int | None
-) -> Room:
+def _furnish(bed: Bed, root: Path, cache: Path, environ: Mapping[str, str]) -> Room:
     packages = read_settings(environ)
     site = bed.folder / "site"
     make_site(site, environ=environ, packages=packages, name_server=NAME_SERVER)
@@ -200,7 +199,6 @@ def _furnish(
         volumes=Volumes(bed.folder / "volumes", bed.devices),
         layers=(site, root),
         binds=_binds(cache, packages),
-        memory_mib=memory_mib,
     )
 
 

@@ -40,14 +40,15 @@ def missing(
     uid: int | None = None,
     which: Callable[[str], str | None] | None = None,
     status: str | None = None,
+    loop_control: Path = Path("/dev/loop-control"),
 ) -> str:
     """
     Say what stands between this host and a booted machine.
 
     Args:
         for_build: Also ask for what building the base needs.
-        system, uid, which, status: The host as seen by a test: `Linux`, the user id, a lookup of tools and the text of
-            `/proc/self/status`.
+        system, uid, which, status, loop_control: The host as seen by a test: `Linux`, the user id, a lookup of tools, the
+            text of `/proc/self/status`, the device that makes loop devices.
 
     Returns:
         One sentence, with the command that repairs it where there is one; empty when nothing is missing.
@@ -58,7 +59,10 @@ def missing(
     uid = os.getuid() if uid is None else uid
     if uid != 0:
         return "machines of the kind `container` need root; use `sudo`, or `--machines process`, which needs none"
-    return _missing_capabilities(status) or _missing_packages(which or _which, for_build=for_build)
+    lack = _missing_capabilities(status) or _missing_packages(which or _which, for_build=for_build)
+    if not lack and not loop_control.exists():
+        return f"there is no {loop_control}, so machines can have no disks; try `modprobe loop`"
+    return lack
 
 
 def _which(tool: str) -> str | None:

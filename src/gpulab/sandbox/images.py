@@ -79,6 +79,22 @@ def _dlami(ubuntu: str, arch: str, day: str, driver: str) -> Image:
     )
 
 
+def _single_cuda(ubuntu: str, day: str, driver: str) -> Image:
+    """The smaller of AWS's base images: one CUDA instead of five, hence half the disk."""
+    return Image(
+        name=f"Deep Learning Base AMI with Single CUDA (Ubuntu {ubuntu}) {day.replace('-', '')}",
+        description=(
+            "Supported EC2 instances: G4dn, G5, G6, Gr6, G6e, G7, P4d, P4de, P5, P5e, P5en, P6-B200, P6-B300. "
+            f"Release notes: https://docs.aws.amazon.com/dlami/latest/devguide/appendix-ami-release-notes.html NVIDIA driver {driver}"
+        ),
+        owner_id=_DEEP_LEARNING,
+        architecture="x86_64",
+        root_gib=35,
+        created_at=datetime.fromisoformat(day).replace(tzinfo=UTC),
+        parameters=(f"{_DLAMI}/x86_64/base-with-single-cuda-ubuntu-{ubuntu}/latest/ami-id",),
+    )
+
+
 IMAGES = (
     _ubuntu("24.04", "noble", "amd64", "2026-10-22"),
     _ubuntu("24.04", "noble", "arm64", "2026-10-22"),
@@ -86,6 +102,8 @@ IMAGES = (
     _dlami("24.04", "x86_64", "2026-10-30", "580.95.05"),
     _dlami("22.04", "x86_64", "2026-10-30", "580.95.05"),
     _dlami("24.04", "arm64", "2026-10-30", "580.95.05"),
+    _single_cuda("24.04", "2026-07-17", "595.71.05"),
+    _single_cuda("22.04", "2026-07-17", "595.71.05"),
 )
 
 

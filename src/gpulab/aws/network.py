@@ -94,9 +94,12 @@ def key_pair_name(public_key: str) -> str:
 
 def ensure_security_group(
     cloud: Cloud, region: str, *, name: str, vpc_id: str, tags: Mapping[str, str]
-) -> str:
+) -> tuple[str, bool]:
     """
-    Make sure our security group exists in a network; return its id. Its rules are left as they are, see `admit`.
+    Make sure our security group exists in a network. Its rules are left as they are, see `admit`.
+
+    Returns:
+        Its id, and whether it was made just now.
 
     Raises:
         AwsError: AWS refuses.
@@ -110,11 +113,11 @@ def ensure_security_group(
                 VpcId=vpc_id,
                 TagSpecifications=_tagged("security-group", tags),
             )
-        return reply["GroupId"]
+        return reply["GroupId"], True
     except AwsError as error:
         if error.code != "InvalidGroup.Duplicate":
             raise
-    return _existing_group(cloud, region, name, vpc_id)
+    return _existing_group(cloud, region, name, vpc_id), False
 
 
 def admit(

@@ -17,7 +17,7 @@ from gpulab.errors import CreditTooLow, GpulabError, Refused
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
 from gpulab.model.market import Market, Offer
 from gpulab.planning import quotas
-from gpulab.planning.snapshot import Limits, Snapshot
+from gpulab.planning.snapshot import Limits, Snapshot, gp3_usd_per_gib_month
 from gpulab.planning.wishes import types_for
 
 _HOUR = Decimal(3600)
@@ -206,9 +206,8 @@ def _disk_usd_per_hour(
     region: str, disk_gib: int, snapshot: Snapshot, ends_at: datetime
 ) -> Decimal:
     """Price a disk by the shorter of the calendar months it touches, as AWS divides by the month's length."""
-    monthly = snapshot.disk_usd_per_gib_month.get(region, snapshot.disk_usd_per_gib_month[""])
     days = min(calendar.monthrange(m.year, m.month)[1] for m in (snapshot.read_at, ends_at))
-    return monthly * disk_gib / (days * 24)
+    return gp3_usd_per_gib_month(region) * disk_gib / (days * 24)
 
 
 def _check_credit(plan: LaunchPlan) -> None:

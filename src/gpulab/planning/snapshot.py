@@ -10,6 +10,20 @@ from decimal import Decimal
 from gpulab.model.instance import Instance
 from gpulab.model.market import InstanceType, Offer, Place, Quota
 
+# AWS Price List, 2026: 0.08 in most regions, 0.0912 in ap-south-2, 0.152 in sa-east-1.
+_GP3_USD = {
+    "us-east-1": Decimal("0.08"),
+    "us-east-2": Decimal("0.08"),
+    "us-west-2": Decimal("0.08"),
+    "ap-south-2": Decimal("0.0912"),
+    "sa-east-1": Decimal("0.152"),
+}
+
+
+def gp3_usd_per_gib_month(region: str) -> Decimal:
+    """Return the price of gp3 storage; "at most" takes the dearest where it is not known."""
+    return _GP3_USD.get(region, max(_GP3_USD.values()))
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -40,7 +54,6 @@ class Snapshot:
         never: Places AWS said it does not offer.
         root_gib: Size of the image's root snapshot; 0 when not read.
         credit_left_usd: What all usable credits have left; `None` when no source knows.
-        disk_usd_per_gib_month: gp3 storage by region; `""` is the price of regions not named.
         notes: Sentences about what could not be read, for the user.
     """
 
@@ -53,16 +66,6 @@ class Snapshot:
     never: frozenset[Place] = frozenset()
     root_gib: int = 0
     credit_left_usd: Decimal | None = None
-    # AWS Price List, 2026: 0.08 in most regions, 0.0912 in ap-south-2, 0.152 in sa-east-1. "At most" takes the dearest where unknown.
-    disk_usd_per_gib_month: Mapping[str, Decimal] = field(
-        default_factory=lambda: {
-            "us-east-1": Decimal("0.08"),
-            "us-east-2": Decimal("0.08"),
-            "us-west-2": Decimal("0.08"),
-            "ap-south-2": Decimal("0.0912"),
-            "": Decimal("0.152"),
-        }
-    )
     notes: tuple[str, ...] = ()
 
     def is_full(self, place: Place) -> bool:

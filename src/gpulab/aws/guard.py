@@ -1,0 +1,213 @@
+"""
+The end of an instance, scheduled in the account itself: it works with the laptop shut and the instance hung.
+
+Hides EventBridge Scheduler. "Not allowed" is an answer here, not a failure: many student accounts may not make roles or schedules, and
+the timer on the instance works without.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from gpulab.aws.session import Cloud
+from gpulab.errors import AwsError, NotAllowed, NotFound
+
+if TYPE_CHECKING:
+    from mypy_boto3_iam import IAMClient
+    from mypy_boto3_scheduler import EventBridgeSchedulerClient
+
+_TARGET = "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances"
+_PREFIX = "gpulab-end-"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """
+    A scheduled end.
+
+    Attributes:
+        until: When the account ends the instance; aware UTC; `None` when nothing is armed.
+        why_not: Why nothing is armed, a half-sentence; `""` when it is.
+    """
+
+    until: datetime | None
+    why_not: str = ""
+
+    @property
+    def is_armed(self) -> bool:
+        """Whether the account will end the instance."""
+        return self.until is not None
+
+
+def arm(cloud: Cloud, region: str, instance_id: str, *, until: datetime, role_arn: str) -> Guard:
+    """
+    Schedule the end of an instance, or move it when it is scheduled already.
+
+    Args:
+        until: Whole seconds count.
+        role_arn: What the scheduler assumes; `""` when the account has none.
+
+    Returns:
+        What is armed; a refusal of AWS is its `why_not`.
+
+    Source:
+        https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-targets-universal.html
+    """
+    if not role_arn:
+        return Guard(None, "the account has no role for it; `gpulab init` makes one where it may")
+    client: EventBridgeSchedulerClient = cloud.client("scheduler", region)
+    schedule = _schedule(instance_id, until, role_arn)
+    try:
+        with cloud.explained(f"schedule the end of {instance_id}"):
+            client.create_schedule(**schedule)
+    except AwsError as error:
+        if error.code != "ConflictException":
+            return Guard(None, error.message)
+        return _moved(cloud, region, instance_id, schedule, until)
+    return Guard(until)
+
+
+def read(cloud: Cloud, region: str, instance_id: str) -> Guard:
+    """Read what is armed for an instance; what may not be read counts as not armed, with the reason."""
+    client: EventBridgeSchedulerClient = cloud.client("scheduler", region)
+    try:
+        with cloud.explained(f"read the scheduled end of {instance_id}"):
+            found = client.get_schedule(Name=_PREFIX + instance_id)
+    except NotFound:
+        return Guard(None, "nothing is scheduled")
+    except AwsError as error:
+        return Guard(None, error.message)
+    if found.get("State") == "DISABLED":
+        return Guard(None, "the schedule is switched off")
+    until = _moment(found.get("ScheduleExpression", ""))
+    return Guard(until, "" if until else "the schedule cannot be read")
+
+
+def disarm(cloud: Cloud, region: str, instance_id: str) -> None:
+    """
+    Remove the scheduled end of an instance that has ended. A schedule that is gone is fine.
+
+    Raises:
+        AwsError: AWS refuses; a forgotten schedule ends nothing, removes itself and costs nothing.
+    """
+    client: EventBridgeSchedulerClient = cloud.client("scheduler", region)
+    try:
+        with cloud.explained(f"remove the scheduled end of {instance_id}"):
+            client.delete_schedule(Name=_PREFIX + instance_id)
+    except NotFound:
+        return
+
+
+def armed_instances(cloud: Cloud, region: str) -> tuple[str, ...]:
+    """
+    Name the instances of our schedules in a region, sorted.
+
+    Raises:
+        AwsError: AWS does not say.
+    """
+    pages = cloud.pages(
+        "scheduler",
+        region,
+        "list_schedules",
+        doing=f"list schedules in {region}",
+        NamePrefix=_PREFIX,
+    )
+    return tuple(sorted(s["Name"].removeprefix(_PREFIX) for p in pages for s in p["Schedules"]))
+
+
+def ensure_role(cloud: Cloud, *, owner: str, account_id: str) -> str:
+    """
+    Make sure the role exists with which the scheduler may end our instances, and nothing else; return its ARN.
+
+    Raises:
+        NotAllowed: The credentials may not make roles; then only the timer on the instance is left.
+        AwsError: AWS refuses otherwise.
+    """
+    iam: IAMClient = cloud.client("iam", "us-east-1")
+    name = f"gpulab-end-{owner}"
+    try:
+        with cloud.explained(f"make the role {name}"):
+            reply = iam.create_role(
+                RoleName=name,
+                AssumeRolePolicyDocument=json.dumps(_trust(account_id)),
+                Description="Lets EventBridge Scheduler end gpulab's instances at their time",
+                Tags=[{"Key": "gpulab:owner", "Value": owner}],
+            )
+        arn = reply["Role"]["Arn"]
+    except NotAllowed:
+        raise
+    except AwsError as error:
+        if error.code != "EntityAlreadyExists":
+            raise
+        arn = f"arn:aws:iam::{account_id}:role/{name}"
+    with cloud.explained(f"give the role {name} its rights"):
+        iam.put_role_policy(
+            RoleName=name, PolicyName="end-instances", PolicyDocument=json.dumps(_rights(owner))
+        )
+    return arn
+
+
+def _schedule(instance_id: str, until: datetime, role_arn: str) -> Any:
+    return {
+        "Name": _PREFIX + instance_id,
+        "Description": "Ends a gpulab instance; made by gpulab",
+        "ScheduleExpression": f"at({until.astimezone(UTC):%Y-%m-%dT%H:%M:%S})",
+        "ScheduleExpressionTimezone": "UTC",
+        "FlexibleTimeWindow": {"Mode": "OFF"},
+        "ActionAfterCompletion": "DELETE",
+        "Target": {
+            "Arn": _TARGET,
+            "RoleArn": role_arn,
+            "Input": json.dumps({"InstanceIds": [instance_id]}),
+        },
+    }
+
+
+def _moved(cloud: Cloud, region: str, instance_id: str, schedule: Any, until: datetime) -> Guard:
+    client: EventBridgeSchedulerClient = cloud.client("scheduler", region)
+    try:
+        with cloud.explained(f"move the scheduled end of {instance_id}"):
+            client.update_schedule(**schedule)
+    except AwsError as error:
+        return Guard(None, error.message)
+    return Guard(until)
+
+
+def _moment(expression: str) -> datetime | None:
+    try:
+        naive = expression.removeprefix("at(").removesuffix(")")
+        return datetime.fromisoformat(naive).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _trust(account_id: str) -> dict[str, Any]:
+    """Only the scheduler of this account may assume the role, so that no other account's schedules can borrow it."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "scheduler.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+                "Condition": {"StringEquals": {"aws:SourceAccount": account_id}},
+            }
+        ],
+    }
+
+
+def _rights(owner: str) -> dict[str, Any]:
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": "ec2:TerminateInstances",
+                "Resource": "*",
+                "Condition": {"StringEquals": {"aws:ResourceTag/gpulab:owner": owner}},
+            }
+        ],
+    }

@@ -1,0 +1,103 @@
+"""
+One launch call, made so that it happens at most once: written down first, repeated with the same token and the same bytes while the
+answer is lost, and looked up when even that does not help. Never tries another place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+from gpulab.aws import instances
+from gpulab.errors import Ambiguous, GpulabError, SetupMissing, Throttled
+from gpulab.launch.context import Context
+from gpulab.launch.events import Event, Repeating
+from gpulab.model.instance import TAG_LAUNCH, Instance
+from gpulab.planning.failover import Next, what_next
+from gpulab.store.journal import Intent
+
+LAUNCHED = "launched"
+NEVER = "never-took-effect"
+# Five tries: at most 1 + 2 + 4 + 8 s of waiting, each shortened by up to half so that a class does not knock in step.
+_TRIES = 5
+
+
+def ask(
+    context: Context, intent: Intent, *, is_setup_fresh: bool = False
+) -> Generator[Event, None, Instance]:
+    """
+    Make the call of an intent that is already in the journal, and write down what came of it.
+
+    Args:
+        is_setup_fresh: Image, group or key pair were made moments ago; EC2 may not know them everywhere yet.
+
+    Yields:
+        `Repeating` before each repetition.
+
+    Returns:
+        The instance, made now or by an earlier call with the same token.
+
+    Raises:
+        Ambiguous, Throttled: Nobody knows, or nobody answers. The intent stays open; the next command resolves it.
+        GpulabError: AWS refused; the intent is closed with AWS's code.
+    """
+    try:
+        instance = yield from _repeated(context, intent, is_setup_fresh=is_setup_fresh)
+    except (Ambiguous, Throttled):
+        raise
+    except GpulabError as error:
+        if what_next(error) is not Next.ADOPT:
+            context.journal.conclude(intent, error.code or type(error).__name__, at=context.now())
+            raise
+        found = look_up(context, intent)
+        if found is None:
+            raise Ambiguous(error.message, hint=error.hint, code=error.code) from error
+        instance = found
+    context.journal.conclude(intent, LAUNCHED, instance_id=instance.id, at=context.now())
+    return instance
+
+
+def look_up(context: Context, intent: Intent) -> Instance | None:
+    """
+    Find what an intent made: by its token, else by its launch.
+
+    Returns:
+        The instance, ended or not; `None` when AWS shows none, which proves nothing within the first minutes.
+    """
+    tokens = {"client-token": [intent.token]}
+    for filters in (tokens, {f"tag:{TAG_LAUNCH}": [intent.launch_id]}):
+        found = instances.find(context.cloud, intent.region, filters=filters)
+        fitting = [i for i in found if _fits(i, intent)]
+        if fitting:
+            return fitting[0]
+    return None
+
+
+def pauses(context: Context) -> Iterator[float]:
+    """Yield the seconds to wait before each repetition: 1, 2, 4, 8, each times 0.5 to 1."""
+    for attempt in range(_TRIES - 1):
+        yield 2**attempt * (0.5 + context.random.random() / 2)
+
+
+def _repeated(
+    context: Context, intent: Intent, *, is_setup_fresh: bool
+) -> Generator[Event, None, Instance]:
+    waits = pauses(context)
+    while True:
+        try:
+            return instances.run(context.cloud, intent.region, intent.parameters, intent.user_data)
+        except GpulabError as error:
+            is_passing = is_setup_fresh and isinstance(error, SetupMissing)
+            if what_next(error) is not Next.SAME_CALL and not is_passing:
+                raise
+            wait = next(waits, None)
+            if wait is None:
+                raise
+            yield Repeating(context.now(), error, wait)
+            context.sleep(wait)
+
+
+def _fits(instance: Instance, intent: Intent) -> bool:
+    """Whether an instance of the launch is the one of this attempt: other attempts were at other places."""
+    zone = intent.parameters["Placement"]["AvailabilityZone"]
+    kind = intent.parameters["InstanceType"]
+    return (instance.place.zone, instance.place.instance_type) == (zone, kind)

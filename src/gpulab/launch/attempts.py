@@ -1,0 +1,247 @@
+"""
+The attempts of one plan, place by place, until an instance runs. The order of the steps survives a kill: what is about to be asked is
+written down and synced, then asked; what AWS answered is written down before anything else happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+from datetime import UTC, timedelta
+
+from gpulab.aws import instances
+from gpulab.aws.errors import from_code
+from gpulab.errors import AwsError, GpulabError, NoCapacity, NotFound, NotOffered, StoreError
+from gpulab.launch import setup
+from gpulab.launch.asking import ask
+from gpulab.launch.context import Context
+from gpulab.launch.events import (
+    Attempting,
+    BuyOnDemand,
+    Event,
+    Launched,
+    PlaceRefused,
+    Question,
+    Running,
+    WaitingFor,
+    Warned,
+)
+from gpulab.launch.facts import record_disk, record_end, record_launch
+from gpulab.launch.guarding import arm, disarm
+from gpulab.launch.places import remember_full, remember_never
+from gpulab.launch.userdata import render
+from gpulab.model import instance as tags_of
+from gpulab.model.instance import Instance, LaunchPlan, State
+from gpulab.model.market import Offer
+from gpulab.model.setup import Subnet
+from gpulab.model.timeline import EndedBy
+from gpulab.planning.failover import Failure, Next, conclusion, remaining, what_next
+from gpulab.planning.plan import spot_cap
+from gpulab.store.journal import Intent
+
+# EC2 needs some seconds; asking earlier than it can be is a call for nothing.
+_FIRST_LOOK_S = 9.0
+_NEXT_LOOK_S = 4.0
+_STILL_PENDING = timedelta(minutes=8)
+
+
+class Attempts:
+    """
+    One plan being carried out.
+
+    Args:
+        confirm: Asks the user; only for what the plan did not cover.
+    """
+
+    def __init__(
+        self, context: Context, plan: LaunchPlan, *, confirm: Callable[[Question], bool]
+    ) -> None:
+        self._context = context
+        self._plan = plan
+        self._confirm = confirm
+        self._launch_id = context.new_id()
+        self._number = 0
+        self._failures: list[Failure] = []
+        self._repaired: set[str] = set()
+
+    def run(self) -> Generator[Event, None, Instance]:
+        """
+        Try place after place until an instance runs.
+
+        Returns:
+            The instance, `running`.
+
+        Raises:
+            GpulabError: Nothing runs. Distinct causes first; a cause that is the same everywhere stops at the first attempt.
+                `Ambiguous`: nobody knows; the journal holds the open launch and the next command settles it.
+        """
+        left: Sequence[Offer] = self._plan.attempts
+        while left:
+            offer = left[0]
+            try:
+                return (yield from self._attempt(offer))
+            except GpulabError as error:
+                left = yield from self._after(error, offer, left)
+            if not left:
+                left = self._on_demand()
+        raise conclusion(self._failures)
+
+    def _after(
+        self, error: GpulabError, offer: Offer, left: Sequence[Offer]
+    ) -> Generator[Event, None, Sequence[Offer]]:
+        """Decide what is left after a failed attempt."""
+        then = what_next(error)
+        if then in (Next.NEW_TOKEN, Next.REPAIR) and self._may_repeat(offer, then):
+            yield PlaceRefused(self._context.now(), offer, error, then)
+            return left
+        if then in (Next.SAME_CALL, Next.STOP, Next.ADOPT, Next.REPAIR, Next.NEW_TOKEN):
+            # Nobody knows, or it is the same everywhere: another place would hide it, or cost twice.
+            raise self._concluded(offer, error)
+        self._failures.append(Failure(offer, error))
+        self._remember(offer, error)
+        yield PlaceRefused(self._context.now(), offer, error, then)
+        return remaining(left, self._failures[-1])
+
+    def _concluded(self, offer: Offer, error: GpulabError) -> GpulabError:
+        if not self._failures:
+            return error
+        return conclusion([*self._failures, Failure(offer, error)])
+
+    def _may_repeat(self, offer: Offer, then: Next) -> bool:
+        """Repair a region once, and take a new token for a place once."""
+        region, zone = offer.place.region, offer.place.zone
+        key = region if then is Next.REPAIR else f"{zone}/{offer.type.name}"
+        if key in self._repaired:
+            return False
+        self._repaired.add(key)
+        if then is Next.REPAIR:
+            setup.forget(self._context, region)
+        return True
+
+    def _remember(self, offer: Offer, error: GpulabError) -> None:
+        if isinstance(error, NoCapacity):
+            remember_full(self._context, offer.place)
+        if isinstance(error, NotOffered):
+            remember_never(self._context, offer.place)
+
+    def _on_demand(self) -> Sequence[Offer]:
+        """Ask whether to buy on demand, once every spot place has said no for a reason that on demand cures."""
+        tried = {f.offer.place for f in self._failures}
+        offers = [o for o in self._plan.on_demand if o.place not in tried]
+        if not offers or any(
+            f.offer.place.market == offers[0].place.market for f in self._failures
+        ):
+            return ()
+        extra = offers[0].usd_per_hour - self._plan.attempts[0].usd_per_hour
+        return offers if self._confirm(BuyOnDemand(self._plan, offers[0], extra)) else ()
+
+    def _attempt(self, offer: Offer) -> Generator[Event, None, Instance]:
+        """Ask one place, and wait until the instance runs there."""
+        context, region = self._context, offer.place.region
+        self._number += 1
+        yield Attempting(context.now(), offer, self._number)
+        found = setup.ensure(context, region, has_gpu=offer.type.gpus > 0)
+        subnet = found.network.subnet(offer.place.zone)
+        if subnet is None:
+            raise NotOffered(f"there is no subnet in {offer.place.zone}", code="NoSubnet")
+        intent = self._intent(offer, found, subnet)
+        context.journal.intend(intent)
+        is_fresh = found.is_fresh(context.now())
+        instance = yield from ask(context, intent, is_setup_fresh=is_fresh)
+        yield Launched(context.now(), instance, offer)
+        yield from recorded(context, instance, offer, self._plan)
+        yield from arm(context, instance, self._plan.ends_at)
+        instance = yield from until_running(context, instance)
+        with contextlib.suppress(StoreError):
+            record_disk(context, instance, disk_gib=self._plan.disk_gib)
+        return instance
+
+    def _intent(self, offer: Offer, found: setup.Setup, subnet: Subnet) -> Intent:
+        context, plan = self._context, self._plan
+        token = f"{self._launch_id}-{self._number}"
+        call = instances.LaunchCall(
+            place=offer.place,
+            image=found.image,
+            subnet=subnet,
+            security_group_id=found.network.security_group_id,
+            key_name=found.network.key_name,
+            token=token,
+            tags=self._tags(),
+            user_data=render(context, plan, offer, launch_id=self._launch_id),
+            disk_gib=plan.disk_gib,
+            spot_cap=spot_cap(offer, plan.request),
+            instance_role=context.profile.instance_role,
+        )
+        return Intent(
+            launch_id=self._launch_id,
+            attempt=self._number,
+            token=token,
+            name=plan.request.name,
+            region=offer.place.region,
+            parameters=instances.launch_parameters(call),
+            user_data=call.user_data,
+            at=context.now(),
+        )
+
+    def _tags(self) -> dict[str, str]:
+        request = self._plan.request
+        tags = {
+            tags_of.TAG_NAME: request.name,
+            tags_of.TAG_OWNER: self._context.owner,
+            tags_of.TAG_COURSE: request.course,
+            tags_of.TAG_LAB: request.lab,
+            tags_of.TAG_LAUNCH: self._launch_id,
+            tags_of.TAG_EXPIRES: self._plan.ends_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            tags_of.TAG_ENVIRONMENT: request.environment,
+        }
+        return {key: value for key, value in tags.items() if value}
+
+
+def recorded(
+    context: Context, instance: Instance, offer: Offer, plan: LaunchPlan
+) -> Generator[Event, None, None]:
+    """Write the launch into the ledger; a ledger that cannot be written is told and stops nothing that already costs."""
+    try:
+        record_launch(context, instance, offer, plan)
+    except StoreError as error:
+        yield Warned(context.now(), f"{error.message}; `gpulab ledger rebuild` adds it later")
+
+
+def until_running(context: Context, instance: Instance) -> Generator[Event, None, Instance]:
+    """
+    Wait until an instance runs.
+
+    Raises:
+        NoCapacity, QuotaTooLow, ...: It ended instead; the class of its state reason.
+        AwsError: It is still pending after eight minutes.
+    """
+    begun, region = context.now(), instance.place.region
+    pause = _FIRST_LOOK_S
+    while instance.state is State.PENDING:
+        context.sleep(pause)
+        pause = _NEXT_LOOK_S
+        try:
+            instance = instances.read(context.cloud, region, instance.id)
+        except NotFound:
+            # EC2 does not know everywhere yet what it has just made.
+            yield WaitingFor(context.now(), "running", "EC2 does not show it yet")
+        if instance.state is State.PENDING and context.now() - begun > _STILL_PENDING:
+            raise AwsError(
+                f"{instance.id} is still pending after 8 min",
+                hint="`gpulab ls` shows it; `gpulab stop` ends it",
+            )
+    if instance.state is not State.RUNNING:
+        with contextlib.suppress(StoreError):
+            reason = instance.state_reason
+            record_end(context, instance, at=context.now(), by=EndedBy.AWS, reason=reason)
+        disarm(context, instance)
+        raise ended_early(instance)
+    yield Running(context.now(), instance)
+    return instance
+
+
+def ended_early(instance: Instance) -> GpulabError:
+    """Say why an instance that was just launched has ended, in the class that says what to do next."""
+    place = instance.place
+    code = instance.state_reason or "Server.InternalError"
+    return from_code(code, "", f"launch {place.instance_type} in {place.zone}")

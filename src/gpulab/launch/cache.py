@@ -1,0 +1,80 @@
+"""What AWS said and may be believed for a while, in one small file of the profile. An unreadable file is an empty cache."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from gpulab.errors import StoreError
+from gpulab.store.files import write_atomically
+
+
+class Cache:
+    """
+    Values by key, each with an end. Thread-safe; two processes may lose each other's last entry, which costs a call.
+
+    Args:
+        path: The file.
+        now: The clock.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], datetime]) -> None:
+        self._path = path
+        self._now = now
+        self._lock = threading.RLock()
+
+    def get(self, key: str) -> Any:
+        """Return what is believed, or `None`."""
+        return self.below(key).get(key)
+
+    def below(self, prefix: str) -> Mapping[str, Any]:
+        """Return everything believed whose key begins so."""
+        now = self._now().isoformat()
+        entries = self._entries()
+        return {
+            k: e["value"] for k, e in entries.items() if k.startswith(prefix) and e["until"] > now
+        }
+
+    def until(self, key: str) -> datetime | None:
+        """Return how long an entry is believed."""
+        entry = self._entries().get(key)
+        return datetime.fromisoformat(entry["until"]) if entry else None
+
+    def put(self, key: str, value: Any, *, lasting: timedelta) -> None:
+        """Believe something for a while; a full disk costs the cache, nothing else."""
+        now = self._now()
+        with self._lock, contextlib.suppress(StoreError):
+            entries = {k: e for k, e in self._entries().items() if e["until"] > now.isoformat()}
+            entries[key] = {"until": (now + lasting).isoformat(), "value": value}
+            write_atomically(self._path, json.dumps(entries).encode())
+
+    def drop(self, prefix: str) -> None:
+        """Forget everything whose key begins so."""
+        with self._lock, contextlib.suppress(StoreError):
+            entries = self._entries()
+            kept = {k: e for k, e in entries.items() if not k.startswith(prefix)}
+            if kept != entries:
+                write_atomically(self._path, json.dumps(kept).encode())
+
+    def _entries(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(found, dict):
+            return {}
+        return {k: e for k, e in found.items() if _is_entry(e)}
+
+
+def _is_entry(entry: object) -> bool:
+    if not (isinstance(entry, dict) and "value" in entry and isinstance(entry.get("until"), str)):
+        return False
+    try:
+        return datetime.fromisoformat(entry["until"]).tzinfo is not None
+    except ValueError:
+        return False

@@ -1,0 +1,19 @@
+"""What is left of the credit, for a plan. A source that fails costs the figure, never the launch."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from gpulab.errors import GpulabError
+from gpulab.launch.balance import read_balance
+from gpulab.launch.context import Context
+
+
+def credit_left_usd(context: Context) -> tuple[Decimal | None, tuple[str, ...]]:
+    """Return what all usable credits have left (`None` when no source knows), and what the user should know of the account."""
+    try:
+        balance = read_balance(context).balance
+    except GpulabError as error:
+        return None, (f"the credit is not known: {error.message}",)
+    notes = dict.fromkeys(note for answer in balance.answers for note in answer.notes)
+    return balance.left_usd, tuple(notes)

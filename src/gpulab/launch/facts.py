@@ -1,0 +1,87 @@
+"""Which facts about money each step leaves in the ledger."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from gpulab.launch.context import Context
+from gpulab.model import fact
+from gpulab.model.instance import Instance, LaunchPlan
+from gpulab.model.market import Market, Offer
+from gpulab.model.timeline import EndedBy
+from gpulab.planning.snapshot import gp3_usd_per_gib_month
+
+
+def record_launch(context: Context, instance: Instance, offer: Offer, plan: LaunchPlan) -> None:
+    """
+    Write what a launch begins to cost: the instance, its address, its disk, and the spot price of the moment.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    facts = [
+        fact.launched(
+            instance.id,
+            at=instance.launched_at,
+            zone=offer.place.zone,
+            instance_type=offer.type.name,
+            market=offer.place.market,
+            usd_per_hour=offer.usd_per_hour,
+            on_demand_usd_per_hour=offer.on_demand_usd_per_hour,
+            ipv4_usd_per_hour=plan.address_usd_per_hour,
+            launch_id=instance.launch_id,
+            name=instance.name,
+            owner=instance.owner,
+            course=instance.course,
+            lab=instance.lab,
+            gpus=offer.type.gpus,
+            expires_at=plan.ends_at,
+            source=fact.Source.AWS,
+        )
+    ]
+    if offer.place.market is Market.SPOT:
+        facts.append(
+            fact.price(
+                offer.place.zone,
+                offer.type.name,
+                at=offer.priced_at,
+                usd_per_hour=offer.usd_per_hour,
+            )
+        )
+    context.ledger.append(facts)
+
+
+def record_disk(context: Context, instance: Instance, *, disk_gib: int) -> None:
+    """
+    Write the disk of an instance; EC2 names it once the instance runs.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    context.ledger.append(
+        fact.volume(
+            volume_id,
+            at=instance.launched_at,
+            type="gp3",
+            size_gb=disk_gib,
+            usd_per_gb_month=gp3_usd_per_gib_month(instance.place.region),
+            instance_id=instance.id,
+            ends_with_instance=True,
+            owner=instance.owner,
+        )
+        for volume_id in instance.volume_ids
+    )
+
+
+def record_end(
+    context: Context, instance: Instance, *, at: datetime, by: EndedBy, reason: str
+) -> None:
+    """
+    Write that an instance has ended.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    context.ledger.append(
+        [fact.ended(instance.id, at=at, by=by, reason=reason, source=fact.Source.LAPTOP)]
+    )

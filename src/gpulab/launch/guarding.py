@@ -1,0 +1,60 @@
+"""Arming, moving and removing the end that is scheduled in the account. It comes a little after the instance's own, which saves the work first."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import datetime, timedelta
+
+from gpulab.aws import guard
+from gpulab.aws.guard import Guard
+from gpulab.errors import GpulabError
+from gpulab.launch.context import Context
+from gpulab.launch.events import Event, Guarded, Unguarded
+from gpulab.model.instance import Instance
+
+# The instance ends itself at its deadline, after saving; the account ends what is left of it.
+AFTER_DEADLINE = timedelta(minutes=3)
+
+
+def arm(context: Context, instance: Instance, ends_at: datetime) -> Generator[Event, None, None]:
+    """Schedule the end of an instance, or move it; say what is armed. Never fails: the timer on the instance is there."""
+    armed = arm_at(context, instance, ends_at)
+    if armed.until is not None:
+        yield Guarded(context.now(), armed.until)
+    else:
+        yield Unguarded(context.now(), armed.why_not)
+
+
+def arm_at(context: Context, instance: Instance, ends_at: datetime) -> Guard:
+    """Schedule the end of an instance, or move it."""
+    try:
+        return guard.arm(
+            context.cloud,
+            instance.place.region,
+            instance.id,
+            until=ends_at + AFTER_DEADLINE,
+            role_arn=context.profile.scheduler_role,
+        )
+    except GpulabError as error:
+        return Guard(None, error.message)
+
+
+def disarm(context: Context, instance: Instance) -> None:
+    """Remove the scheduled end of an instance that has ended."""
+    if not context.profile.scheduler_role:
+        return
+    try:
+        guard.disarm(context.cloud, instance.place.region, instance.id)
+    except GpulabError:
+        # It ends nothing, removes itself and costs nothing.
+        return
+
+
+def read(context: Context, instance: Instance) -> Guard:
+    """Read what is armed."""
+    if not context.profile.scheduler_role:
+        return Guard(None, "the account has no role for it; `gpulab init` makes one where it may")
+    try:
+        return guard.read(context.cloud, instance.place.region, instance.id)
+    except GpulabError as error:
+        return Guard(None, error.message)

@@ -1,0 +1,215 @@
+"""Finding my instances and reaching them. Refuses to guess between several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpulab.aws import instances as ec2
+from gpulab.aws import network
+from gpulab.aws.guard import Guard
+from gpulab.aws.regions import ask_each
+from gpulab.errors import GpulabError, RemoteError, Unreachable, WrongUsage
+from gpulab.launch import guarding, resuming
+from gpulab.launch.context import Context
+from gpulab.launch.setup import group_name
+from gpulab.model.instance import TAG_OWNER, Instance, State
+from gpulab.model.status import AgentStatus, read_status
+from gpulab.remote.target import SshTarget
+
+_AGENT = "gpulab-agent"
+
+
+@dataclass(frozen=True)
+class Details:
+    """
+    Everything about one instance.
+
+    Attributes:
+        guard: The end scheduled in the account.
+        status: What its agent says; `None` when it does not answer.
+        silence: Why there is no status; empty when there is one.
+    """
+
+    instance: Instance
+    guard: Guard
+    status: AgentStatus | None
+    silence: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """
+    My instances, as far as AWS could be asked.
+
+    Attributes:
+        instances: Newest first; those that have not ended.
+        notes: Sentences about what could not be read or is still open.
+    """
+
+    instances: tuple[Instance, ...]
+    notes: tuple[str, ...] = ()
+
+
+def mine(context: Context, regions: Sequence[str] = ()) -> tuple[Instance, ...]:
+    """
+    List my instances that have not ended, newest first.
+
+    Args:
+        regions: Instead of the profile's; regions where the journal knows a launch are always asked too.
+
+    Raises:
+        GpulabError: No region answered.
+    """
+    return listing(context, regions).instances
+
+
+def listing(context: Context, regions: Sequence[str] = ()) -> Listing:
+    """List my instances, with what could not be read; see `mine`."""
+    still_open = resuming.look_back(context)
+    known = [m.region for m in context.journal.read().made]
+    asked = dict.fromkeys((*(regions or context.profile.regions), *known))
+    owner = context.profile.owner
+    answers = ask_each(asked, lambda region: ec2.in_region(context.cloud, region, owner=owner))
+    found = [i for said in answers.or_raise().values() for i in said.mine]
+    return Listing(
+        instances=tuple(sorted(found, key=lambda i: (i.launched_at, i.id), reverse=True)),
+        notes=(
+            *(f"{region} was not read: {e.message}" for region, e in answers.failed.items()),
+            *(
+                f"a launch of {i.name} in {i.region} is still open; `gpulab up {i.name}` settles it"
+                for i in still_open
+            ),
+        ),
+    )
+
+
+def find(context: Context, name: str | None) -> Instance:
+    """
+    Find one live instance of mine.
+
+    Args:
+        name: A name or an instance id; `None` for the only one there is.
+
+    Raises:
+        WrongUsage: There is none, or more than one fits.
+    """
+    live = [i for i in mine(context) if i.state not in (State.SHUTTING_DOWN, State.TERMINATED)]
+    fitting = live if name is None else [i for i in live if name in (i.name, i.id)]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise _none_or_many(name, fitting, live)
+
+
+def find_alive(context: Context, name: str | None) -> Instance | None:
+    """
+    Find one live instance of mine, or `None` when there is none of that name (or none at all).
+
+    Raises:
+        WrongUsage: More than one fits.
+    """
+    live = [i for i in mine(context) if i.state not in (State.SHUTTING_DOWN, State.TERMINATED)]
+    fitting = [i for i in live if name in (None, i.name, i.id)]
+    if len(fitting) > 1:
+        raise _none_or_many(name, fitting, live)
+    return fitting[0] if fitting else None
+
+
+def target(context: Context, instance: Instance) -> SshTarget:
+    """
+    Say where and as whom an instance is reached.
+
+    Raises:
+        Unreachable: It has no address yet, or not any more.
+    """
+    if not instance.address:
+        raise Unreachable(
+            f"{instance.name or instance.id} has no address: it is {instance.state}",
+            hint="`gpulab ls -w` follows it",
+        )
+    return SshTarget(
+        instance_id=instance.id,
+        address=instance.address,
+        user=context.profile.login_user,
+        key_file=context.folder.key.absolute(),
+        known_hosts=context.folder.known_hosts.absolute(),
+        proxy_command=context.profile.ssh_proxy_command,
+    )
+
+
+def status(context: Context, instance: Instance, *, timeout_s: float = 20) -> AgentStatus:
+    """
+    Ask the agent on an instance for its status.
+
+    Raises:
+        RemoteError: It does not answer, or what it says cannot be read.
+    """
+    host = context.host(target(context, instance))
+    said = host.run([_AGENT, "status"], timeout_s=timeout_s, max_bytes=1 << 20)
+    try:
+        return read_status(said.stdout.decode("utf-8", "replace"))
+    except ValueError as error:
+        raise RemoteError(
+            f"{instance.name or instance.id} does not tell its status in words gpulab knows",
+            hint="`gpulab logs` may show why",
+        ) from error
+
+
+def details(context: Context, instance: Instance) -> Details:
+    """Read everything about an instance; what does not answer is said, not raised."""
+    armed = guarding.read(context, instance)
+    try:
+        return Details(instance, armed, status(context, instance, timeout_s=10))
+    except GpulabError as error:
+        return Details(instance, armed, None, error.message)
+
+
+def admit_here(context: Context, instance: Instance) -> bool:
+    """
+    Open port 22 of an instance's security group to this computer's address of the moment, closing it to the former one.
+
+    Call it when a connection times out: laptops change networks.
+
+    Returns:
+        Whether the rules had to be changed.
+
+    Raises:
+        GpulabError: AWS refuses, or the address cannot be found.
+    """
+    region, cidr = instance.place.region, context.own_cidr()
+    group_id = _group_id(context, region)
+    rules = network.ingress(context.cloud, region, group_id)
+    if [source for _, source, _, _ in rules] == [cidr]:
+        return False
+    tags = {TAG_OWNER: context.owner}
+    network.admit(context.cloud, region, group_id, cidr, tags=tags, is_new=False)
+    context.cache.drop(f"{context.account}/network/{region}")
+    return True
+
+
+def _group_id(context: Context, region: str) -> str:
+    known = context.cache.get(f"{context.account}/network/{region}")
+    if known:
+        return str(known["security_group_id"])
+    vpc_id = network.find_subnets(context.cloud, region)[0].vpc_id
+    group_id, _ = network.ensure_security_group(
+        context.cloud,
+        region,
+        name=group_name(context),
+        vpc_id=vpc_id,
+        tags={TAG_OWNER: context.owner},
+    )
+    return group_id
+
+
+def _none_or_many(
+    name: str | None, fitting: Sequence[Instance], live: Sequence[Instance]
+) -> WrongUsage:
+    if fitting:
+        shown = ", ".join(i.id if name else i.name or i.id for i in fitting)
+        which = f"`{name}`" if name else "your only instance"
+        return WrongUsage(f"{len(fitting)} instances fit {which}: {shown}", hint="Name one of them")
+    if name is None or not live:
+        return WrongUsage("no instance is up", hint="`gpulab up` starts one")
+    names = ", ".join(sorted(i.name or i.id for i in live))
+    return WrongUsage(f"no instance is called `{name}`", hint=f"There is {names}")

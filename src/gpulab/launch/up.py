@@ -1,0 +1,89 @@
+"""
+`gpulab up`: look, decide, show, ask, do, write down. Repeating it after any interruption leads to one instance, never to two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from datetime import timedelta
+
+from gpulab.errors import GpulabError
+from gpulab.launch import resuming
+from gpulab.launch.attempts import Attempts, until_running
+from gpulab.launch.booting import until_ready
+from gpulab.launch.context import Context
+from gpulab.launch.events import AlreadyUp, Declined, Event, Planned, Question, StartPlan
+from gpulab.launch.guarding import arm
+from gpulab.launch.look import snapshot
+from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
+from gpulab.planning import Limits, plan_launch
+from gpulab.planning.plan import already_up
+
+Confirm = Callable[[Question], bool]
+
+
+def plan(context: Context, request: LaunchRequest) -> LaunchPlan:
+    """
+    Decide what would be tried and what it would cost; reads only.
+
+    Raises:
+        GpulabError: A refusal (see `plan_launch`), or AWS does not answer.
+    """
+    return plan_launch(request, snapshot(context, request), limits=_limits(context))
+
+
+def up(context: Context, request: LaunchRequest, *, confirm: Confirm) -> Iterator[Event]:
+    """
+    Start an instance of a name, or find the one that is up, and wait until JupyterLab answers.
+
+    Args:
+        confirm: Asks the user before money is spent: `StartPlan`, and `BuyOnDemand` when no spot place had one.
+
+    Yields:
+        What happens; the last event is `Ready`, or `Declined`.
+
+    Raises:
+        Refused: By a limit, before any money; or another gpulab is launching the name.
+        GpulabError: Nothing runs, or nobody knows (`Ambiguous`): the same command again settles it.
+    """
+    with context.journal.launching(request.name):
+        found = yield from _launched_or_found(context, request, confirm)
+    if found is None:
+        return
+    instance, is_new = found
+    yield from until_ready(context, instance, is_new=is_new)
+
+
+def _launched_or_found(
+    context: Context, request: LaunchRequest, confirm: Confirm
+) -> Generator[Event, None, tuple[Instance, bool] | None]:
+    resumed = yield from resuming.resume(context, request)
+    if resumed is not None:
+        return (yield from _found(context, resumed)), False
+    seen = snapshot(context, request)
+    existing = already_up(request, seen)
+    if existing is not None:
+        yield AlreadyUp(context.now(), existing)
+        return (yield from _found(context, existing)), False
+    decided = plan_launch(request, seen, limits=_limits(context))
+    yield Planned(context.now(), decided)
+    if not confirm(StartPlan(decided)):
+        yield Declined(context.now())
+        return None
+    instance = yield from Attempts(context, decided, confirm=confirm).run()
+    return instance, True
+
+
+def _found(context: Context, instance: Instance) -> Generator[Event, None, Instance]:
+    """Finish what an interrupted command may have left undone: the scheduled end, and waiting for `running`."""
+    if instance.expires_at is not None:
+        yield from arm(context, instance, instance.expires_at)
+    try:
+        return (yield from until_running(context, instance))
+    except GpulabError as error:
+        hint = error.hint or f"`gpulab up {instance.name}` launches a new one"
+        raise type(error)(error.message, hint=hint, code=error.code) from error
+
+
+def _limits(context: Context) -> Limits:
+    return Limits(duration=timedelta(seconds=int(context.profile.hours_limit * 3600)))

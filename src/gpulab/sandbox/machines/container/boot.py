@@ -28,6 +28,7 @@ from gpulab.sandbox.machines.container.commands import (
 )
 from gpulab.sandbox.machines.container.disks import LoopDevice, Volumes
 from gpulab.sandbox.machines.container.network import Vpc
+from gpulab.sandbox.machines.container.reaper import unmount
 from gpulab.sandbox.machines.container.site import HARDWARE, VOLUME_LIST, volume_lines
 from gpulab.sandbox.machines.metadata import Guest
 
@@ -264,15 +265,19 @@ class ContainerMachine:
         self.cut()
 
     def _kill(self) -> None:
+        """End every process at once, systemd-nspawn and what it is just starting included."""
         process = self._process
         if process is None:
             return
-        first = _first_process(process.pid)
-        if first is not None:
-            _signal(first, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(1)
         process.kill()
+        for _ in range(100):
+            alive = cgroups.members(self._room.bed.name, self._birth.instance_id)
+            if process.poll() is not None and not alive:
+                return
+            for pid in alive:
+                _signal(pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
 
     # Disks.
 
@@ -294,10 +299,7 @@ class ContainerMachine:
     def _unmount(self) -> None:
         for folder in (self._folder / "root", self._folder / "disk"):
             if folder.is_mount():
-                try:
-                    run_tool("umount", folder)
-                except ToolFailed:
-                    run_tool("umount", "--lazy", folder)
+                unmount(folder)
 
     def _open_volumes(self) -> None:
         for disk in self._disks.values():

@@ -36,7 +36,7 @@ def reap(bed: Bed, *, sleep: Callable[[float], None] = time.sleep) -> None:
     """
     _end_processes(bed, sleep)
     for mount in mounts_under(bed.folder):
-        _unmount(mount, sleep)
+        unmount(mount, sleep=sleep)
     with suppress(ToolFailed):
         run_tool("ip", "link", "del", bed.name)
     cgroups.remove(bed.name)
@@ -55,6 +55,17 @@ def mounts_under(folder: Path) -> list[Path]:
     return [point for point in reversed(points) if point.is_relative_to(folder)]
 
 
+def unmount(point: Path, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Unmount, which is refused for some milliseconds after the processes that used the place have ended; then lazily."""
+    for _ in range(100):
+        with suppress(ToolFailed):
+            run_tool("umount", point)
+            return
+        sleep(_PAUSE_SECONDS)
+    with suppress(ToolFailed):
+        run_tool("umount", "--lazy", point)
+
+
 def _end_processes(bed: Bed, sleep: Callable[[float], None]) -> None:
     for _ in range(_PATIENCE):
         alive = {pid for pid in cgroups.members(bed.name) if beds.start_time(pid)}
@@ -70,17 +81,6 @@ def _kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def _unmount(point: Path, sleep: Callable[[float], None]) -> None:
-    """A mount stays busy for some milliseconds after the processes that used it have ended."""
-    for _ in range(40):
-        with suppress(ToolFailed):
-            run_tool("umount", point)
-            return
-        sleep(_PAUSE_SECONDS)
-    with suppress(ToolFailed):
-        run_tool("umount", "--lazy", point)
 
 
 def _unescaped(word: str) -> str:

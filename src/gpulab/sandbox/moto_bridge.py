@@ -15,11 +15,14 @@ from typing import Any
 
 import moto.core.utils as moto_utils
 from moto.core.models import botocore_stubber
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
 from moto.ec2.models.instances import InstanceState, StateReason
 from moto.moto_api._internal import mock_random
+
+from gpulab.sandbox.calls import Refusal
 
 _STATE_CODES = {
     "pending": 0,
@@ -137,6 +140,24 @@ def ingress_of(group: Any) -> Iterator[tuple[str, int, int, str]]:
             yield str(rule.ip_protocol), first, last, str(cidr)
 
 
+def sources_of(group: Any) -> set[str]:
+    """The ids of the groups that a group's rules let in."""
+    rules = [*group.ingress_rules, *group.egress_rules]
+    return {str(rule.source_group["GroupId"]) for rule in rules if rule.source_group.get("GroupId")}
+
+
+def add_gateway(backend: Any) -> None:
+    """Give the default VPC its internet gateway and the route to it."""
+    vpc = backend.get_default_vpc()
+    if vpc is None or any(g.vpc is vpc for g in backend.internet_gateways.values()):
+        return
+    gateway = backend.create_internet_gateway()
+    backend.attach_internet_gateway(gateway.id, vpc.id)
+    for table in backend.route_tables.values():
+        if table.vpc_id == vpc.id:
+            backend.create_route(table.id, "0.0.0.0/0", gateway_id=gateway.id)
+
+
 def public_key(backend: Any, key_name: str) -> str:
     """The OpenSSH line of a key pair; empty when unknown."""
     pair = backend.key_pairs.get(key_name)
@@ -149,8 +170,16 @@ def has_key_pair(backend: Any, key_name: str) -> bool:
 
 
 def template_data(backend: Any, template: Mapping[str, Any]) -> dict[str, Any]:
-    """The data of a launch template version; raises moto's own error when it is unknown."""
-    return dict(backend._get_template_from_args(dict(template)).data)
+    """
+    The data of a launch template version.
+
+    Raises:
+        Refusal: There is no such template or version.
+    """
+    try:
+        return dict(backend._get_template_from_args(dict(template)).data)
+    except EC2ClientError as error:
+        raise Refusal(str(error.code), str(error.message)) from error
 
 
 # -- instances ----------------------------------------------------------------------------------------------------------------
@@ -300,14 +329,26 @@ def has_role(account: str, name: str) -> bool:
     return any(role.name == name for role in iam_backends[account]["aws"].roles.values())
 
 
-def trusted_services(account: str, role_arn: str) -> str | None:
+def trust_policy(account: str, role_arn: str) -> str | None:
     """The trust policy of a role as text; `None` when there is no such role."""
+    role = _role(account, role_arn)
+    return str(role.assume_role_policy_document) if role else None
+
+
+def role_policies(account: str, role_arn: str) -> list[dict[str, Any]] | None:
+    """Every policy of a role, inline and attached; `None` when there is no such role."""
+    role = _role(account, role_arn)
+    if role is None:
+        return None
+    attached = [policy.default_version.document for policy in role.managed_policies.values()]
+    return [json.loads(text) for text in [*role.policies.values(), *attached]]
+
+
+def _role(account: str, role_arn: str) -> Any:
     from moto.iam.models import iam_backends
 
-    for role in iam_backends[account]["aws"].roles.values():
-        if role.arn == role_arn:
-            return str(role.assume_role_policy_document)
-    return None
+    roles = iam_backends[account]["aws"].roles.values()
+    return next((role for role in roles if role.arn == role_arn), None)
 
 
 _SPOT_TRUST = (

@@ -9,14 +9,20 @@ from gpulab.sandbox import (
     births,
     consistency,
     console,
+    cost_explorer,
     credentials,
     describing,
+    fleets,
     images,
     instances,
+    money,
     moto_bridge,
+    price_list,
     prices,
     quotas,
+    schedules,
     spot_requests,
+    vpc,
 )
 from gpulab.sandbox.calls import Answer, Call, Forward, Refusal
 from gpulab.sandbox.faults import is_dry_run
@@ -33,15 +39,27 @@ _TABLE: tuple[tuple[str, Mapping[str, Handler], str], ...] = (
     ("ec2", spot_requests.OPERATIONS, "spot_requests"),
     ("ec2", prices.OPERATIONS, "prices"),
     ("ec2", console.OPERATIONS, "console"),
+    ("ec2", vpc.OPERATIONS, "vpc"),
+    ("ec2", fleets.OPERATIONS, "capacity"),
     ("ssm", images.OPERATIONS, "images"),
     ("service-quotas", quotas.OPERATIONS, "quotas"),
     ("sts", credentials.OPERATIONS, "credentials"),
+    ("billing", money.BILLING, "money"),
+    ("freetier", money.FREE_TIER, "money"),
+    ("ce", cost_explorer.OPERATIONS, "money"),
+    ("pricing", price_list.OPERATIONS, "money"),
+    ("scheduler", schedules.OPERATIONS, ""),
 )
 _HANDLERS: dict[tuple[str, str], tuple[Handler, str]] = {
     (service, operation): (handler, switch)
     for service, handlers, switch in _TABLE
     for operation, handler in handlers.items()
 }
+
+#: They look at ids, dry runs and groups in an order of their own.
+_CHECK_THEMSELVES = frozenset(
+    {*instances.OPERATIONS, *describing.OPERATIONS, *spot_requests.OPERATIONS, "CreateFleet"}
+)
 
 #: Calls after which volumes and addresses may have come, gone or changed.
 _CHANGES_BOOKS = ("Volume", "Address", "Fleet", "Snapshot", "Image")
@@ -55,9 +73,12 @@ def answer(world: World, call: Call, forward: Forward) -> Answer:
         Refusal: A rule says no, or nobody simulates the operation.
     """
     handler, switch = _HANDLERS.get((call.service, call.operation), (None, ""))
+    guarded = _guarded(world, forward)
+    if call.service == "ec2" and call.operation not in _CHECK_THEMSELVES:
+        _before(world, call)
     if handler is not None and (not switch or getattr(world.rules, switch)):
-        return handler(world, call, forward)
-    return _by_moto(world, call, forward)
+        return _after(world, call, handler(world, call, guarded))
+    return _after(world, call, guarded(call))
 
 
 def furnish(world: World, account: str, region: str) -> None:
@@ -65,20 +86,21 @@ def furnish(world: World, account: str, region: str) -> None:
     moto_bridge.follow_clock(world.now)
     if world.rules.images:
         world.images.stock(account, region)
+    if world.rules.vpc:
+        moto_bridge.add_gateway(moto_bridge.ec2(account, region))
     if world.is_ready and not moto_bridge.has_role(account, "AWSServiceRoleForEC2Spot"):
         moto_bridge.create_spot_role(account)
 
 
-def _by_moto(world: World, call: Call, forward: Forward) -> Answer:
-    if call.service == "ec2":
-        _before(world, call)
-    try:
-        found = forward(call)
-    except NotImplementedError:
-        raise Refusal(
-            "NotSimulated", f"The sandbox does not simulate {call.service}:{call.operation}."
-        ) from None
-    return _after(world, call, found) if call.service == "ec2" else found
+def _guarded(world: World, forward: Forward) -> Forward:
+    def to_moto(call: Call) -> Answer:
+        try:
+            return forward(call)
+        except NotImplementedError:
+            what = f"{call.service}:{call.operation}"
+            raise Refusal("NotSimulated", f"The sandbox does not simulate {what}.") from None
+
+    return to_moto
 
 
 def _before(world: World, call: Call) -> None:
@@ -94,7 +116,7 @@ def _before(world: World, call: Call) -> None:
 
 
 def _after(world: World, call: Call, found: Answer) -> Answer:
-    if not found.ok:
+    if not found.ok or call.service != "ec2":
         return found
     consistency.after_create(world, call, found)
     operation = call.operation

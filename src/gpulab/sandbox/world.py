@@ -35,7 +35,7 @@ from gpulab.sandbox.images import Images
 from gpulab.sandbox.instances import SimInstance
 from gpulab.sandbox.launching import zone_in
 from gpulab.sandbox.machines import MachineKind
-from gpulab.sandbox.money import Credit, Money
+from gpulab.sandbox.money import READY_CREDIT_USD, Credit, Money
 from gpulab.sandbox.prices import SpotPrices
 from gpulab.sandbox.quotas import Quotas
 from gpulab.sandbox.rules import Rules
@@ -88,7 +88,9 @@ class World:
         self.credentials = Credentials(self.new_id)
         self.boot_failures = interruptions.BootFailures()
         self.books = Books(self)
-        self.money = Money()
+        self.began_at = self.clock.now()
+        self.money = Money(self._credit("1000000001", READY_CREDIT_USD) if ready else None)
+        self.fleets: dict[str, dict[str, Any]] = {}
         self.instances_by_id: dict[str, SimInstance] = {}
         self.spot_requests: dict[str, SpotRequest] = {}
         self.forward: Forward = _nothing_behind
@@ -294,10 +296,19 @@ class World:
         self.money.plans[account] = plan
 
     def set_credit(
-        self, usd: Decimal | str, *, account: str = DEFAULT_ACCOUNT, **fields: Any
-    ) -> Credit:
-        """Give an account one promotional credit of this many USD, instead of any it had."""
-        return self.money.set_credit(account, Decimal(usd), self.now(), **fields)
+        self,
+        *usd: Decimal | str,
+        account: str = DEFAULT_ACCOUNT,
+        ends_at: datetime | None = None,
+        products: tuple[str, ...] = (),
+    ) -> list[Credit]:
+        """Give an account credits of these amounts in USD, instead of any it had; none at all without an amount."""
+        given = [
+            self._credit(str(1000000001 + n), Decimal(amount), ends_at, products)
+            for n, amount in enumerate(usd)
+        ]
+        self.money.set_credits(account, given)
+        return given
 
     def interrupt(
         self,
@@ -385,6 +396,19 @@ class World:
         """A new id, repeatable with the seed."""
         return prefix + "".join(self._random.choices("0123456789abcdef", k=length))
 
+    def note_refused(
+        self,
+        account: str,
+        region: str,
+        service: str,
+        operation: str,
+        params: Mapping[str, Any],
+        code: str,
+    ) -> None:
+        """Log what AWS itself tried to do for an account and could not."""
+        call = Call("POST", "", {}, b"", service, region, operation, "", account, params)
+        self.calls.begin(call, self.now()).outcome = code
+
     def machine_exited(self, instance_id: str) -> None:
         """A machine is off; called by the machines, from any thread."""
         with self.lock:
@@ -434,6 +458,16 @@ class World:
         self._opened.add((account, region))
         operations.furnish(self, account, region)
         self.books.observe(account, region)
+
+    def _credit(
+        self,
+        id_: str,
+        usd: Decimal,
+        ends_at: datetime | None = None,
+        products: tuple[str, ...] = (),
+    ) -> Credit:
+        began, year = self.began_at - timedelta(days=30), timedelta(days=365)
+        return Credit(id_, usd, began, ends_at or began + year, products)
 
     def _account_of(self, call: Call) -> str:
         if call.account:

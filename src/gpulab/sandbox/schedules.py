@@ -1,0 +1,112 @@
+"""EventBridge Scheduler: schedules fire on the world's clock, with the rights of their role."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from gpulab.sandbox import moto_bridge
+from gpulab.sandbox.calls import Answer, Call, Forward, Refusal
+
+if TYPE_CHECKING:
+    from gpulab.sandbox.world import World
+
+_AT = re.compile(r"at\((\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\)")
+_TARGET = re.compile(r"arn:aws:scheduler:::aws-sdk:([a-z0-9-]+):([A-Za-z]+)")
+
+
+def create_schedule(world: World, call: Call, forward: Forward) -> Answer:
+    """Answer CreateSchedule, and plan what it is to do."""
+    _check_role(call)
+    moment = fires_at(call.params)
+    answer = forward(call)
+    if answer.ok and moment is not None:
+        _plan(world, call, moment)
+    return answer
+
+
+def update_schedule(world: World, call: Call, forward: Forward) -> Answer:
+    """Answer UpdateSchedule; the earlier plan finds nothing to do."""
+    return create_schedule(world, call, forward)
+
+
+def fires_at(schedule: Mapping[str, Any]) -> datetime | None:
+    """When a one-time schedule fires; `None` for one that repeats."""
+    expression = str(schedule.get("ScheduleExpression", ""))
+    found = _AT.fullmatch(expression)
+    if found is None:
+        if re.fullmatch(r"(rate|cron)\(.+\)", expression):
+            return None
+        raise Refusal("ValidationException", f"Invalid Schedule Expression {expression}.")
+    zone = ZoneInfo(schedule.get("ScheduleExpressionTimezone") or "UTC")
+    return datetime.fromisoformat(found[1]).replace(tzinfo=zone).astimezone(UTC)
+
+
+def allows(policies: Sequence[Mapping[str, Any]], action: str) -> bool:
+    """Whether policies allow an action on anything; conditions are not looked at, a Deny counts."""
+    effects = {
+        statement.get("Effect")
+        for policy in policies
+        for statement in _listed(policy.get("Statement", []))
+        if any(
+            fnmatch.fnmatchcase(action.lower(), a.lower())
+            for a in _listed(statement.get("Action", []))
+        )
+    }
+    return "Allow" in effects and "Deny" not in effects
+
+
+def _plan(world: World, call: Call, moment: datetime) -> None:
+    name, group = str(call.params["Name"]), str(call.params.get("GroupName") or "default")
+    expression = str(call.params["ScheduleExpression"])
+    account, region = call.account, call.region
+
+    def fire() -> None:
+        for schedule in moto_bridge.schedules(account, region):
+            if (schedule.name, schedule.group_name or "default") != (name, group):
+                continue
+            if schedule.schedule_expression == expression and schedule.state == "ENABLED":
+                _invoke(world, account, region, schedule.target)
+                if schedule.action_after_completion == "DELETE":
+                    moto_bridge.delete_schedule(account, region, group, name)
+
+    world.at(moment, fire)
+
+
+def _invoke(world: World, account: str, region: str, target: Mapping[str, Any]) -> None:
+    found = _TARGET.fullmatch(str(target.get("Arn", "")))
+    if found is None:
+        return
+    service, operation = found[1], found[2][0].upper() + found[2][1:]
+    policies = moto_bridge.role_policies(account, str(target.get("RoleArn", "")))
+    params = json.loads(target.get("Input") or "{}")
+    if policies is None or not allows(policies, f"{service}:{operation}"):
+        # AWS tells nobody either, unless the schedule has a dead-letter queue.
+        world.note_refused(account, region, service, operation, params, "AccessDenied")
+        return
+    world.act(account, region, service, operation, params)
+
+
+def _check_role(call: Call) -> None:
+    role = str(call.params.get("Target", {}).get("RoleArn", ""))
+    trust = moto_bridge.trust_policy(call.account, role)
+    if trust is None or "scheduler.amazonaws.com" not in trust:
+        raise Refusal(
+            "ValidationException",
+            "The execution role you provide must allow AWS EventBridge Scheduler to assume the role.",
+        )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+OPERATIONS: Mapping[str, Any] = {
+    "CreateSchedule": create_schedule,
+    "UpdateSchedule": update_schedule,
+}

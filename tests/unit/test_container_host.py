@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpulab.sandbox.machines import CannotBoot
-from gpulab.sandbox.machines.container import base, cgroups
+from gpulab.sandbox.machines.container import cgroups, image
 from gpulab.sandbox.machines.container.bed import Bed, _overlaps
 from gpulab.sandbox.machines.container.boot import _numbered
 from gpulab.sandbox.machines.container.indexes import read_settings
@@ -85,7 +85,7 @@ def test_the_base_comes_from_the_hosts_own_sources(tmp_path):
         },
     )
 
-    suite, files = base.suite_and_sources(root)
+    suite, files = image.suite_and_sources(root)
 
     assert (suite, [file.name for file in files]) == ("bookworm", ["sources.list", "a.sources"])
 
@@ -102,7 +102,7 @@ def test_a_host_without_debian_sources_is_told_so(tmp_path, release, sources, wo
     root = a_debian(tmp_path, sources=sources, release=release)
 
     with pytest.raises(CannotBoot, match=words):
-        base.suite_and_sources(root)
+        image.suite_and_sources(root)
 
 
 def test_a_missing_base_names_the_command_that_builds_it(tmp_path):
@@ -112,7 +112,7 @@ def test_a_missing_base_names_the_command_that_builds_it(tmp_path):
     )
 
     with pytest.raises(CannotBoot, match="`gpulab sandbox build`"):
-        base.built({"GPULAB_SANDBOX_CACHE": str(tmp_path / "cache")}, root=root)
+        image.built({"GPULAB_SANDBOX_CACHE": str(tmp_path / "cache")}, root=root)
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def test_a_missing_base_names_the_command_that_builds_it(tmp_path):
 )
 def test_the_cache_is_where_the_user_keeps_caches(environ, folder):
     """Hundreds of megabytes never lie in the repository."""
-    assert base.cache_folder(environ) == Path(folder)
+    assert image.cache_folder(environ) == Path(folder)
 
 
 @pytest.mark.parametrize("folder", ["/srv/a:b", "/srv/my cache", "/srv/a,b"])
 def test_a_cache_that_mounting_would_misread_is_refused(folder):
     """A colon in a path would make two layers of one, far from where the folder was chosen."""
     with pytest.raises(CannotBoot, match=folder):
-        base.cache_folder({"GPULAB_SANDBOX_CACHE": folder})
+        image.cache_folder({"GPULAB_SANDBOX_CACHE": folder})
 
 
 def test_package_settings_of_the_host_reach_a_machine(tmp_path):

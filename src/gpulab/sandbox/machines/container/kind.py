@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO
 
 from gpulab.sandbox.machines import Birth, CannotBoot
-from gpulab.sandbox.machines.container import base
 from gpulab.sandbox.machines.container import bed as beds
+from gpulab.sandbox.machines.container import image
 from gpulab.sandbox.machines.container.bed import Bed
 from gpulab.sandbox.machines.container.boot import ContainerMachine, Room
 from gpulab.sandbox.machines.container.commands import ToolFailed, run_tool
@@ -44,8 +44,8 @@ def open_kind(environ: Mapping[str, str]) -> ContainerKind:
     lack = missing()
     if lack:
         raise CannotBoot(lack)
-    root = base.built(environ)
-    cache = base.cache_folder(environ)
+    root = image.built(environ)
+    cache = image.cache_folder(environ)
     try:
         bed, lock = beds.claim(cache, reap=reap, routes=_routes)
     except (beds.BedTaken, NotClean, ToolFailed) as error:

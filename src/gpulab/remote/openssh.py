@@ -92,7 +92,8 @@ class OpenSshProcess:
     def wait(self) -> Ended:
         """Wait for ssh to end."""
         exit_code = self._popen.wait()
-        self._drain.join()
+        # A proxy command inherits stderr and may outlive ssh.
+        self._drain.join(timeout=1)
         for pipe in (self._popen.stdin, self._popen.stdout):
             with contextlib.suppress(OSError):
                 cast("IO[bytes]", pipe).close()
@@ -131,6 +132,6 @@ def _log_file() -> Path:
 
 
 def _keep_tail(pipe: IO[bytes], tail: deque[bytes]) -> None:
-    with pipe:
+    with contextlib.suppress(OSError), pipe:
         while chunk := os.read(pipe.fileno(), _CHUNK):
             tail.append(chunk)

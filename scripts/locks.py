@@ -46,9 +46,7 @@ def main() -> int:
 def _renew(folder: Path, *, write: bool, keep: bool) -> bool:
     wanted = tomllib.loads((folder / "environment.toml").read_text())
     changed = False
-    for variant in ("cpu", "gpu", "uv"):
-        if variant not in wanted:
-            continue
+    for variant in (key for key, value in wanted.items() if isinstance(value, dict)):
         path = folder / f"{variant}.lock"
         old = parse_lock(path.read_text(), source=str(path)) if path.exists() else Lock(())
         new = _lock(folder, wanted[variant], keep=old if keep else None)
@@ -84,46 +82,52 @@ def _lock(folder: Path, wanted: dict[str, Any], *, keep: Lock | None) -> Lock:
         (python, platform) for platform in wanted["platforms"] for python in wanted["pythons"]
     ]
     pins: dict[str, Pin] = {p.name: p for p in keep.pins} if keep else {}
+    extra: set[str] = set()
+    while True:
+        resolved = []
+        for python, platform in targets:
+            packages = _resolve(folder, wanted, (python, platform), pins, extra)
+            for package in packages:
+                pins.setdefault(package["name"], Pin(package["name"], package["version"], ()))
+            resolved.append(packages)
+        everywhere = {package["name"] for packages in resolved for package in packages}
+        if all({package["name"] for package in packages} == everywhere for packages in resolved):
+            break
+        extra = everywhere  # what one target needs is installed on all, so that one list of names serves them
     files: dict[str, set[str]] = {}
-    download = 0
-    for python, platform in targets:
-        packages = _resolve(folder / wanted["requirements"], python, platform, pins)
-        for package in packages:
-            name = package["name"]
-            if name not in pins:
-                if files and (python, platform) != targets[0]:
-                    raise SystemExit(
-                        f"{folder.name}: {name} is needed on {platform} Python {python} alone; ask for it everywhere"
-                    )
-                pins[name] = Pin(name, package["version"], ())
-            files.setdefault(name, set()).update(w["hashes"]["sha256"] for w in package["wheels"])
-        download = download or sum(max(w["size"] for w in p["wheels"]) for p in packages)
+    for package in (package for packages in resolved for package in packages):
+        files.setdefault(package["name"], set()).update(
+            w["hashes"]["sha256"] for w in package["wheels"]
+        )
+    download = sum(max(w["size"] for w in package["wheels"]) for package in resolved[0])
     locked = tuple(sorted(replace(pins[name], hashes=tuple(sorted(files[name]))) for name in files))
     return Lock(locked, datetime.now(UTC).date(), round(download / 2**20))
 
 
 def _resolve(
-    requirements: Path, python: str, platform: str, pins: dict[str, Pin]
+    folder: Path,
+    wanted: dict[str, Any],
+    target: tuple[str, str],
+    pins: dict[str, Pin],
+    extra: set[str],
 ) -> list[dict[str, Any]]:
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     if uv is None:
         raise SystemExit("uv is not installed: `pip install uv`")
     with tempfile.TemporaryDirectory() as scratch:
         constraints, out = Path(scratch, "constraints.txt"), Path(scratch, "pylock.out.toml")
+        also = Path(scratch, "also.in")
+        also.write_text("".join(f"{name}\n" for name in sorted(extra)))
         constraints.write_text("".join(f"{p.name}=={p.version}\n" for p in pins.values()))
         subprocess.run(
             [
                 uv,
                 *_COMPILE.split(),
-                "--python-version",
-                python,
-                "--python-platform",
-                platform,
-                "--constraints",
-                constraints,
-                "--output-file",
-                out,
-                requirements,
+                *("--python-version", target[0], "--python-platform", target[1]),
+                *("--constraints", constraints, "--output-file", out),
+                *(("--overrides", folder / wanted["overrides"]) if "overrides" in wanted else ()),
+                folder / wanted["requirements"],
+                also,
             ],
             check=True,
         )

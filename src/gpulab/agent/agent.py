@@ -10,17 +10,24 @@ file; the files it reads and writes are in ARCHITECTURE.md. `--root DIR` puts ev
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import fnmatch
 import hashlib
+import hmac
+import http.client
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,7 +156,7 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         raise
 
 
-# --- a little HTTP: http.client would load ssl, and with it a third of the agent's memory -------------------------
+# --- HTTP ---------------------------------------------------------------------------------------------------------
 
 
 def fetch(
@@ -157,60 +164,32 @@ def fetch(
     path: str,
     *,
     method: str = "GET",
-    headers: dict[str, str] | None = None,
     timeout_s: float = 1.0,
-) -> tuple[int, dict[str, str], bytes]:
+    **headers: str,
+) -> tuple[int, Any, bytes]:
     """
     Make one plain HTTP request.
 
+    Args:
+        headers: With underscores where the name has dashes.
+
     Returns:
-        Status, headers with lower-case names, body (at most 4 MiB).
+        Status, headers, body (at most 4 MiB).
 
     Raises:
         OSError: No answer, or not an HTTP answer.
     """
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {address[0]}:{address[1]}", "Connection: close"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-    if method != "GET":
-        lines.append("Content-Length: 0")
-    with socket.create_connection(address, timeout_s) as connection:
-        connection.sendall("\r\n".join([*lines, "", ""]).encode())
-        answer = _drain(connection, time.monotonic() + 4 * timeout_s)
-    head, _, body = answer.partition(b"\r\n\r\n")
-    first, *rest = head.decode("latin-1").split("\r\n")
-    words = first.split(" ")
-    if len(words) < 2 or not words[1].isdigit():
-        raise OSError(f"not an HTTP answer: {first[:60]!r}")
-    pairs = (line.partition(":") for line in rest)
-    fields = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    if "chunked" in fields.get("transfer-encoding", ""):
-        body = _unchunked(body)
-    return int(words[1]), fields, body
-
-
-def _drain(connection: socket.socket, until: float) -> bytes:
-    parts, size = [], 0
-    while size < 2**22:
-        part = connection.recv(65536)
-        if not part:
-            break
-        if time.monotonic() > until:
-            raise TimeoutError("the answer does not end")
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
-
-
-def _unchunked(body: bytes) -> bytes:
-    parts = []
-    while body:
-        size, _, body = body.partition(b"\r\n")
-        length = int(size.split(b";")[0] or b"0", 16)
-        if not length:
-            break
-        parts.append(body[:length])
-        body = body[length + 2 :]
-    return b"".join(parts)
+    connection = http.client.HTTPConnection(*address, timeout=timeout_s)
+    try:
+        connection.request(
+            method, path, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        )
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read(2**22)
+    except http.client.HTTPException as error:
+        raise OSError(f"not an HTTP answer: {error}") from error
+    finally:
+        connection.close()
 
 
 class Metadata:
@@ -240,25 +219,28 @@ class Metadata:
 
     def _get(self, path: str) -> tuple[int, bytes]:
         if not self.token:
-            lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
-            status, fields, token = fetch(
-                self.address, "/latest/api/token", method="PUT", headers=lifetime
+            status, headers, token = fetch(
+                self.address,
+                "/latest/api/token",
+                method="PUT",
+                X_aws_ec2_metadata_token_ttl_seconds="21600",  # noqa: S106 - six hours
             )
             if status != 200:
                 return status, b""
             self.token = token.decode("ascii", "replace").strip()
-            self._compare_clocks(fields)
-        asked = {"X-aws-ec2-metadata-token": self.token}
-        status, fields, body = fetch(self.address, f"/latest/{path}", headers=asked)
-        self._compare_clocks(fields)
+            self._compare_clocks(headers)
+        status, headers, body = fetch(
+            self.address, f"/latest/{path}", X_aws_ec2_metadata_token=self.token
+        )
+        self._compare_clocks(headers)
         return status, body
 
-    def _compare_clocks(self, fields: dict[str, str]) -> None:
+    def _compare_clocks(self, headers: Any) -> None:
         # The answer's Date has whole seconds; smaller differences are not a wrong clock.
         try:
-            moment = fields["date"].replace("GMT", "+0000")
+            moment = (headers["date"] or "").replace("GMT", "+0000")
             theirs = datetime.strptime(moment, "%a, %d %b %Y %H:%M:%S %z").timestamp()
-        except (KeyError, ValueError):
+        except ValueError:
             return
         skew = theirs - time.time()
         self.skew_s = skew if abs(skew) > 30 else 0.0
@@ -377,20 +359,21 @@ def arm(here: Here, metadata: Metadata) -> str:
         What was armed, in words.
     """
     if not read_json(here.path("var/lib/gpulab/limits.json")).get("born"):
-        metadata.get(
-            "meta-data/instance-id"
-        )  # compares the clocks before the first moment is written down
-        change_limits(here, born=metadata.now())
+        instance = metadata.get("meta-data/instance-id") or b""  # compares the clocks as well
+        change_limits(here, born=metadata.now(), instance=instance.decode("ascii", "replace"))
     reason, end = read_limits(here).end
     left = max(0.0, end - metadata.now())
     after = max(1, round(left) + BACKSTOP_GRACE_S)
-    if has_systemd(here):
-        _arm_systemd(after)
-    else:
-        _arm_watchdog(here, after)
-    write_json(
-        here.path("run/gpulab/armed.json"), {"end": end, "monotonic": time.monotonic() + left}
-    )
+    armed = here.path("run/gpulab/armed.json")
+    armed.parent.mkdir(parents=True, exist_ok=True)
+    # One at a time: two that arm at once would each take the other's timer away.
+    with armed.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if has_systemd(here):
+            _arm_systemd(after)
+        else:
+            _arm_watchdog(here, after)
+        write_json(armed, {"end": end, "monotonic": time.monotonic() + left})
     return f"{reason} {iso(end)}"
 
 
@@ -440,10 +423,12 @@ def _poweroff(here: Here) -> Path:
     return here.path("usr/local/sbin/poweroff")
 
 
-def power_off(here: Here, reason: str) -> None:
+def power_off(here: Here, reason: str, *, is_late: bool = False) -> None:
     """Power this machine off; asked again by the watcher until it is off."""
     here.log(f"power off: {reason}")
     argv = ["systemctl", "poweroff"] if has_systemd(here) else [str(_poweroff(here))]
+    if is_late and has_systemd(here):
+        argv += ["--force", "--force"]
     try:
         subprocess.run(argv, stdin=subprocess.DEVNULL, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -523,7 +508,8 @@ class Setup:
     def _ssh(self) -> str:
         if not has_systemd(self.here):
             return "the machine's own"
-        run(self.here, ["sshd", "-t"] if shutil.which("sshd") else ["/usr/sbin/sshd", "-t"])
+        Path("/run/sshd").mkdir(exist_ok=True)  # a socket-activated sshd makes it later
+        run(self.here, ["/usr/sbin/sshd", "-t"])
         subprocess.run(["systemctl", "reload", "--no-block", "ssh"], check=False)
         return "keys only, no root"
 
@@ -531,13 +517,18 @@ class Setup:
         work = self.here.work
         work.mkdir(parents=True, exist_ok=True)
         self.here.give(work)
-        return str(work)
+        if self.here.path("var/lib/gpulab/kept.json").exists():
+            return "the work is here"
+        if self.here.spec["keep"] is None:
+            return "the work is brought over ssh"
+        root = ["--root", self.here.root] if self.here.root else []
+        return run(self.here, [sys.executable, __file__, *root, "restore"]).strip()
 
     def _jupyter(self) -> str:
         environment = self.here.spec["environment"]
         installed = install(self.here, "server", environment["server"])
         _settings(self.here)
-        if not (self.here.path("opt/gpulab/kernel/.gpulab-lock")).exists():
+        if not (venv(self.here, "kernel") / ".gpulab-lock").exists():
             waiting = " (environment is being installed)" if environment["kernel"] else ""
             register_kernel(self.here, venv(self.here, "server"), f"Python 3{waiting}")
         start_jupyter(self.here)
@@ -561,8 +552,8 @@ class Setup:
 
 def warm(here: Here, gpus: str) -> str:
     """Import TensorFlow once, so that the student's first import finds its files in memory; say what it sees."""
-    kernel = here.spec["environment"]["kernel"] or {"pins": []}
-    if not any(pin.startswith("tensorflow") for pin in kernel["pins"]):
+    kernel = here.spec["environment"]["kernel"] or {"pins": ""}
+    if not any(pin.startswith("tensorflow") for pin in _pins(kernel)):
         return gpus
     code = (
         "import tensorflow as t; print(t.__version__, len(t.config.list_physical_devices('GPU')))"
@@ -580,8 +571,11 @@ def warm(here: Here, gpus: str) -> str:
 
 
 def venv(here: Here, name: str) -> Path:
-    """Where the environment `server` or `kernel` is."""
-    return here.path(f"opt/gpulab/{name}")
+    """Where the environment `server` or `kernel` is; a kernel that is not in the image goes to the fast local disk."""
+    own, disk = here.path(f"opt/gpulab/{name}"), here.path("opt/dlami/nvme")
+    if name == "kernel" and not (own / ".gpulab-lock").exists() and disk.is_mount():
+        return disk / "gpulab/kernel"
+    return own
 
 
 _COMPILE = (
@@ -601,15 +595,15 @@ def install(here: Here, name: str, lock: dict[str, Any]) -> str:
         Problem: No Python, no index, or the index offers other files than were locked.
     """
     place, marker = venv(here, name), venv(here, name) / ".gpulab-lock"
-    packages = len(lock["pins"])
+    packages = len(_pins(lock))
     if marker.exists() and marker.read_text() == lock["sha256"]:
         return f"{packages} packages were already there"
-    uv, env = find_uv(here), _uv_environment(here)
+    uv, env = find_uv(here), _uv_environment(here, place.parent / "cache")
     asked = here.spec["environment"]["python"]
     run(here, [uv, "venv", "--quiet", "--clear", "--python", asked, str(place)], env=env)
     python = str(place / "bin/python")
     pins = place / "pins.txt"
-    pins.write_text("".join(f"{pin.split()[0]}\n" for pin in lock["pins"]))
+    pins.write_text("".join(f"{pin.split()[0]}\n" for pin in _pins(lock)))
     offered = run(
         here,
         [uv, *_COMPILE.split(), "--python", python, str(pins)],
@@ -624,6 +618,10 @@ def install(here: Here, name: str, lock: dict[str, Any]) -> str:
     )
     marker.write_text(lock["sha256"])
     return f"{packages} packages"
+
+
+def _pins(lock: dict[str, Any]) -> list[str]:
+    return str(lock["pins"]).split(";")
 
 
 def expand(lock: dict[str, Any], offered: str) -> str:
@@ -646,12 +644,12 @@ def expand(lock: dict[str, Any], offered: str) -> str:
         if "==" in entry
     }
     chosen: list[tuple[str, str]] = []
-    for pin in lock["pins"]:
+    for pin in _pins(lock):
         name, *prefixes = pin.split()
         chosen += [(name, h) for h in hashes.get(name, []) if h.startswith(tuple(prefixes))]
     lines = "\n".join(sorted(f"{name} sha256:{h}" for name, h in chosen))
     if hashlib.sha256(lines.encode()).hexdigest() != lock["sha256"]:
-        missing = [pin.split()[0] for pin in lock["pins"] if pin.split()[0] not in dict(chosen)]
+        missing = [pin.split()[0] for pin in _pins(lock) if pin.split()[0] not in dict(chosen)]
         raise Problem(
             f"the package index does not offer the locked files ({', '.join(missing[:5]) or 'other hashes'})\n"
             "Renew the lock with `gpulab env lock`, or use an index that has these versions"
@@ -688,7 +686,7 @@ def find_uv(here: Here) -> str:
     run(
         here,
         [*_pip(here), *_PIP_INSTALL.split(), "--target", str(place), "-r", str(asked)],
-        env=_uv_environment(here),
+        env=_uv_environment(here, place),
     )
     return str(own)
 
@@ -716,7 +714,7 @@ def _pip(here: Here) -> list[str]:
     return pip
 
 
-def _uv_environment(here: Here) -> dict[str, str]:
+def _uv_environment(here: Here, cache: Path) -> dict[str, str]:
     # What the image says in uv.toml wins; otherwise the cache lies beside the environments, so that uv links
     # instead of copying. The system's certificates are used: an institution's proxy signs with its own.
     env = {
@@ -728,7 +726,7 @@ def _uv_environment(here: Here) -> dict[str, str]:
     }
     env.pop("VIRTUAL_ENV", None)
     if not here.root and not Path("/etc/uv/uv.toml").exists():
-        env.setdefault("UV_CACHE_DIR", "/opt/gpulab/cache")
+        env.setdefault("UV_CACHE_DIR", str(cache))
     return env
 
 
@@ -743,6 +741,8 @@ _LAB_SETTINGS = {
 
 def _settings(here: Here) -> None:
     write_json(venv(here, "server") / "share/jupyter/lab/settings/overrides.json", _LAB_SETTINGS)
+    write_json(_notice_folder(here) / "package.json", _NOTICE_PACKAGE)
+    write_file(_notice_folder(here) / "static/remoteEntry.js", _NOTICE_JS.encode())
 
 
 def register_kernel(here: Here, environment: Path, title: str) -> None:
@@ -788,7 +788,10 @@ def start_jupyter(here: Here) -> None:
     until = time.monotonic() + 120
     while not jupyter_answers(here):
         if time.monotonic() > until:
-            raise Problem("JupyterLab does not answer\nSee `gpulab logs`")
+            said = here.path("var/log/gpulab/agent.log").read_text(errors="replace").splitlines()
+            raise Problem(
+                "\n".join(["JupyterLab does not answer", *said[-8:], "See `gpulab logs`"])
+            )
         time.sleep(0.2)
 
 
@@ -915,114 +918,1157 @@ def compose_status(here: Here, *, now: float, live: dict[str, Any] | None = None
         "deadline": iso(limits.deadline),
         "idle_minutes": limits.idle_minutes,
         "idle_since": known.get("idle_since"),
-        "spent_usd": f"{max(0.0, now - limits.born) / 3600 * limits.usd_per_hour:.4f}",
+        "spent_usd": spent_usd(limits, now),
         "budget_usd": here.spec.get("budget_usd"),
         "gpu": known.get("gpu", []),
-        "jupyter": {"port": here.port, "ready": jupyter_answers(here)},
+        "jupyter": {"port": here.spec["jupyter_port"], "ready": jupyter_answers(here)},
         "saved_at": known.get("saved_at"),
+        "keep": known.get("keep"),
         "notice": known.get("notice"),
         "ending": known.get("ending"),
     }
+
+
+# --- the work: what there is --------------------------------------------------------------------------------------
+
+EXCLUDED = (
+    "__pycache__",
+    ".gpulab-*",
+    ".cache",
+    ".Trash-*",
+    ".virtual_documents",
+    "lost+found",
+    "node_modules",
+)
+LARGEST_BYTES = 20 * 2**30
+# A file whose time stamp is this young may change again within the same tick of the file system's clock.
+RACY_NS = 2_000_000_000
+
+
+class Scan(NamedTuple):
+    """
+    What a walk through the work found, without reading any file.
+
+    Attributes:
+        files: Path from the work directory to its `lstat`; names that are not UTF-8 hold surrogates.
+        folders: Empty folders, each with a slash at its end.
+        skipped: What is not kept: `{"path", "reason"}`.
+    """
+
+    files: dict[str, os.stat_result]
+    folders: dict[str, os.stat_result]
+    skipped: list[dict[str, str]]
+
+    def fingerprint(self) -> int:
+        """A number that changes when any file does."""
+        return hash(tuple((p, s.st_size, s.st_mtime_ns, s.st_mode) for p, s in self.files.items()))
+
+
+def scan(work: Path) -> Scan:
+    """Walk through the work; what cannot be read is listed, never left out silently."""
+    found = Scan({}, {}, [])
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(work / folder) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            found.skipped.append({"path": folder, "reason": error.strerror or "unreadable"})
+            continue
+        if folder and not entries:
+            found.folders[f"{folder}/"] = (work / folder).stat()
+        for entry in entries:
+            _sort_in(found, folders, f"{folder}/{entry.name}".lstrip("/"), entry)
+    return found
+
+
+def _sort_in(found: Scan, folders: list[str], path: str, entry: os.DirEntry[str]) -> None:
+    try:
+        known = entry.stat(follow_symlinks=False)
+    except OSError:
+        return  # it went away while we looked
+    if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in EXCLUDED):
+        found.skipped.append({"path": path, "reason": "excluded"})
+    elif stat.S_ISDIR(known.st_mode):
+        folders.append(path)
+    elif not (stat.S_ISREG(known.st_mode) or stat.S_ISLNK(known.st_mode)):
+        found.skipped.append({"path": path, "reason": "not a file"})
+    elif known.st_size > LARGEST_BYTES:
+        found.skipped.append({"path": path, "reason": f"over {LARGEST_BYTES >> 30} GiB"})
+    else:
+        found.files[path] = known
+
+
+# --- S3 -----------------------------------------------------------------------------------------------------------
+
+
+def signed(
+    keep: dict[str, str], key: dict[str, str], at: float, request: tuple[str, str, str, str]
+) -> dict[str, str]:
+    """
+    Give the headers that sign a request to S3.
+
+    Args:
+        key: As the metadata service gives it: `AccessKeyId`, `SecretAccessKey`, `Token`.
+        at: Seconds since 1970; S3 refuses a request that is 15 minutes off.
+        request: Method, quoted path, sorted query, sha256 of the body.
+
+    Source:
+        https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+    """
+    moment = datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
+    scope = f"{moment[:8]}/{keep['region']}/s3/aws4_request"
+    headers = {
+        "host": keep["endpoint"].partition("://")[2].rstrip("/"),
+        "x-amz-content-sha256": request[3],
+        "x-amz-date": moment,
+        "x-amz-security-token": key["Token"],
+    }
+    names = ";".join(headers)
+    lines = [f"{name}:{value}" for name, value in headers.items()]
+    canonical = "\n".join([*request[:3], *lines, "", names, request[3]])
+    text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    secret = f"AWS4{key['SecretAccessKey']}".encode()
+    for word in [*scope.split("/"), text]:
+        secret = hmac.digest(secret, word.encode(), "sha256")
+    who = f"Credential={key['AccessKeyId']}/{scope},SignedHeaders={names},Signature={secret.hex()}"
+    return {**headers, "Authorization": f"AWS4-HMAC-SHA256 {who}"}
+
+
+def role_key(metadata: Metadata) -> dict[str, str]:
+    """
+    Give the key of the instance's role.
+
+    Raises:
+        Problem: It has none.
+    """
+    place = "meta-data/iam/security-credentials/"
+    role = (metadata.get(place) or b"").decode().split("\n")[0]
+    said = metadata.get(place + role) if role else None
+    if not said:
+        raise Problem("this instance has no role, so it cannot reach S3")
+    return dict(json.loads(said))
+
+
+def connect(endpoint: str) -> http.client.HTTPConnection:
+    """Connect to S3."""
+    scheme, _, host = endpoint.rstrip("/").partition("://")
+    kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+    return kind(host, timeout=30)
+
+
+def s3_path(keep: dict[str, str], key: str) -> str:
+    """Give the path of an object, as S3 wants it quoted."""
+    return "/" + urllib.parse.quote(f"{keep['bucket']}/{key}", safe="/-_.~")
+
+
+# --- the whole agent ----------------------------------------------------------------------------------------------
+
+# User data has 16 KB. What follows the line `keeping the work` below does not travel in it: it lies, as the whole of this
+# file, in the bucket that the work is kept in, under a key and hash that the specification names.
+KEEPING: dict[str, Callable[[Here, Metadata], int]] = {}
+
+
+def keeping(word: str) -> Callable[[Here, Metadata], int]:
+    """Find what does `save`, `restore` or `manifest`: here, or in the whole agent."""
+    return KEEPING.get(word) or (lambda here, metadata: become_whole(here, metadata, word))
+
+
+def become_whole(here: Here, metadata: Metadata, word: str) -> int:
+    """
+    Replace this process by the whole agent, fetched once.
+
+    Raises:
+        Problem: The bucket does not have it, or it has another hash.
+    """
+    keep = here.spec["keep"]
+    if keep is None:
+        os.sync()
+        print("{}")  # the laptop fetches the work over ssh
+        return 0
+    place = here.path(f"opt/gpulab/agent-{keep['agent'][:16]}.py")
+    if not place.exists():
+        path, nothing = (
+            s3_path(keep, f"{keep['prefix']}agent-{keep['agent'][:16]}.py"),
+            hashlib.sha256().hexdigest(),
+        )
+        connection = connect(keep["endpoint"])
+        request = ("GET", path, "", nothing)
+        connection.request(
+            "GET", path, headers=signed(keep, role_key(metadata), metadata.now(), request)
+        )
+        source = connection.getresponse().read()
+        if hashlib.sha256(source).hexdigest() != keep["agent"]:
+            raise Problem(f"{path} in the bucket is not the agent of this launch")
+        write_file(place, source, mode=0o755)
+    root = ["--root", here.root] if here.root else []
+    return subprocess.run([sys.executable, str(place), *root, word], check=False).returncode
+
+
+# --- is anyone there? ---------------------------------------------------------------------------------------------
+
+GPU_FLOOR_PERCENT = 5
+NETWORK_FLOOR_BYTES_PER_S = 200_000
+
+
+class Sample(NamedTuple):
+    """
+    What the machine does at one moment.
+
+    Attributes:
+        now: Seconds since 1970.
+        cpu_cores: Cores busy since the sample before; `None` where nothing counts them (a sandbox without a boot).
+        cores: Cores there are.
+        gpu_percent: Of the busiest GPU.
+        network_bytes_per_s: Received since the sample before.
+        kernels: Kernel id to its state and its last activity, as JupyterLab says.
+        input_at: Latest key pressed in a terminal or limit moved by hand; 0 for never.
+        saved_at: Latest change of a notebook or script; 0 for never.
+        is_setting_up: Whether the phases are still running.
+    """
+
+    now: float
+    cpu_cores: float | None
+    cores: int
+    gpu_percent: int
+    network_bytes_per_s: float
+    kernels: dict[str, tuple[str, float]]
+    input_at: float
+    saved_at: float
+    is_setting_up: bool
+
+
+class Idle:
+    """
+    Since when nobody and nothing works here.
+
+    Work is a GPU or CPU that burns, a cell that was started, a key pressed in a terminal, a notebook that was saved.
+    Never work: an open tunnel, tab or terminal; a kernel that is busy but burns nothing; a kernel stuck in `starting`;
+    what JupyterLab calls its last activity, which an open tab keeps fresh.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.since = now
+        self.states: dict[str, str] = {}
+
+    def look(self, sample: Sample) -> float:
+        """Take a sample into account; returns since when it is idle, seconds since 1970."""
+        # A file from the future, out of an archive or a wrong clock, is no sign of life for ever.
+        signs = [at for at in self._signs(sample) if at <= sample.now + 60]
+        self.since = min(max([self.since, *signs]), sample.now)
+        self.states = {name: state for name, (state, _) in sample.kernels.items()}
+        return self.since
+
+    def _signs(self, sample: Sample) -> Iterator[float]:
+        busy = [name for name, (state, _) in sample.kernels.items() if state == "busy"]
+        # A tenth of the machine, but at most half a core: one silent core of 48 is a training.
+        cpu = (0.5 if busy else 0.0) if sample.cpu_cores is None else sample.cpu_cores
+        burns = cpu >= min(0.1 * sample.cores, 0.5) or sample.gpu_percent >= GPU_FLOOR_PERCENT
+        loads = bool(busy) and sample.network_bytes_per_s >= NETWORK_FLOOR_BYTES_PER_S
+        if burns or loads or sample.is_setting_up:
+            yield sample.now
+        if any(self.states.get(name) != "busy" for name in busy):
+            yield sample.now  # a cell was started
+        yield sample.input_at
+        if not busy:
+            yield sample.saved_at  # with a busy kernel it may be the tab that saves what a flat cell prints
+            yield from (at for state, at in sample.kernels.values() if state == "idle")
+
+
+def _phase_states(here: Here, *, within_s: float = 1e12) -> list[str]:
+    """The states of the phases in order; none when they were last written longer ago (the setup is dead)."""
+    path = here.path("run/gpulab/phases.json")
+    phases = read_json(path).get("phases", [])
+    is_fresh = bool(phases) and time.time() - path.stat().st_mtime < within_s
+    return [phase["state"] for phase in phases] if is_fresh else []
+
+
+class Sampler:
+    """Reads what `Idle` decides by."""
+
+    def __init__(self, here: Here) -> None:
+        self.here = here
+        self.before = (time.monotonic(), self._cpu_seconds(), self._received())
+
+    def sample(self, now: float, *, gpu_percent: int, saved_at: float) -> Sample:
+        """Look now, and compare the counters with the sample before."""
+        at, cpu, received = time.monotonic(), self._cpu_seconds(), self._received()
+        span = max(0.1, at - self.before[0])
+        taken = Sample(
+            now=now,
+            cpu_cores=None if cpu is None else max(0.0, cpu - (self.before[1] or cpu)) / span,
+            cores=os.cpu_count() or 1,
+            gpu_percent=gpu_percent,
+            network_bytes_per_s=max(0.0, received - self.before[2]) / span,
+            kernels=self._kernels(),
+            input_at=self._input_at(),
+            saved_at=saved_at,
+            is_setting_up=_phase_states(self.here, within_s=45 * 60).count("running") > 0,
+        )
+        self.before = (at, cpu, received)
+        return taken
+
+    def _cpu_seconds(self) -> float | None:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # In a container /proc/stat is the whole host's; its cgroup is its own.
+            own = self.here.path("sys/fs/cgroup/cpu.stat").read_text()
+            return int(own.split()[1]) / 1e6
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            ticks = [
+                int(field)
+                for field in self.here.path("proc/stat").read_text().split("\n")[0].split()[1:9]
+            ]
+            return (sum(ticks) - ticks[3] - ticks[4]) / 100
+        return None
+
+    def _received(self) -> int:
+        try:
+            lines = self.here.path("proc/net/dev").read_text().splitlines()[2:]
+        except OSError:
+            return 0
+        pairs = (line.split(":") for line in lines if ":" in line)
+        return sum(int(rest.split()[0]) for name, rest in pairs if name.strip() != "lo")
+
+    def _kernels(self) -> dict[str, tuple[str, float]]:
+        try:
+            # Without no_track_activity our own question would count as activity.
+            token = self.here.path("run/gpulab/token").read_text()
+            status, _, body = fetch(
+                ("127.0.0.1", self.here.port),
+                "/api/kernels?no_track_activity=1",
+                timeout_s=5,
+                Authorization=f"token {token}",
+            )
+            kernels = json.loads(body) if status == 200 else []
+            return {
+                kernel["id"]: (
+                    kernel["execution_state"],
+                    seconds_of(re.sub(r"\.\d+", "", kernel["last_activity"])),
+                )
+                for kernel in kernels
+            }
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _input_at(self) -> float:
+        # The access time of a terminal moves when a key is read from it, not when something is printed to it.
+        latest = 0.0
+        for place in [
+            *self.here.path("dev/pts").glob("[0-9]*"),
+            self.here.path("var/lib/gpulab/limits.json"),
+        ]:
+            with contextlib.suppress(OSError):
+                known = place.stat()
+                latest = max(latest, known.st_mtime if place.suffix else known.st_atime)
+        return latest
+
+
+# --- telling people -----------------------------------------------------------------------------------------------
+
+# A JupyterLab extension without a build: it asks for a file beside itself and shows what it says. A static file is no
+# activity to JupyterLab, and `apputils:notify` is its own command, so nothing of it has to be bundled.
+_NOTICE_JS = """(()=>{let seen="";const at=document.currentScript.src.replace(/remoteEntry.*/,"notice.json");
+const plugin={id:"gpulab-notice:plugin",autoStart:true,activate:app=>{const look=()=>fetch(at+"?"+Date.now(),{cache:"no-store"})
+.then(r=>r.ok?r.json():null).then(n=>{if(n&&n.id!==seen){seen=n.id;if(n.text)app.commands.execute("apputils:notify",
+{message:n.text,type:n.type,options:{autoClose:false}})}}).catch(()=>{});look();setInterval(look,5000)}};
+(window._JUPYTERLAB=window._JUPYTERLAB||{})["gpulab-notice"]={init:()=>{},get:()=>Promise.resolve(()=>({__esModule:true,default:plugin}))}})()
+"""
+_NOTICE_PACKAGE = {
+    "name": "gpulab-notice",
+    "version": "1.0.0",
+    "jupyterlab": {
+        "extension": True,
+        "_build": {"load": "static/remoteEntry.js", "extension": "./extension"},
+    },
+}
+
+
+def _notice_folder(here: Here) -> Path:
+    return venv(here, "server") / "share/jupyter/labextensions/gpulab-notice"
+
+
+def tell(here: Here, text: str, *, kind: str = "warning") -> None:
+    """Say something in every terminal and in JupyterLab; an empty text takes the last one back."""
+    here.log(f"told: {text}" if text else "notice taken back")
+    with contextlib.suppress(OSError):
+        folder = _notice_folder(here) / "static"
+        if folder.exists():
+            write_json(folder / "notice.json", {"id": str(time.time()), "text": text, "type": kind})
+    for wall in (here.path("usr/bin/wall"), here.path("usr/local/sbin/wall")):
+        if text and wall.exists():
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                subprocess.run(
+                    [str(wall), f"gpulab: {text}"],
+                    stdin=subprocess.DEVNULL,
+                    timeout=10,
+                    check=False,
+                )
+
+
+def fact(here: Here, kind: str, at: str | None, **details: Any) -> None:
+    """Write a fact for the ledger beside the work; a full disk never stops the agent."""
+    with contextlib.suppress(OSError):
+        subject = read_json(here.path("var/lib/gpulab/limits.json")).get("instance") or "unknown"
+        path = here.work / f".gpulab/ledger/{subject}.jsonl"
+        for folder in (path.parent.parent, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            here.give(folder)
+        words = {key: str(value) for key, value in details.items()}
+        line = {"kind": kind, "subject": subject, "at": at, "source": "agent", "details": words}
+        with path.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+        here.give(path)
 
 
 # --- watching -----------------------------------------------------------------------------------------------------
 
 
 class Watch:
-    """The daemon: looks every five seconds, warns, saves, ends."""
+    """
+    The daemon: looks every five seconds, warns, saves, ends.
+
+    `step` is given the time, so that hours of a life can be played in a test.
+    """
 
     def __init__(self, here: Here, metadata: Metadata) -> None:
         self.here = here
         self.metadata = metadata
-        self.live: dict[str, Any] = {}
+        now = metadata.now()
+        self.idle = Idle(now)
+        self.sampler = Sampler(here)
+        self.live: dict[str, Any] = {
+            "gpu": [],
+            "idle_since": None,
+            "saved_at": None,
+            "notice": None,
+            "ending": None,
+        }
+        self.due: dict[str, float] = {}
+        self.saving: subprocess.Popen[bytes] | None = None
+        self.saved_print = 0
+        self.newest_source = 0.0
+        self.warned: tuple[str, int] = ("", 0)
+        self.rebalance = b""
+        self.began = now
+        self.idle_s = 0.0
+        self.is_written = False
 
     def forever(self) -> None:
-        """Step until the machine is off."""
+        """Step until the machine is off; whatever goes wrong in one step, the next one comes."""
         while True:
             started = time.monotonic()
-            self.step()
+            try:
+                self.step(self.metadata.now())
+            except (
+                Exception
+            ) as error:  # the deadline must be watched even when something else is broken
+                self.here.log(f"{type(error).__name__}: {error}")
             time.sleep(max(0.2, TICK_S - (time.monotonic() - started)))
 
-    def step(self) -> None:
+    def step(self, now: float) -> None:
         """Look once."""
-        now = self.metadata.now()
-        reason, end = read_limits(self.here).end
-        if now >= end:
-            power_off(self.here, reason)
+        self._look_for_notice(now)
+        if self._is_due("arm", now, 15):
+            self._keep_armed(now)
+        if self._is_due("sample", now, 30):
+            self._sample(now)
+        if self._is_due("tags", now, 60):
+            self._read_tags()
+        self._collect_save()
+        self._end(now)
+        if self._is_due("save", now, 10 if self.live["notice"] else 60):
+            self._save_if_changed(now)
+        if (
+            self.here.root
+            and _pid(self.here.path("run/gpulab/jupyter.pid"))
+            and self._is_due("jupyter", now, 15)
+        ):
+            self._restart_jupyter()
         write_json(
             self.here.path("run/gpulab/status.json"),
             compose_status(self.here, now=now, live=self.live),
         )
+
+    def _is_due(self, what: str, now: float, every_s: float) -> bool:
+        # A clock that was set back must not make anything wait for hours.
+        if 0 <= now - self.due.get(what, -1e12) < every_s:
+            return False
+        self.due[what] = now
+        return True
+
+    def _keep_armed(self, now: float) -> None:
+        armed = read_json(self.here.path("run/gpulab/armed.json"))
+        end = read_limits(self.here).end[1]
+        drift = (armed.get("monotonic", 0.0) - time.monotonic()) - (end - now)
+        if armed.get("end") != end or abs(drift) > 20:
+            arm(self.here, self.metadata)
+
+    def _look_for_notice(self, now: float) -> None:
+        if self.live["notice"] is None:
+            body = self.metadata.get("meta-data/spot/instance-action")
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                said = json.loads(body or b"{}")
+                self.live["notice"] = {"action": said["action"], "time": said["time"]}
+                self.live["ending"] = {"reason": "spot interruption", "at": said["time"]}
+                self._write_down(
+                    now, said["time"], by="aws", reason="Server.SpotInstanceTermination"
+                )
+                tell(
+                    self.here,
+                    f"AWS takes this spot instance back at {said['time'][11:16]} UTC. The work is being saved now; "
+                    "`gpulab up` brings it back on another instance.",
+                    kind="error",
+                )
+                self._start_save()
+        if self._is_due("rebalance", now, 5) and not self.live["notice"]:
+            body = self.metadata.get("meta-data/events/recommendations/rebalance") or b""
+            if body and body != self.rebalance:
+                self.rebalance = body
+                tell(
+                    self.here,
+                    "AWS may take this spot instance back soon. The work is being saved now.",
+                )
+                self._start_save()
+
+    def _sample(self, now: float) -> None:
+        self.live["gpu"] = read_gpus(self.here)
+        busiest = max((gpu["use_percent"] for gpu in self.live["gpu"]), default=0)
+        sample = self.sampler.sample(now, gpu_percent=busiest, saved_at=self.newest_source)
+        since = self.idle.look(sample)
+        is_idle = now - since >= 60
+        self.live["idle_since"] = iso(since) if is_idle else None
+        self.idle_s += 30 if is_idle else 0
+
+    def _read_tags(self) -> None:
+        tag = (self.metadata.get("meta-data/tags/instance/gpulab:expires") or b"").decode(
+            "ascii", "replace"
+        )
+        seen = (
+            read_json(self.here.path("var/lib/gpulab/limits.json")).get("tag")
+            or self.here.spec["deadline"]
+        )
+        with contextlib.suppress(ValueError):
+            # Only a tag that was changed counts: `extend` over ssh may have moved the deadline since the last one.
+            if tag and seconds_of(tag) != seconds_of(seen):
+                change_limits(self.here, deadline=iso(seconds_of(tag)), tag=tag)
+
+    def _restart_jupyter(self) -> None:
+        pid = _pid(self.here.path("run/gpulab/jupyter.pid"))
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            self.here.log("JupyterLab is gone and is started again")
+            spawn_jupyter(self.here)
+
+    # saving
+
+    def _save_if_changed(self, now: float) -> None:
+        began = time.monotonic()
+        found = scan(self.here.work)
+        sources = (
+            s.st_mtime for p, s in found.files.items() if p.endswith((".ipynb", ".py", ".md"))
+        )
+        self.newest_source = max(sources, default=0.0)
+        changed = found.fingerprint()
+        is_here = _phase_states(self.here)[3:4] in (["done"], ["failed"])
+        if changed != self.saved_print and self.saving is None and is_here:
+            self.saved_print = changed
+            self._start_save()
+        # A very large tree is looked at less often, so that looking stays under half a percent of a core.
+        self.due["save"] = (
+            now + min(600.0, 200 * (time.monotonic() - began)) - (10 if self.live["notice"] else 0)
+        )
+
+    def _start_save(self) -> None:
+        if self.here.spec["keep"] is None or self.saving is not None:
+            return
+        argv = [
+            sys.executable,
+            __file__,
+            *(["--root", self.here.root] if self.here.root else []),
+            "save",
+        ]
+        with self.here.open_log() as log:
+            self.saving = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
+            )
+
+    def _collect_save(self) -> None:
+        if self.saving is None or self.saving.poll() is None:
+            return
+        summary = read_json(self.here.path("run/gpulab/saved.json"))
+        is_complete = self.saving.returncode == 0
+        self.live["saved_at"] = summary.get("saved_at") or self.live["saved_at"]
+        failed = summary.get("failed") or (
+            [] if is_complete else [summary.get("error") or "could not be saved"]
+        )
+        self.live["keep"] = {
+            "files": summary.get("files"),
+            "skipped": summary.get("skipped"),
+            "failed": failed,
+        }
+        if not is_complete:
+            self.saved_print = 0  # tried again at the next look
+        self.saving = None
+
+    # the end
+
+    def _end(self, now: float) -> None:
+        reason, end = self._next_end()
+        left = end - now
+        if self.live["notice"] is None:
+            self.live["ending"] = {"reason": reason, "at": iso(end)} if left <= 600 else None
+        for minutes in (2, 10):
+            if left <= minutes * 60:
+                self._warn(reason, end, minutes)
+                break
+        else:
+            self._calm()
+        if left <= 20 and self._is_due("last save", now, 300):
+            self._write_down(now, iso(end), by="user", reason=reason)
+            self._start_save()
+        waits = self.saving is not None and left > -45
+        if left <= 0 and not waits and self._is_due("power off", now, 20):
+            power_off(self.here, reason, is_late=left < -70)
+
+    def _write_down(self, now: float, at: str | None, *, by: str, reason: str) -> None:
+        if not self.is_written:
+            self.is_written = True
+            span, idle = round(now - self.began), round(self.idle_s)
+            fact(self.here, "usage", iso(self.began), seconds=span, idle_seconds=idle)
+            fact(self.here, "ended", at, by=by, how="terminated", reason=reason)
+
+    def _next_end(self) -> tuple[str, float]:
+        limits = read_limits(self.here)
+        reason, end = limits.end
+        idle_end = self.idle.since + limits.idle_minutes * 60
+        return ("idle", idle_end) if limits.idle_minutes and idle_end < end else (reason, end)
+
+    def _warn(self, reason: str, end: float, minutes: int) -> None:
+        if self.warned[0] == reason and self.warned[1] <= minutes:
+            return
+        self.warned = (reason, minutes)
+        cure = (
+            "`gpulab extend` gives it longer"
+            if reason != "idle"
+            else "run a cell to keep it, or `gpulab extend`"
+        )
+        why = {
+            "deadline": "its time is over",
+            "budget": "its budget is spent",
+            "idle": "nobody uses it",
+        }[reason]
+        at = (iso(end) or "")[11:16]
+        tell(
+            self.here,
+            f"This instance ends at {at} UTC, within {minutes} minutes: {why}. The work is saved first; {cure}.",
+        )
+        self._start_save()
+
+    def _calm(self) -> None:
+        if self.warned[1]:
+            self.warned = ("", 0)
+            tell(self.here, "")
+
+
+def spent_usd(limits: Limits, now: float) -> str:
+    """Price times time since the instance was born, with four places; an estimate for people."""
+    return f"{max(0.0, now - limits.born) / 3600 * limits.usd_per_hour:.4f}"
+
+
+# --- keeping the work: not in user data ---------------------------------------------------------------------------
+
+
+def entry_of(
+    path: str, known: os.stat_result, *, sha256: str = "", link: str | None = None
+) -> dict[str, Any]:
+    """Give one line of the manifest."""
+    return {
+        "path": path,
+        "size": 0 if link is not None or path.endswith("/") else known.st_size,
+        "mtime_ns": known.st_mtime_ns,
+        "mode": stat.S_IMODE(known.st_mode),
+        "sha256": sha256,
+        "link": link,
+    }
+
+
+def is_current(entry: dict[str, Any] | None, known: os.stat_result) -> bool:
+    """Whether a file is as a manifest entry says, by size, time and mode."""
+    return entry is not None and (
+        (entry["size"] == known.st_size or entry["link"] is not None)
+        and entry["mtime_ns"] == known.st_mtime_ns
+        and entry["mode"] == stat.S_IMODE(known.st_mode)
+    )
+
+
+def read_parts(path: Path, size: int) -> Iterator[bytes]:
+    """
+    Read a file as it was when it had `size` bytes: what is appended meanwhile is left for the next time.
+
+    Raises:
+        OSError: It was cut shorter while it was read.
+    """
+    part_size = max(2**25, -(-size // 9000))
+    with path.open("rb") as file:
+        left = size
+        while left:
+            part = file.read(min(left, part_size))
+            if not part:
+                raise OSError(f"{path.name} became shorter while it was read")
+            left -= len(part)
+            yield part
+
+
+def manifest(here: Here) -> Iterator[dict[str, Any]]:
+    """
+    List the work with hashes, one entry a file.
+
+    Hashes are remembered by size and time, so asking again is cheap. A file that changes faster than it can be read is
+    listed as it was read, with `"unsettled": true`; one that cannot be read has `"error"` and no hash.
+    """
+    os.sync()
+    cache_file = here.path("var/lib/gpulab/hashes.json")
+    cache = read_json(cache_file)
+    fresh: dict[str, Any] = {}
+    found = scan(here.work)
+    for path, known in found.files.items():
+        try:
+            entry = _hashed(here.work / path, path, known, cache.get(path))
+        except OSError as error:
+            yield {**entry_of(path, known), "error": error.strerror or "unreadable"}
+            continue
+        if time.time_ns() - known.st_mtime_ns > RACY_NS and "unsettled" not in entry:
+            fresh[path] = entry
+        yield entry
+    yield from (entry_of(path, known) for path, known in found.folders.items())
+    yield from ({**one, "skipped": True} for one in found.skipped)
+    with contextlib.suppress(OSError):
+        write_json(cache_file, fresh)
+
+
+def _hashed(
+    place: Path, path: str, known: os.stat_result, cached: dict[str, Any] | None
+) -> dict[str, Any]:
+    if stat.S_ISLNK(known.st_mode):
+        return entry_of(path, known, link=str(place.readlink()))
+    if cached is not None and is_current(cached, known):
+        return cached
+    for _ in range(3):
+        digest = hashlib.sha256()
+        before = place.stat()
+        for part in read_parts(place, before.st_size):
+            digest.update(part)
+        entry = entry_of(path, before, sha256=digest.hexdigest())
+        if is_current(entry, place.stat()):
+            return entry
+    return {**entry, "unsettled": True}
+
+
+class Bucket:
+    """
+    The kept copy: plain files under a prefix of a versioned bucket, and a manifest that is written last."""
+
+    def __init__(self, keep: dict[str, str], metadata: Metadata) -> None:
+        self.keep = keep
+        self.metadata = metadata
+        self.local = threading.local()
+        self.lock = threading.Lock()
+        self.role_key: dict[str, str] = {}
+
+    def ask(
+        self, method: str, key: str, *, query: str = "", body: bytes = b"", span: str = ""
+    ) -> tuple[int, Any, bytes]:
+        """
+        Make a signed request, again where S3 asks for patience.
+
+        Returns:
+            Status (below 400, or 404), headers, body.
+
+        Raises:
+            Problem: Refused, or no answer after six tries.
+        """
+        said = ""
+        for attempt in range(6):
+            if attempt:
+                time.sleep(min(8.0, 0.25 * 2**attempt))
+            try:
+                status, headers, answer = self._ask(method, key, query, body, span)
+            except (OSError, http.client.HTTPException) as error:
+                self.local.connection = None
+                said = str(error) or type(error).__name__
+                continue
+            if status < 400 or status == 404:
+                return status, headers, answer
+            found = re.search(rb"<Code>(\w+)</Code>", answer)
+            said = found[1].decode() if found else f"HTTP {status}"
+            if said in ("ExpiredToken", "RequestTimeTooSkewed", "InvalidToken"):
+                self.role_key = {}
+            elif status < 500 and status != 429:
+                break
+        raise Problem(f"S3 does not {method} {self.keep['bucket']}/{key}: {said}")
+
+    def _ask(
+        self, method: str, key: str, query: str, body: bytes, span: str
+    ) -> tuple[int, Any, bytes]:
+        connection = getattr(self.local, "connection", None)
+        if connection is None:
+            connection = self.local.connection = connect(self.keep["endpoint"])
+        with self.lock:
+            self.role_key = self.role_key or role_key(self.metadata)
+        path = s3_path(self.keep, key)
+        request = (method, path, query, hashlib.sha256(body).hexdigest())
+        headers = signed(self.keep, self.role_key, self.metadata.now(), request)
+        if span:
+            headers["Range"] = f"bytes={span}"
+        connection.request(method, f"{path}?{query}" if query else path, body=body, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+
+
+def key_of(bucket: Bucket, path: str) -> str:
+    """The object of a file. S3 keys are UTF-8 of at most 1024 bytes; other names are kept under their hash."""
+    raw = os.fsencode(path)
+    plain = path.isprintable() and len(raw) < 900
+    name = path if plain else f"odd-names/{hashlib.sha256(raw).hexdigest()}"
+    return f"{bucket.keep['prefix']}work/{name}"
+
+
+def put_file(bucket: Bucket, place: Path, path: str) -> dict[str, Any]:
+    """Upload one file and give its manifest entry; tried again when it changes meanwhile."""
+    for _ in range(3):
+        known = place.stat()
+        sha256, version = _put(bucket, place, known.st_size, key_of(bucket, path))
+        entry = {
+            **entry_of(path, known, sha256=sha256),
+            "key": key_of(bucket, path),
+            "version": version,
+        }
+        if is_current(entry, place.stat()):
+            return entry
+    return {**entry, "unsettled": True}
+
+
+def _put(bucket: Bucket, place: Path, size: int, key: str) -> tuple[str, str]:
+    if size <= 2**26:
+        body = b"".join(read_parts(place, size))
+        headers = bucket.ask("PUT", key, body=body)[1]
+        return hashlib.sha256(body).hexdigest(), headers.get("x-amz-version-id") or ""
+    answer = bucket.ask("POST", key, query="uploads=")[2]
+    upload = re.search(rb"<UploadId>([^<]+)</UploadId>", answer)
+    if upload is None:
+        raise Problem(f"S3 does not begin an upload of {key}")
+    query = f"uploadId={urllib.parse.quote(upload[1].decode(), safe='-_.~')}"
+    try:
+        return _put_parts(bucket, place, size, key, query)
+    except BaseException:
+        with contextlib.suppress(Problem):
+            bucket.ask("DELETE", key, query=query)  # parts that stay behind would be billed
+        raise
+
+
+def _put_parts(bucket: Bucket, place: Path, size: int, key: str, query: str) -> tuple[str, str]:
+    digest, tags = hashlib.sha256(), []
+    for number, part in enumerate(read_parts(place, size), 1):
+        digest.update(part)
+        headers = bucket.ask("PUT", key, query=f"partNumber={number}&{query}", body=part)[1]
+        tags.append(f"<Part><PartNumber>{number}</PartNumber><ETag>{headers['ETag']}</ETag></Part>")
+    body = f"<CompleteMultipartUpload>{''.join(tags)}</CompleteMultipartUpload>".encode()
+    status, headers, answer = bucket.ask("POST", key, query=query, body=body)
+    if status >= 300 or b"<Error>" in answer:  # S3 may answer 200 and fail afterwards
+        raise Problem(f"S3 does not finish the upload of {key}")
+    return digest.hexdigest(), headers.get("x-amz-version-id") or ""
+
+
+def get_file(bucket: Bucket, entry: dict[str, Any], place: Path) -> None:
+    """
+    Download one file beside its place, compare its hash, and move it there.
+
+    Raises:
+        Problem: It is not there or is not what the manifest says.
+    """
+    fresh = place.with_name(f".gpulab-{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}")
+    digest = hashlib.sha256()
+    query = (
+        f"versionId={urllib.parse.quote(entry['version'], safe='-_.~')}"
+        if entry.get("version")
+        else ""
+    )
+    try:
+        with fresh.open("wb") as out:
+            for start in range(0, entry["size"], 2**25):
+                span = f"{start}-{start + 2**25 - 1}"
+                part = bucket.ask("GET", entry["key"], query=query, span=span)[2]
+                digest.update(part)
+                out.write(part)
+        if digest.hexdigest() != entry["sha256"]:
+            raise Problem("the kept copy is not what its manifest says")
+        fresh.chmod(entry["mode"])
+        os.utime(fresh, ns=(entry["mtime_ns"], entry["mtime_ns"]))
+        fresh.replace(place)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def kept_manifest(bucket: Bucket) -> dict[str, Any] | None:
+    """Read the manifest of the kept copy; `None` when nothing was ever kept."""
+    status, _, body = bucket.ask("GET", f"{bucket.keep['prefix']}manifest.json")
+    return None if status == 404 else dict(json.loads(body))
+
+
+def save(here: Here, metadata: Metadata) -> dict[str, Any]:
+    """
+    Bring changed files to the kept copy, then its manifest.
+
+    Without a bucket it only makes sure that everything is on the disk: the laptop fetches the work over ssh.
+
+    Returns:
+        `{"saved_at", "files", "uploaded", "bytes", "skipped", "failed"}`; `failed` has a line for each file that could
+        not be kept as it is now (its last kept version stays), `saved_at` is `None` without a bucket.
+
+    Raises:
+        Problem: S3 cannot be reached, or the kept copy was not restored yet and would be replaced by less.
+    """
+    os.sync()
+    found = scan(here.work)
+    summary: dict[str, Any] = {
+        "saved_at": None,
+        "files": len(found.files),
+        "uploaded": 0,
+        "bytes": 0,
+    }
+    summary.update(skipped=found.skipped, failed=[])
+    if here.spec["keep"] is None:
+        return summary
+    bucket = Bucket(here.spec["keep"], metadata)
+    if not here.path("var/lib/gpulab/kept.json").exists():
+        restore(here, metadata)
+    old: dict[str, Any] = read_json(here.path("var/lib/gpulab/kept.json")).get("entries", {})
+    began = metadata.now()
+    entries = _bring(here, bucket, found, old, summary)
+    if entries != old or summary["failed"]:
+        _write_manifest(here, bucket, entries, summary, began)
+    for path in old.keys() - entries.keys():
+        if old[path].get("key"):
+            with contextlib.suppress(
+                Problem
+            ):  # it is not in the manifest any more; its versions stay
+                bucket.ask("DELETE", old[path]["key"])
+    summary["saved_at"] = iso(began)
+    return summary
+
+
+def _bring(
+    here: Here, bucket: Bucket, found: Scan, old: dict[str, Any], summary: dict[str, Any]
+) -> dict[str, Any]:
+    entries: dict[str, Any] = {path: entry_of(path, known) for path, known in found.folders.items()}
+    small: list[str] = []
+    large: list[str] = []
+    for path, known in found.files.items():
+        young = time.time_ns() - known.st_mtime_ns < RACY_NS
+        if stat.S_ISLNK(known.st_mode):
+            entries[path] = entry_of(path, known, link=str((here.work / path).readlink()))
+        elif is_current(old.get(path), known) and not (young or old[path].get("unsettled")):
+            entries[path] = old[path]
+        else:
+            (large if known.st_size > 2**22 else small).append(path)
+
+    def bring(path: str) -> None:
+        try:
+            entry = put_file(bucket, here.work / path, path)
+        except FileNotFoundError:
+            return  # it went away while we looked
+        except OSError as error:
+            summary["failed"].append(f"{path}: {error.strerror or error}")
+            if path in old:
+                entries[path] = old[path]
+            return
+        entries[path] = entry
+        summary["uploaded"] += 1
+        summary["bytes"] += entry["size"]
+
+    _at_once(bring, small)
+    for path in large:
+        bring(path)
+    return entries
+
+
+def _at_once(do: Callable[[Any], None], items: Iterable[Any]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(8)
+    try:
+        list(pool.map(do, items))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after a refusal the rest would be refused as well
+
+
+def _write_manifest(
+    here: Here, bucket: Bucket, entries: dict[str, Any], summary: dict[str, Any], at: float
+) -> None:
+    listed = [entries[path] for path in sorted(entries)]
+    whole = {"version": 1, "at": iso(at), "launch": here.spec["launch"], "entries": listed}
+    whole.update(skipped=summary["skipped"], failed=summary["failed"])
+    bucket.ask("PUT", f"{bucket.keep['prefix']}manifest.json", body=json.dumps(whole).encode())
+    write_json(here.path("var/lib/gpulab/kept.json"), {"entries": entries})
+
+
+def restore(here: Here, metadata: Metadata) -> str:
+    """
+    Bring the kept copy back, each file compared with its hash. Nothing that is already here is overwritten.
+
+    Raises:
+        Problem: The copy cannot be read or is not what its manifest says; what was right is here all the same.
+    """
+    if here.spec["keep"] is None:
+        return "the work is brought over ssh"
+    bucket = Bucket(here.spec["keep"], metadata)
+    whole = kept_manifest(bucket) or {"entries": []}
+    wrong: list[str] = []
+
+    def bring(entry: dict[str, Any]) -> None:
+        try:
+            _bring_back(here, bucket, entry)
+        except (OSError, Problem) as error:
+            wrong.append(f"{entry['path']!r}: {error}")
+
+    # Links come last, so that no file is ever written through one.
+    _at_once(bring, [entry for entry in whole["entries"] if entry["link"] is None])
+    for entry in whole["entries"]:
+        if entry["link"] is not None:
+            bring(entry)
+    if wrong:
+        raise Problem(
+            f"{len(wrong)} of {len(whole['entries'])} files were not restored; {wrong[0]}"
+        )
+    entries = {entry["path"]: entry for entry in whole["entries"]}
+    write_json(here.path("var/lib/gpulab/kept.json"), {"entries": entries})
+    return f"{len(entries)} files restored and verified" if entries else "nothing was kept yet"
+
+
+def _bring_back(here: Here, bucket: Bucket, entry: dict[str, Any]) -> None:
+    place = here.work / entry["path"]
+    inside = Path(os.path.normpath(place))
+    if here.work not in inside.parents:
+        raise Problem("leads out of the work directory")
+    missing = [parent for parent in reversed(inside.parents) if not parent.exists()]
+    for parent in [*missing, *([inside] if entry["path"].endswith("/") else [])]:
+        parent.mkdir(exist_ok=True)
+        here.give(parent)
+    if entry["path"].endswith("/") or place.is_symlink():
+        return
+    if entry["link"] is not None:
+        if not place.exists():
+            place.symlink_to(entry["link"])
+        return
+    if place.exists():
+        if is_current(entry, place.stat()) or _same(place, entry):
+            return
+        place = place.with_name(f"{place.name}.kept")
+    get_file(bucket, entry, place)
+    here.give(place)
+
+
+def _same(place: Path, entry: dict[str, Any]) -> bool:
+    digest = hashlib.sha256()
+    for part in read_parts(place, place.stat().st_size):
+        digest.update(part)
+    return bool(digest.hexdigest() == entry["sha256"])
+
+
+def _say_save(here: Here, metadata: Metadata) -> int:
+    try:
+        summary = save(here, metadata)
+    except Problem as error:
+        write_json(here.path("run/gpulab/saved.json"), {"error": str(error)})
+        raise
+    write_json(here.path("run/gpulab/saved.json"), summary)
+    print(json.dumps(summary))
+    for line in summary["failed"]:
+        print(f"not saved: {line}", file=sys.stderr)
+    return 1 if summary["failed"] else 0
+
+
+def _say_restored(here: Here, metadata: Metadata) -> int:
+    print(restore(here, metadata))
+    return 0
+
+
+def _say_manifest(here: Here, _: Metadata) -> int:
+    for entry in manifest(here):
+        print(json.dumps(entry))
+    return 0
+
+
+KEEPING.update(save=_say_save, restore=_say_restored, manifest=_say_manifest)
 
 
 # --- the words ----------------------------------------------------------------------------------------------------
 
 
 def main(argv: list[str]) -> int:
-    """Speak one word."""
-    import argparse
+    """
+    Speak one word.
 
-    parser = argparse.ArgumentParser(
-        prog="gpulab-agent", description="What lives on a gpulab instance."
-    )
-    parser.add_argument("--root", default="", metavar="DIR", help="put every path under DIR")
-    words = parser.add_subparsers(dest="word", required=True, metavar="WORD")
-    for word, text in WORDS.items():
-        words.add_parser(word, help=text)
-    words.choices["extend"].add_argument("--until", required=True, metavar="ISO")
-    words.choices["idle"].add_argument("--minutes", required=True, type=int)
-    words.choices["log"].add_argument("--follow", action="store_true")
-    options = parser.parse_args(argv)
-    if (
-        options.word in ("extend", "idle", "save", "restore", "manifest")
-        and not options.root
-        and os.geteuid()
-    ):
-        os.execvp("sudo", ["sudo", "-n", sys.executable, __file__, *argv])  # noqa: S606 - an argument list, no shell
+    arm: arm the power-off. setup: go through the phases. watch: look every five seconds, for ever. jupyter: become
+    JupyterLab. status: print the status. extend: move the deadline. idle: change the idle limit, 0 for never. save:
+    bring the work to the kept copy. restore: bring it back. manifest: list the work with hashes, a JSON object a line.
+    token: print JupyterLab's token. log: print the log.
+    """
+    root, words = os.environ.get("GPULAB_ROOT", ""), list(argv)
+    if words[:1] == ["--root"] and len(words) > 1:
+        root, words = words[1], words[2:]
+    word, option, value = [*words, "", "", ""][:3]
+    if OPTIONS.get(word) != option and not (word == "log" and not option):
+        print(
+            f"usage: gpulab-agent [--root DIR] {' | '.join(f'{w} {o}'.strip() for w, o in OPTIONS.items())}",
+            file=sys.stderr,
+        )
+        return 2
+    if word in ("extend", "idle", "save", "restore", "manifest") and not root and os.geteuid():
+        os.execvp("sudo", ["sudo", "-n", sys.executable, __file__, *argv])  # noqa: S606 - a list
     try:
-        return speak(options)
+        return speak(root, word, option, value)
     except (Problem, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-WORDS = {
-    "arm": "arm the power-off",
-    "setup": "go through the phases",
-    "watch": "look every five seconds, for ever",
-    "jupyter": "become JupyterLab",
-    "status": "print the status",
-    "extend": "move the deadline",
-    "idle": "change the idle limit; 0 for never",
-    "token": "print JupyterLab's token",
-    "log": "print the log",
-}
+OPTIONS = dict.fromkeys(
+    ["arm", "setup", "watch", "jupyter", "status", "save", "restore", "manifest", "token"], ""
+)
+OPTIONS.update(extend="--until", idle="--minutes", log="--follow")
 
 
-def speak(options: Any) -> int:
+def speak(root: str, word: str, option: str, value: str) -> int:
     """Do what a word says; returns the exit code."""
-    here = Here(options.root)
-    metadata = Metadata(os.environ.get("GPULAB_METADATA", ""))
-    if options.word == "arm":
+    here = Here(root)
+    metadata = Metadata(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", ""))
+    if word == "arm":
         print(arm(here, metadata))
-    elif options.word == "setup":
+    elif word == "setup":
         return 0 if Setup(here, metadata).all() else 1
-    elif options.word == "watch":
+    elif word == "watch":
         Watch(here, metadata).forever()
-    elif options.word == "jupyter":
+    elif word == "jupyter":
         become_jupyter(here)
-    elif options.word == "status":
+    elif word == "status":
         print(json.dumps(compose_status(here, now=metadata.now())))
-    elif options.word == "extend":
-        change_limits(here, deadline=iso(seconds_of(options.until)))
+    elif word == "extend":
+        change_limits(here, deadline=iso(seconds_of(value)))
         print(arm(here, metadata))
-    elif options.word == "idle":
-        change_limits(here, idle_minutes=options.minutes)
-        print(f"idle limit {options.minutes} min" if options.minutes else "no idle limit")
-    elif options.word == "token":
+    elif word == "idle":
+        change_limits(here, idle_minutes=max(0, int(value)))
+        print(f"idle limit {int(value)} min" if int(value) > 0 else "no idle limit")
+    elif word == "token":
         print(here.path("run/gpulab/token").read_text())
-    elif options.word == "log":
-        show_log(here, follow=options.follow)
+    elif word == "log":
+        show_log(here, follow=bool(option))
+    else:
+        return keeping(word)(here, metadata)
     return 0
 
 

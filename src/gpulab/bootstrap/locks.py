@@ -20,7 +20,7 @@ _PIN = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9.-]*)==(?P<version>[0-9][0-9A-Za-z.!+]*)(?P<hashes>(?:\s+--hash=sha256:[0-9a-f]{64})+)"
 )
 _HEADER = re.compile(r"#\s*(?P<key>[a-z-]+):\s*(?P<value>.+)")
-PREFIX_LENGTH = 6
+PREFIX_LENGTH = 4
 
 
 @dataclass(frozen=True, order=True)
@@ -63,13 +63,13 @@ class Lock:
         Give the form that fits into user data: hash prefixes, and one digest over the full hashes.
 
         Returns:
-            `{"pins": ["name==1.2 abcdef", ...], "sha256": "..."}`.
+            `{"pins": "name==1.2 abcd;other==3 1234 5678", "sha256": "..."}`.
         """
         return {
-            "pins": [
+            "pins": ";".join(
                 f"{pin.name}=={pin.version} " + " ".join(h[:PREFIX_LENGTH] for h in pin.hashes)
                 for pin in self.pins
-            ],
+            ),
             "sha256": self.sha256,
         }
 

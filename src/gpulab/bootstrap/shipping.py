@@ -1,31 +1,92 @@
-"""The agent as it travels. Hides how its source is made small; refuses to change what it does."""
+"""
+The agent as it travels. Hides how its source is made small; refuses to change what it does.
+
+User data has 16 KB for everything, so it carries the agent without the part that keeps the work in S3, without
+docstrings, comments and signature types, with short names, compressed, behind one line that unpacks and runs it.
+The whole agent, readable, lies in the bucket the work is kept in: an instance without a bucket does not need it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import ast
+import base64
+import builtins
+import bz2
+import contextlib
+import datetime
+import hashlib
+import http.client
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import stat
+import string
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import gpulab
 
+_LEFT_OUT = ("# --- keeping the work: not in user data", "# --- the words ---")
+_STUB = """#!/usr/bin/env python3
+import base64, bz2
+exec(compile(bz2.decompress(base64.b64decode("{packed}")), "gpulab-agent", "exec"))
+"""
+
+
+@cache
+def whole_agent() -> bytes:
+    """Give the agent as it was written; it goes to the bucket."""
+    return (Path(gpulab.__file__).parent / "agent" / "agent.py").read_bytes()
+
+
+@cache
+def whole_agent_sha256() -> str:
+    """The hash by which an instance knows the whole agent."""
+    return hashlib.sha256(whole_agent()).hexdigest()
+
 
 @cache
 def shipped_agent() -> str:
-    """Give the agent's source without docstrings, comments and signature types: the same program in half the bytes."""
-    source = (Path(gpulab.__file__).parent / "agent" / "agent.py").read_text(encoding="utf-8")
-    tree = _Smaller().visit(ast.parse(source))
-    return "#!/usr/bin/env python3\n" + ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+    """Give the program that travels in user data: an ordinary script that unpacks and runs itself."""
+    packed = bz2.compress(small_source().encode())
+    return _STUB.format(packed=base64.b64encode(packed).decode())
 
 
-class _Smaller(ast.NodeTransformer):
+@cache
+def small_source() -> str:
+    """Give what the shipped program runs."""
+    begin, end = _LEFT_OUT
+    source = whole_agent().decode()
+    tree = ast.parse(source[: source.index(begin)] + source[source.index(end) :])
+    tree = _Bare().visit(tree)
+    tree = _Renamed(_short_names(tree), _short_attributes(tree)).visit(tree)
+    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+
+
+class _Bare(ast.NodeTransformer):
+    """Removes docstrings and types that nothing reads at run time."""
+
     def visit_Module(self, node: ast.Module) -> ast.Module:
         self.generic_visit(node)
-        node.body = _without_docstring(node.body)
+        node.body = [_untyped(statement) for statement in _without_docstring(node.body)]
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         self.generic_visit(node)
         node.body = _without_docstring(node.body) or [ast.Pass()]
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign):
+                field.annotation = ast.Constant(0)  # a NamedTuple wants one, and looks at none
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
@@ -37,6 +98,142 @@ class _Smaller(ast.NodeTransformer):
     def visit_arg(self, node: ast.arg) -> ast.arg:
         node.annotation = None
         return node
+
+
+class _Renamed(ast.NodeTransformer):
+    """Gives variables, functions and the attributes of our own classes short names; keywords keep theirs."""
+
+    def __init__(self, names: dict[str, str], attributes: dict[str, str]) -> None:
+        self.names = names
+        self.attributes = attributes
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.Attribute:
+        self.generic_visit(node)
+        node.attr = self.attributes.get(node.attr, node.attr)
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        node.id = self.names.get(node.id, node.id)
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.arg = self.names.get(node.arg, node.arg)
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self.generic_visit(node)
+        node.name = self.names.get(node.name, node.name)
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
+        self.generic_visit(node)
+        for name, method in methods.items():
+            method.name = self.attributes.get(name, name)
+        node.name = self.names.get(node.name, node.name)
+        return node
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.ExceptHandler:
+        self.generic_visit(node)
+        node.name = self.names.get(node.name or "", node.name)
+        return node
+
+
+def _short_names(tree: ast.Module) -> dict[str, str]:
+    uses = Counter(_own_names(tree))
+    taken = {*_foreign_names(tree), *dir(builtins), *_KEYWORDS}
+    mine = [name for name, _ in uses.most_common() if name not in taken]
+    return dict(zip(mine, (n for n in _identifiers() if n not in taken), strict=False))
+
+
+def _short_attributes(tree: ast.Module) -> dict[str, str]:
+    """Attributes that only our own classes have; one that anything of the standard library has keeps its name."""
+    mine: Counter[str] = Counter()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            mine.update(item.name for item in node.body if isinstance(item, ast.FunctionDef))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            mine[node.attr] += 1
+    taken = {*_foreign_names(tree), *_standard_attributes(), *_OPTIONS, *_KEYWORDS}
+    names = [name for name, _ in mine.most_common() if name not in taken and name[:2] != "__"]
+    return dict(zip(names, (n for n in _identifiers() if n not in taken), strict=False))
+
+
+def _standard_attributes() -> set[str]:
+    modules = (
+        argparse,
+        contextlib,
+        datetime,
+        http.client,
+        json,
+        os,
+        re,
+        shutil,
+        socket,
+        stat,
+        subprocess,
+        sys,
+        time,
+    )
+    types = (
+        str,
+        bytes,
+        dict,
+        list,
+        set,
+        int,
+        float,
+        tuple,
+        Path,
+        os.stat_result,
+        subprocess.Popen,
+        http.client.HTTPResponse,
+    )
+    more = (
+        http.client.HTTPConnection,
+        http.client.HTTPMessage,
+        re.Match,
+        datetime.datetime,
+        threading.Thread,
+    )
+    return {name for thing in (*modules, *types, *more) for name in dir(thing)}
+
+
+# What argparse makes from words on the command line.
+_OPTIONS = ("root", "word", "until", "minutes", "follow")
+_KEYWORDS = ("as", "do", "if", "in", "is", "or")
+
+
+def _identifiers() -> Iterator[str]:
+    for length in itertools.count(1):
+        yield from map("".join, itertools.product(string.ascii_letters, repeat=length))
+
+
+def _own_names(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+
+
+def _foreign_names(tree: ast.Module) -> Iterator[str]:
+    """Names that mean something beyond the variable: imports, keywords of calls, fields of classes, dunders."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.keyword) and node.arg:
+            yield node.arg
+        elif isinstance(node, ast.ClassDef):
+            yield from (
+                item.target.id
+                for item in node.body
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            )
+        elif isinstance(node, ast.Name) and node.id.startswith("__"):
+            yield node.id
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from gpulab.bootstrap.environments import Environment
+from gpulab.bootstrap.shipping import whole_agent, whole_agent_sha256
 from gpulab.errors import InvalidRequest
 
 VERSION = 1
@@ -29,6 +30,16 @@ class Keep:
     prefix: str
     region: str
     endpoint: str
+
+    @property
+    def agent_key(self) -> str:
+        """Where the whole agent must lie in the bucket before the launch; user data has no room for it."""
+        return f"{self.prefix}agent-{whole_agent_sha256()[:16]}.py"
+
+    @property
+    def agent_body(self) -> bytes:
+        """What must lie there; the instance compares its hash."""
+        return whole_agent()
 
 
 @dataclass(frozen=True)
@@ -99,5 +110,7 @@ class InstanceSpec:
                 "kernel": kernel.compact(),
                 "uv": self.environment.uv,
             },
-            "keep": None if self.keep is None else asdict(self.keep),
+            "keep": None
+            if self.keep is None
+            else {**asdict(self.keep), "agent": whole_agent_sha256()},
         }

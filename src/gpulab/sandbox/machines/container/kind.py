@@ -22,7 +22,7 @@ from gpulab.sandbox.machines.container.network import NAME_SERVER, Vpc
 from gpulab.sandbox.machines.container.reaper import NotClean, reap
 from gpulab.sandbox.machines.container.requirements import missing
 from gpulab.sandbox.machines.container.site import PIP_CACHE, UV_CACHE, make_site
-from gpulab.sandbox.machines.container.supervisor import supervise
+from gpulab.sandbox.machines.container.supervisor import dismiss, supervise
 from gpulab.sandbox.machines.metadata import Guest, MetadataService
 
 _CLOSE_SECONDS = 10
@@ -179,13 +179,11 @@ class _Claim:
     supervisor: subprocess.Popen[bytes]
 
     def release(self) -> None:
-        """Reap while the lock is still held, so that the supervisor finds it taken and ends."""
+        """Reap while the lock is still held, so that nobody takes the bed over before it is clean."""
         try:
             reap(self.bed)
         finally:
-            assert self.supervisor.stdin is not None
-            self.supervisor.stdin.close()
-            self.supervisor.wait()
+            dismiss(self.supervisor)
             self.lock.close()
 
 

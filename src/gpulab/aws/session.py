@@ -57,7 +57,7 @@ class Cloud:
     ) -> None:
         self._profile = aws_profile
         self._files = {"config_file": config_file, "credentials_file": credentials_file}
-        self._now = now or (lambda: datetime.now(UTC))
+        self.now = now or (lambda: datetime.now(UTC))
         self._is_on_ec2 = is_on_ec2
         self._session: botocore.session.Session | None = None
         self._clients: dict[tuple[str, str, bool], Any] = {}
@@ -99,7 +99,7 @@ class Cloud:
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
         """Re-raise what goes wrong inside as our errors; `doing` completes "could not ..."."""
-        return explained(doing, now=self._now, decode=self._decoded_action)
+        return explained(doing, now=self.now, decode=self._decoded_action)
 
     def access_key_id(self) -> str:
         """

@@ -11,6 +11,7 @@ from datetime import UTC, timedelta
 
 from gpulab.aws import instances
 from gpulab.aws.errors import from_code
+from gpulab.bootstrap import Keep
 from gpulab.errors import AwsError, GpulabError, NoCapacity, NotFound, NotOffered, StoreError
 from gpulab.launch import setup
 from gpulab.launch.asking import ask
@@ -29,7 +30,7 @@ from gpulab.launch.events import (
 from gpulab.launch.facts import record_disk, record_end, record_launch
 from gpulab.launch.guarding import arm, disarm
 from gpulab.launch.places import remember_full, remember_never
-from gpulab.launch.userdata import render
+from gpulab.launch.userdata import keep_for, render
 from gpulab.model import instance as tags_of
 from gpulab.model.instance import Instance, LaunchPlan, State
 from gpulab.model.market import Offer
@@ -61,6 +62,7 @@ class Attempts:
         self._confirm = confirm
         self._launch_id = context.new_id()
         self._number = 0
+        self._keep: Keep | None = None
         self._failures: list[Failure] = []
         self._repaired: set[str] = set()
 
@@ -76,6 +78,7 @@ class Attempts:
                 `Ambiguous`: nobody knows; the journal holds the open launch and the next command settles it.
         """
         left: Sequence[Offer] = self._plan.attempts
+        yield from self._find_keep()
         while left:
             offer = left[0]
             try:
@@ -85,6 +88,14 @@ class Attempts:
             if not left:
                 left = self._on_demand()
         raise conclusion(self._failures)
+
+    def _find_keep(self) -> Generator[Event, None, None]:
+        """Find where the work is kept; a bucket that cannot be used is told, and the work then comes home over ssh."""
+        try:
+            self._keep = keep_for(self._context, self._plan.request.name)
+        except GpulabError as error:
+            text = f"the bucket cannot be used ({error.message}); `gpulab stop` copies the work to this computer"
+            yield Warned(self._context.now(), text)
 
     def _after(
         self, error: GpulabError, offer: Offer, left: Sequence[Offer]
@@ -167,10 +178,10 @@ class Attempts:
             key_name=found.network.key_name,
             token=token,
             tags=self._tags(),
-            user_data=render(context, plan, offer, launch_id=self._launch_id),
+            user_data=render(context, plan, offer, launch_id=self._launch_id, keep=self._keep),
             disk_gib=plan.disk_gib,
             spot_cap=spot_cap(offer, plan.request),
-            instance_role=context.profile.instance_role,
+            instance_role=context.profile.instance_role if self._keep else "",
         )
         return Intent(
             launch_id=self._launch_id,

@@ -9,9 +9,11 @@ from collections.abc import Generator, Iterator
 from datetime import timedelta
 
 from gpulab.aws import instances as ec2
+from gpulab.aws import workspace
 from gpulab.errors import (
     AwsError,
     CommandFailed,
+    GpulabError,
     HostKeyMismatch,
     NoCapacity,
     NotFound,
@@ -25,13 +27,15 @@ from gpulab.launch.events import (
     LoggedIn,
     PhaseChanged,
     Ready,
+    Restored,
     WaitingFor,
     Warned,
 )
 from gpulab.launch.instances import admit_here, status, target
+from gpulab.launch.keeping import our_bucket, prefix
 from gpulab.model.instance import Instance
 from gpulab.model.status import AgentStatus
-from gpulab.remote import hostkeys
+from gpulab.remote import copying, hostkeys
 
 _HOST_KEY_WITHIN = timedelta(minutes=10)
 _LOGIN_WITHIN = timedelta(minutes=8)
@@ -56,6 +60,8 @@ def until_ready(
     """
     yield from pin(context, instance)
     yield from _log_in(context, instance)
+    if is_new:
+        yield from _bring_home_work(context, instance)
     said = yield from _follow_phases(context, instance)
     yield Ready(context.now(), instance, said, is_new)
     return instance
@@ -128,6 +134,29 @@ def _admit(context: Context, instance: Instance) -> Generator[Event, None, None]
             )
     except AwsError as error:
         yield Warned(context.now(), error.message)
+
+
+def _bring_home_work(context: Context, instance: Instance) -> Generator[Event, None, None]:
+    """Copy what is kept of the name on this computer to its new instance; what is in the bucket, the agent brings back itself."""
+    folder = context.folder.work / instance.name
+    if not folder.is_dir():
+        return
+    try:
+        if _is_in_bucket(context, instance):
+            return
+        report = copying.push(context.host(target(context, instance)), folder, "work")
+    except GpulabError as error:
+        text = f"the kept work is not on the instance: {error.message}; `gpulab push {instance.name} {folder}` repeats it"
+        yield Warned(context.now(), text)
+        return
+    yield Restored(context.now(), report.files, report.bytes)
+
+
+def _is_in_bucket(context: Context, instance: Instance) -> bool:
+    if not (context.profile.keep_bucket and context.profile.instance_role):
+        return False
+    where = prefix(context, instance.name)
+    return workspace.read_manifest(context.cloud, our_bucket(context), where) is not None
 
 
 def _follow_phases(context: Context, instance: Instance) -> Generator[Event, None, AgentStatus]:

@@ -151,6 +151,15 @@ class PhaseChanged:
 
 
 @dataclass(frozen=True)
+class Restored:
+    """Work kept on this computer is back on the instance, compared by hash; work in a bucket comes back by itself."""
+
+    at: datetime
+    files: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something the user should know; the action goes on."""
 
@@ -218,6 +227,7 @@ Event = (
     | HostKeyPinned
     | LoggedIn
     | PhaseChanged
+    | Restored
     | Warned
     | Ready
     | Saving

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
+from gpulab.aws.accounts import identity
+from gpulab.aws.workspace import Bucket
 from gpulab.launch.context import Context
 
 
@@ -16,3 +19,19 @@ def bucket_region(bucket: str) -> str:
 def prefix(context: Context, name: str) -> str:
     """Return the prefix of a name's kept work; ends with a slash."""
     return f"{context.owner}/{name}/"
+
+
+def our_bucket(context: Context) -> Bucket:
+    """
+    Return the profile's bucket with the account it must belong to.
+
+    Raises:
+        GpulabError: AWS does not say whose the credentials are.
+    """
+    key = f"{context.account}/account"
+    account_id = context.cache.get(key)
+    if not account_id:
+        account_id = identity(context.cloud).account_id
+        context.cache.put(key, account_id, lasting=timedelta(days=365))
+    name = context.profile.keep_bucket
+    return Bucket(name, bucket_region(name), account_id)

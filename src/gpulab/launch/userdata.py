@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+from gpulab.aws import workspace
 from gpulab.bootstrap import InstanceSpec, Keep, load_environment, user_data
 from gpulab.launch.context import Context
-from gpulab.launch.keeping import bucket_region, prefix
+from gpulab.launch.keeping import bucket_region, our_bucket, prefix
 from gpulab.model.instance import LaunchPlan
 from gpulab.model.market import Offer
 
+# Believed for a week; `gpulab rm` forgets it at once.
+_SHIPPED = timedelta(days=7)
 
-def render(context: Context, plan: LaunchPlan, offer: Offer, *, launch_id: str) -> bytes:
+
+def render(
+    context: Context, plan: LaunchPlan, offer: Offer, *, launch_id: str, keep: Keep | None
+) -> bytes:
     """
     Render the user data of one attempt; the same bytes for the same arguments and clock.
+
+    Args:
+        keep: From `keep_for`; `None` when the work is fetched over ssh instead.
 
     Raises:
         WrongUsage: There is no such environment.
@@ -33,15 +44,29 @@ def render(context: Context, plan: LaunchPlan, offer: Offer, *, launch_id: str) 
         budget_usd=request.budget_usd,
         course=request.course,
         lab=request.lab,
-        keep=_keep(context, request.name),
+        keep=keep,
     )
     return user_data(spec)
 
 
-def _keep(context: Context, name: str) -> Keep | None:
+def keep_for(context: Context, name: str) -> Keep | None:
+    """
+    Say where an instance keeps its work, and put there what it needs for that; remembered, so that a warm launch asks nothing.
+
+    Returns:
+        `None` when the profile has no bucket or no role: the work is then fetched over ssh.
+
+    Raises:
+        GpulabError: The bucket cannot be written.
+    """
     bucket = context.profile.keep_bucket
     if not bucket or not context.profile.instance_role:
         return None
     region = bucket_region(bucket)
     endpoint = context.cloud.client("s3", region).meta.endpoint_url
-    return Keep(bucket=bucket, prefix=prefix(context, name), region=region, endpoint=endpoint)
+    keep = Keep(bucket=bucket, prefix=prefix(context, name), region=region, endpoint=endpoint)
+    key = f"{context.account}/agent/{bucket}/{keep.agent_key}"
+    if not context.cache.get(key):
+        workspace.put(context.cloud, our_bucket(context), keep.agent_key, keep.agent_body)
+        context.cache.put(key, value=True, lasting=_SHIPPED)
+    return keep

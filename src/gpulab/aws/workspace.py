@@ -1,0 +1,446 @@
+"""
+The kept work in the account: one private, versioned bucket, and a role that lets instances write under their owner's prefix only.
+
+Hides S3 and IAM. Every call names the expected owner of the bucket, so that a bucket somebody else made under our name is refused.
+
+The layout of a name's kept work, written by the agent: `OWNER/NAME/manifest.json` (last, so it is whole or old) and the files it lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpulab.aws.session import Cloud
+from gpulab.errors import AwsError, NotAllowed, NotFound, StoreError
+
+if TYPE_CHECKING:
+    from mypy_boto3_iam import IAMClient
+    from mypy_boto3_s3 import S3Client
+
+# How long replaced and deleted versions are kept: long enough to notice a mistake, short enough not to cost.
+_OLD_VERSIONS_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """
+    Our bucket.
+
+    Attributes:
+        account_id: Whose it must be; every call says so.
+    """
+
+    name: str
+    region: str
+    account_id: str
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """
+    One kept file.
+
+    Attributes:
+        path: Below the work folder, with `/`; from the instance, so not to be trusted as a path.
+        key: Where it lies in the bucket.
+        version: S3's version of it; `""` for the current one.
+    """
+
+    path: str
+    key: str
+    version: str
+    size_bytes: int
+    sha256: str
+    mode: int
+    modified_ns: int
+
+
+@dataclass(frozen=True)
+class KeptManifest:
+    """
+    What was kept of one name.
+
+    Attributes:
+        at: When the save began; aware UTC; `None` if unreadable.
+        files: Sorted by path.
+        links: Paths of symbolic links; they are not fetched to a laptop.
+    """
+
+    at: datetime | None
+    launch_id: str
+    files: tuple[KeptFile, ...]
+    links: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files together."""
+        return sum(f.size_bytes for f in self.files)
+
+
+def bucket_name(account_id: str, region: str) -> str:
+    """Name the bucket: bucket names are one namespace for all of AWS, so the account is part of it."""
+    return f"gpulab-{account_id}-{region}"
+
+
+def ensure_bucket(cloud: Cloud, account_id: str, region: str) -> Bucket:
+    """
+    Make sure the bucket exists, is private, encrypted, versioned, and forgets old versions after 30 days. Repeatable.
+
+    Raises:
+        NotAllowed: The credentials may not make buckets; the work is then kept on this computer.
+        AwsError: AWS refuses, or somebody else owns a bucket of that name.
+    """
+    bucket = Bucket(bucket_name(account_id, region), region, account_id)
+    _create(cloud, bucket)
+    s3: S3Client = cloud.client("s3", region)
+    named: dict[str, Any] = {"Bucket": bucket.name, "ExpectedBucketOwner": account_id}
+    with cloud.explained(f"close the bucket {bucket.name} to the public"):
+        s3.put_public_access_block(
+            **named,
+            PublicAccessBlockConfiguration={
+                "BlockPublicAcls": True,
+                "IgnorePublicAcls": True,
+                "BlockPublicPolicy": True,
+                "RestrictPublicBuckets": True,
+            },
+        )
+    with cloud.explained(f"switch on versions in {bucket.name}"):
+        s3.put_bucket_versioning(**named, VersioningConfiguration={"Status": "Enabled"})
+    with cloud.explained(f"switch on encryption in {bucket.name}"):
+        s3.put_bucket_encryption(
+            **named,
+            ServerSideEncryptionConfiguration={
+                "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
+            },
+        )
+    with cloud.explained(f"limit old versions in {bucket.name}"):
+        s3.put_bucket_lifecycle_configuration(
+            **named, LifecycleConfiguration={"Rules": [_lifecycle()]}
+        )
+    return bucket
+
+
+def ensure_instance_role(cloud: Cloud, bucket: Bucket, *, owner: str) -> str:
+    """
+    Make sure the role exists with which instances reach their owner's prefix, and nothing else; return its profile's name.
+
+    Raises:
+        NotAllowed: The credentials may not make roles; the work is then kept on this computer.
+        AwsError: AWS refuses otherwise.
+    """
+    iam: IAMClient = cloud.client("iam", "us-east-1")
+    name = f"gpulab-work-{owner}"
+    tags: Any = [{"Key": "gpulab:owner", "Value": owner}]
+    _unless_exists(
+        cloud,
+        f"make the role {name}",
+        lambda: iam.create_role(
+            RoleName=name,
+            AssumeRolePolicyDocument=json.dumps(_trusts_ec2()),
+            Description="Lets gpulab's instances keep their owner's work",
+            Tags=tags,
+        ),
+    )
+    rights = json.dumps(_rights(bucket.name, owner))
+    with cloud.explained(f"give the role {name} its rights"):
+        iam.put_role_policy(RoleName=name, PolicyName="keep-work", PolicyDocument=rights)
+    _unless_exists(
+        cloud,
+        f"make the instance profile {name}",
+        lambda: iam.create_instance_profile(InstanceProfileName=name, Tags=tags),
+    )
+    _unless_exists(
+        cloud,
+        f"put the role into the instance profile {name}",
+        lambda: iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name),
+    )
+    return name
+
+
+def put(cloud: Cloud, bucket: Bucket, key: str, body: bytes) -> None:
+    """Write one object, replacing what is there."""
+    s3: S3Client = cloud.client("s3", bucket.region)
+    with cloud.explained(f"write to {bucket.name}"):
+        s3.put_object(Bucket=bucket.name, Key=key, Body=body, ExpectedBucketOwner=bucket.account_id)
+
+
+def names(cloud: Cloud, bucket: Bucket, *, owner: str) -> tuple[str, ...]:
+    """List the names with kept work, sorted."""
+    pages = cloud.pages(
+        "s3",
+        bucket.region,
+        "list_objects_v2",
+        doing=f"list the kept work in {bucket.name}",
+        Bucket=bucket.name,
+        Prefix=f"{owner}/",
+        Delimiter="/",
+        ExpectedBucketOwner=bucket.account_id,
+    )
+    found = (p["Prefix"] for page in pages for p in page.get("CommonPrefixes", []))
+    return tuple(sorted(prefix.split("/")[1] for prefix in found))
+
+
+def read_manifest(cloud: Cloud, bucket: Bucket, prefix: str) -> KeptManifest | None:
+    """
+    Read what was kept under a prefix; `None` when nothing ever was.
+
+    Raises:
+        StoreError: The manifest is damaged.
+        AwsError: AWS refuses.
+    """
+    s3: S3Client = cloud.client("s3", bucket.region)
+    try:
+        with cloud.explained(f"read the kept work in {bucket.name}"):
+            reply = s3.get_object(
+                Bucket=bucket.name,
+                Key=f"{prefix}manifest.json",
+                ExpectedBucketOwner=bucket.account_id,
+            )
+            body = reply["Body"].read()
+    except NotFound:
+        return None
+    try:
+        return _manifest(json.loads(body), prefix)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"the manifest {prefix}manifest.json in {bucket.name} is damaged",
+            hint="The files lie beside it as plain files; older versions of both are kept for 30 days",
+        ) from error
+
+
+def missing(cloud: Cloud, bucket: Bucket, prefix: str, manifest: KeptManifest) -> tuple[str, ...]:
+    """Name the files of a manifest that are not in the bucket with that size; one call for a thousand files."""
+    pages = cloud.pages(
+        "s3",
+        bucket.region,
+        "list_objects_v2",
+        doing=f"list the kept work in {bucket.name}",
+        Bucket=bucket.name,
+        Prefix=prefix,
+        ExpectedBucketOwner=bucket.account_id,
+    )
+    there = {o["Key"]: o["Size"] for page in pages for o in page.get("Contents", [])}
+    return tuple(f.path for f in manifest.files if there.get(f.key) != f.size_bytes)
+
+
+def download(cloud: Cloud, bucket: Bucket, file: KeptFile, place: Path) -> None:
+    """
+    Fetch one file and compare its hash; the place is whole or untouched.
+
+    Args:
+        place: Where to put it; its folder exists, and the caller has checked the path.
+
+    Raises:
+        StoreError: The copy is not what its manifest says, or this computer's disk is full.
+        AwsError: AWS refuses.
+    """
+    s3: S3Client = cloud.client("s3", bucket.region)
+    which: dict[str, Any] = {"VersionId": file.version} if file.version else {}
+    part = place.with_name(f".gpulab-{hashlib.sha256(place.name.encode()).hexdigest()[:16]}")
+    try:
+        with cloud.explained(f"fetch {file.key}"):
+            reply = s3.get_object(
+                Bucket=bucket.name,
+                Key=file.key,
+                ExpectedBucketOwner=bucket.account_id,
+                **which,
+            )
+            digest = _write(reply["Body"], part)
+        if digest != file.sha256:
+            raise StoreError(
+                f"the kept copy of {file.path!r} is not what its manifest says",
+                hint="An older version of it may be whole: S3 keeps them for 30 days",
+            )
+        part.chmod(file.mode & 0o700 | 0o600)
+        part.replace(place)
+    except OSError as error:
+        raise StoreError(f"could not write {place}: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def delete_prefix(cloud: Cloud, bucket: Bucket, prefix: str) -> int:
+    """
+    Delete everything under a prefix, all versions; return how many were deleted. It cannot be undone.
+
+    Args:
+        prefix: Ends with a slash and has at least two parts, so that no slip deletes everything.
+
+    Raises:
+        AwsError: AWS refuses; some may be left, and the same call goes on.
+    """
+    if not prefix.endswith("/") or prefix.count("/") < 2 or prefix.startswith("/"):
+        raise ValueError(f"{prefix!r} is not the prefix of one name's work")
+    s3: S3Client = cloud.client("s3", bucket.region)
+    deleted = 0
+    for page in _versions(cloud, bucket, prefix):
+        rows = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+        objects: Any = [{"Key": row["Key"], "VersionId": row["VersionId"]} for row in rows]
+        if not objects:
+            continue
+        with cloud.explained(f"delete kept work in {bucket.name}"):
+            reply = s3.delete_objects(
+                Bucket=bucket.name,
+                Delete={"Objects": objects, "Quiet": True},
+                ExpectedBucketOwner=bucket.account_id,
+            )
+        for error in reply.get("Errors", []):
+            raise AwsError(
+                f"could not delete {error.get('Key')} ({error.get('Code')})",
+                hint="Repeat the command; it goes on where it stopped",
+                code=error.get("Code", ""),
+            )
+        deleted += len(objects)
+    return deleted
+
+
+def size_of(cloud: Cloud, bucket: Bucket, prefix: str) -> int:
+    """Add up every version under a prefix, bytes: what S3 bills."""
+    pages = _versions(cloud, bucket, prefix)
+    return sum(row["Size"] for page in pages for row in page.get("Versions", []))
+
+
+def _create(cloud: Cloud, bucket: Bucket) -> None:
+    s3: S3Client = cloud.client("s3", bucket.region)
+    # us-east-1 is the one region that must not be named. https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateBucket.html
+    where: Any = (
+        {}
+        if bucket.region == "us-east-1"
+        else {"CreateBucketConfiguration": {"LocationConstraint": bucket.region}}
+    )
+    try:
+        with cloud.explained(f"make the bucket {bucket.name}"):
+            s3.create_bucket(Bucket=bucket.name, **where)
+    except AwsError as error:
+        if error.code == "BucketAlreadyOwnedByYou":
+            return
+        if error.code == "BucketAlreadyExists":
+            raise NotAllowed(
+                f"somebody else owns a bucket called {bucket.name}",
+                hint="The work is kept on this computer instead",
+                code=error.code,
+            ) from error
+        raise
+
+
+def _unless_exists(cloud: Cloud, doing: str, call: Callable[[], Any]) -> None:
+    try:
+        with cloud.explained(doing):
+            call()
+    except AwsError as error:
+        # The profile holds one role at most: "limit exceeded" says that ours is in it.
+        if error.code not in ("EntityAlreadyExists", "LimitExceeded"):
+            raise
+
+
+def _versions(cloud: Cloud, bucket: Bucket, prefix: str) -> Iterator[Mapping[str, Any]]:
+    return cloud.pages(
+        "s3",
+        bucket.region,
+        "list_object_versions",
+        doing=f"list the kept work in {bucket.name}",
+        Bucket=bucket.name,
+        Prefix=prefix,
+        ExpectedBucketOwner=bucket.account_id,
+    )
+
+
+def _write(body: Any, place: Path) -> str:
+    digest = hashlib.sha256()
+    with place.open("wb") as out:
+        for chunk in body.iter_chunks(1 << 20):
+            digest.update(chunk)
+            out.write(chunk)
+    return digest.hexdigest()
+
+
+def _manifest(found: Mapping[str, Any], prefix: str) -> KeptManifest:
+    entries = sorted(found["entries"], key=lambda e: e["path"])
+    plain = [e for e in entries if e.get("link") is None and not e["path"].endswith("/")]
+    return KeptManifest(
+        at=_moment(found.get("at")),
+        launch_id=str(found.get("launch", "")),
+        files=tuple(_file(e, prefix) for e in plain),
+        links=tuple(e["path"] for e in entries if e.get("link") is not None),
+    )
+
+
+def _file(entry: Mapping[str, Any], prefix: str) -> KeptFile:
+    key = str(entry["key"])
+    if not key.startswith(prefix):
+        raise ValueError("a manifest names a file outside its prefix")
+    return KeptFile(
+        path=str(entry["path"]),
+        key=key,
+        version=str(entry.get("version") or ""),
+        size_bytes=int(entry["size"]),
+        sha256=str(entry["sha256"]),
+        mode=int(entry.get("mode", 0o600)),
+        modified_ns=int(entry.get("mtime_ns", 0)),
+    )
+
+
+def _moment(text: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else None
+
+
+def _lifecycle() -> Any:
+    return {
+        "ID": "gpulab-old-versions",
+        "Status": "Enabled",
+        "Filter": {"Prefix": ""},
+        "NoncurrentVersionExpiration": {"NoncurrentDays": _OLD_VERSIONS_DAYS},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+    }
+
+
+def _trusts_ec2() -> dict[str, Any]:
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "ec2.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+            }
+        ],
+    }
+
+
+def _rights(bucket: str, owner: str) -> dict[str, Any]:
+    """Read, write and remove the current version under one prefix; old versions stay, so a hijacked notebook cannot destroy them."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": [
+                    "s3:GetObject",
+                    "s3:GetObjectVersion",
+                    "s3:PutObject",
+                    "s3:DeleteObject",
+                    "s3:AbortMultipartUpload",
+                ],
+                "Resource": f"arn:aws:s3:::{bucket}/{owner}/*",
+            },
+            {
+                # Without it S3 answers 403 instead of 404 for what is not there yet.
+                "Effect": "Allow",
+                "Action": "s3:ListBucket",
+                "Resource": f"arn:aws:s3:::{bucket}",
+                "Condition": {"StringLike": {"s3:prefix": f"{owner}/*"}},
+            },
+        ],
+    }

@@ -169,8 +169,9 @@ def test_two_machines_meet_only_where_a_rule_lets_them(machines):
     """Jupyter of one student must not be reached by the machine of another."""
     host = machines.kind.endpoint_host()
     from_host = Ingress("tcp", 22, 22, f"{host}/32")
-    one = machines.boot(ingress=(from_host,)).wait_for_ssh()
-    other = machines.boot(ingress=(from_host,)).wait_for_ssh()
+    one, other = (machines.boot(ingress=(from_host,)) for _ in range(2))
+    one.wait_for_ssh()
+    other.wait_for_ssh()
     address = other.birth.private_address
     knock = f"timeout 2 bash -c '</dev/tcp/{address}/22' && echo open || echo closed"
 
@@ -203,10 +204,11 @@ def test_without_a_rule_nothing_comes_in_and_everything_goes_out(machines, event
 @pytest.mark.slow
 def test_a_container_on_the_machine_gets_no_token_with_hop_limit_one(machines):
     """The hop limit keeps the role's credentials from what a student runs in a container."""
-    near = machines.boot(hop_limit=1).wait_for_ssh()
-    far = machines.boot(hop_limit=2).wait_for_ssh()
+    pair = [machines.boot(hop_limit=limit) for limit in (1, 2)]
 
-    answers = [booted.run(f"sudo bash -c {shlex.quote(IN_A_CONTAINER)}") for booted in (near, far)]
+    answers = [
+        booted.wait_for_ssh().run(f"sudo bash -c {shlex.quote(IN_A_CONTAINER)}") for booted in pair
+    ]
 
     assert answers == ["own 200, container 000", "own 200, container 200"]
 

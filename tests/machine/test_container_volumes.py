@@ -11,17 +11,20 @@ FORMAT_AND_WRITE = "sudo mkfs.ext4 -q {0} && sudo mount {0} /mnt && echo kept | 
 def test_a_volume_moves_from_one_machine_to_the_next(machines, eventually):
     """The kept disk of a student outlives the spot instance it was attached to."""
     volume = machines.disk("work", survives=True)
+    by_id = f"/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{volume.volume_id.replace('-', '')}"
     one = machines.boot().wait_for_ssh()
 
     one.machine.attach(volume)
-    eventually(lambda: one.ssh("test -b /dev/nvme1n1").returncode == 0)
+    eventually(lambda: one.ssh(f"test -b {by_id}").returncode == 0)
+    rights = one.run("stat -c '%A %G' /dev/nvme1n1")
     one.run(FORMAT_AND_WRITE.format("/dev/nvme1n1"))
     one.machine.detach(volume.volume_id)
     eventually(lambda: one.ssh("test -e /dev/nvme1n1").returncode == 1)
+    links = one.run("ls /dev/disk/by-id")
     one.machine.discard()
     other = machines.boot(disks=(*machines.birth().disks, volume)).wait_for_ssh()
 
-    by_id = f"/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{volume.volume_id.replace('-', '')}"
+    assert (rights, links) == ("brw-rw---- disk", "")
     assert other.run(f"sudo mount {by_id} /mnt && cat /mnt/f") == "kept"
 
 

@@ -334,7 +334,7 @@ class ContainerMachine:
         self._write_volume_list()
         first = None if self._process is None else _first_process(self._process.pid)
         if first is not None:
-            run_tool("nsenter", f"--target={first}", "--mount", "--root", HARDWARE)
+            run_tool("nsenter", f"--target={first}", "--mount", "--pid", "--root", HARDWARE)
 
     def _write_volume_list(self) -> None:
         """A volume keeps its number for as long as it is attached; the root is number 0, as on EC2."""

@@ -1,0 +1,91 @@
+"""The agent on machines that really boot: from the user data the product renders to JupyterLab, and the ends it brings."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from gpulab.bootstrap import InstanceSpec, load_environment, user_data
+
+
+def a_spec(**changes) -> InstanceSpec:
+    now = datetime.now(UTC)
+    values = {
+        "launch": "l-1",
+        "name": "week4",
+        "owner": "s-1",
+        "user": "ubuntu",
+        "made_at": now,
+        "deadline": now + timedelta(hours=4),
+        "idle_minutes": 60,
+        "usd_per_hour": Decimal("0.2158"),
+        "environment": load_environment("tf2-small"),
+        "has_gpu": False,
+    }
+    return InstanceSpec(**{**values, **changes})
+
+
+def status(booted) -> dict:
+    return json.loads(booted.run("gpulab-agent status"))
+
+
+def phase_states(booted) -> dict[str, str]:
+    return {phase["name"]: phase["state"] for phase in status(booted)["phases"]}
+
+
+def is_set_up(booted) -> bool:
+    said = booted.ssh("gpulab-agent status")
+    phases = json.loads(said.stdout)["phases"] if said.returncode == 0 else [{"state": "waiting"}]
+    return all(phase["state"] in ("done", "failed") for phase in phases)
+
+
+@pytest.mark.slow
+def test_an_instance_comes_up_by_itself(machines, eventually):
+    """The product's promise on the instance's side: once RunInstances has answered, the laptop may close."""
+    booted = machines.boot(user_data=user_data(a_spec())).wait_for_ssh()
+
+    eventually(lambda: is_set_up(booted), lambda: booted.ssh("gpulab-agent log").stdout[-3000:])
+    states = phase_states(booted)
+    health = booted.run("systemctl is-system-running --wait; cloud-init status --wait")
+    answer = booted.run('curl -s "http://127.0.0.1:8888/api/status?token=$(gpulab-agent token)"')
+    refused = booted.run("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8888/api/kernels")
+    timers = booted.run("systemctl list-units --plain --no-legend --type=timer 'gpulab-end-*'")
+    token = booted.run("stat -c '%a %U' /run/gpulab/token")
+    runs_as = booted.run(
+        "ps -o user= -p $(systemctl show -p MainPID --value gpulab-jupyter@ubuntu)"
+    )
+
+    assert set(states.values()) == {"done"}, status(booted)
+    assert health.splitlines()[0] == "running"
+    assert health.splitlines()[-1] == "status: done"
+    assert json.loads(answer)["kernels"] == 0
+    assert (refused, token, runs_as) == ("403", "600 ubuntu", "ubuntu")
+    assert len(timers.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_an_instance_ends_at_its_deadline(machines):
+    """A closed laptop costs nothing past the deadline."""
+    deadline = datetime.now(UTC) + timedelta(seconds=40)
+
+    booted = machines.boot(user_data=user_data(a_spec(deadline=deadline)))
+    booted.wait_until_off()
+
+    assert datetime.now(UTC) - deadline < timedelta(seconds=90)
+
+
+@pytest.mark.slow
+def test_an_instance_whose_agent_is_broken_still_ends(machines, eventually):
+    """The timer is armed by the boot's first second, not by the agent: a bug of ours must not cost a student a weekend."""
+    deadline = datetime.now(UTC) + timedelta(seconds=45)
+    booted = machines.boot(user_data=user_data(a_spec(deadline=deadline))).wait_for_ssh()
+
+    booted.run(
+        "sudo systemctl mask --now gpulab-agent.service; sudo rm /usr/local/bin/gpulab-agent"
+    )
+    booted.wait_until_off()
+
+    assert datetime.now(UTC) - deadline < timedelta(seconds=150)

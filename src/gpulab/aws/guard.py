@@ -118,6 +118,11 @@ def armed_instances(cloud: Cloud, region: str) -> tuple[str, ...]:
     return tuple(sorted(s["Name"].removeprefix(_PREFIX) for p in pages for s in p["Schedules"]))
 
 
+def schedule_name(instance_id: str) -> str:
+    """Name the schedule of an instance."""
+    return _PREFIX + instance_id
+
+
 def ensure_role(cloud: Cloud, *, owner: str, account_id: str) -> str:
     """
     Make sure the role exists with which the scheduler may end our instances, and nothing else; return its ARN.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from gpulab.launch.context import Context
@@ -84,4 +85,18 @@ def record_end(
     """
     context.ledger.append(
         [fact.ended(instance.id, at=at, by=by, reason=reason, source=fact.Source.LAPTOP)]
+    )
+
+
+def record_ends(
+    context: Context, instance_ids: Iterable[str], *, at: datetime, reason: str
+) -> None:
+    """
+    Write that instances were ended by us, known by their ids alone.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    context.ledger.append(
+        fact.ended(i, at=at, by=EndedBy.USER, reason=reason) for i in instance_ids
     )

@@ -9,7 +9,7 @@ from gpulab.aws import instances as ec2
 from gpulab.aws import network
 from gpulab.aws.guard import Guard
 from gpulab.aws.regions import ask_each
-from gpulab.errors import GpulabError, RemoteError, Unreachable, WrongUsage
+from gpulab.errors import GpulabError, NotFound, RemoteError, Unreachable, WrongUsage
 from gpulab.launch import guarding, resuming
 from gpulab.launch.context import Context
 from gpulab.launch.setup import group_name
@@ -115,6 +115,21 @@ def find_alive(context: Context, name: str | None) -> Instance | None:
     return fitting[0] if fitting else None
 
 
+def last_reason(context: Context, instance_id: str) -> str:
+    """Return why an instance has ended, in EC2's code (`Server.SpotInstanceTermination`); `""` where EC2 does not say any more."""
+    regions = dict.fromkeys(
+        m.region for m in context.journal.read().made if m.instance_id == instance_id
+    )
+    for region in regions or context.profile.regions:
+        try:
+            return ec2.read(context.cloud, region, instance_id).state_reason
+        except NotFound:
+            continue
+        except GpulabError:
+            return ""
+    return ""
+
+
 def target(context: Context, instance: Instance) -> SshTarget:
     """
     Say where and as whom an instance is reached.
@@ -153,6 +168,16 @@ def status(context: Context, instance: Instance, *, timeout_s: float = 20) -> Ag
             f"{instance.name or instance.id} does not tell its status in words gpulab knows",
             hint="`gpulab logs` may show why",
         ) from error
+
+
+def console(context: Context, instance: Instance) -> str:
+    """
+    Read what an instance wrote to its console; works without ssh.
+
+    Raises:
+        AwsError: AWS does not give it.
+    """
+    return ec2.console_output(context.cloud, instance.place.region, instance.id)
 
 
 def details(context: Context, instance: Instance) -> Details:

@@ -1,0 +1,252 @@
+"""Everything in a region that carries our tags and can cost, and how each kind is deleted. Never looks at what is not tagged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from gpulab.aws import guard, instances
+from gpulab.aws.session import Cloud
+from gpulab.errors import NotFound
+from gpulab.model.instance import TAG_EXPIRES, TAG_LAUNCH, TAG_NAME, TAG_OWNER
+from gpulab.model.leftover import Kind, Tagged
+from gpulab.planning.catalogue import on_demand_prices
+from gpulab.planning.snapshot import gp3_usd_per_gib_month
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
+_HOURS_A_MONTH = 730
+_ADDRESS_USD_PER_HOUR = Decimal("0.005")
+# EBS snapshots, standard tier, us-east-1; changed blocks only, so this is the upper end.
+_SNAPSHOT_USD_PER_GIB_MONTH = Decimal("0.05")
+
+
+def in_region(cloud: Cloud, region: str, *, owner: str) -> tuple[Tagged, ...]:
+    """
+    Find everything of ours in a region.
+
+    Args:
+        owner: Whose; `""` for everything with our tags.
+
+    Raises:
+        GpulabError: One kind could not be read; then nothing is said about the region.
+    """
+    readers = (
+        _instances,
+        _spot_requests,
+        _addresses,
+        _volumes,
+        _images,
+        _snapshots,
+        _groups,
+        _keys,
+    )
+    found = [r for read in readers for r in read(cloud, region, _filter(owner))]
+    live = {r.id for r in found if r.kind is Kind.INSTANCE}
+    return (*found, *_schedules(cloud, region, live, owner))
+
+
+def delete(cloud: Cloud, resource: Tagged) -> None:
+    """
+    Delete one resource; one that is gone is fine.
+
+    Raises:
+        GpulabError: AWS refuses; `DependencyViolation` means later.
+    """
+    ec2: EC2Client = cloud.client("ec2", resource.region)
+    ways: dict[Kind, Callable[[], object]] = {
+        Kind.INSTANCE: lambda: ec2.terminate_instances(InstanceIds=[resource.id]),
+        Kind.SPOT_REQUEST: lambda: ec2.cancel_spot_instance_requests(
+            SpotInstanceRequestIds=[resource.id]
+        ),
+        Kind.SCHEDULE: lambda: guard.disarm(cloud, resource.region, resource.uses),
+        Kind.ADDRESS: lambda: ec2.release_address(AllocationId=resource.id),
+        Kind.VOLUME: lambda: ec2.delete_volume(VolumeId=resource.id),
+        Kind.IMAGE: lambda: ec2.deregister_image(ImageId=resource.id),
+        Kind.SNAPSHOT: lambda: ec2.delete_snapshot(SnapshotId=resource.id),
+        Kind.SECURITY_GROUP: lambda: ec2.delete_security_group(GroupId=resource.id),
+        Kind.KEY_PAIR: lambda: ec2.delete_key_pair(KeyPairId=resource.id),
+    }
+    try:
+        with cloud.explained(f"delete {resource.kind} {resource.id}"):
+            ways[resource.kind]()
+    except NotFound:
+        return
+
+
+def _filter(owner: str) -> list[dict[str, Any]]:
+    if owner:
+        return [{"Name": f"tag:{TAG_OWNER}", "Values": [owner]}]
+    return [{"Name": "tag-key", "Values": [TAG_OWNER]}]
+
+
+def _pages(
+    cloud: Cloud, region: str, operation: str, key: str, filters: list[dict[str, Any]], **more: Any
+) -> Iterator[Mapping[str, Any]]:
+    doing = f"look for leftovers in {region}"
+    for page in cloud.pages("ec2", region, operation, doing=doing, Filters=filters, **more):
+        yield from page[key]
+
+
+def _instances(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[Tagged]:
+    states = ["pending", "running", "stopping", "stopped"]
+    alive = [*filters, {"Name": "instance-state-name", "Values": states}]
+    for reservation in _pages(cloud, region, "describe_instances", "Reservations", alive):
+        for row in reservation["Instances"]:
+            seen = instances.read_instance(row, region)
+            price = on_demand_prices().get((region, seen.place.instance_type))
+            is_billed = seen.state.is_alive
+            yield _tagged(
+                Kind.INSTANCE,
+                seen.id,
+                region,
+                row.get("Tags", []),
+                state=seen.state.value,
+                created_at=seen.launched_at,
+                usd_per_month=_monthly(price.usd_per_hour if price else None, is_billed=is_billed),
+            )
+
+
+def _spot_requests(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[Tagged]:
+    live = [*filters, {"Name": "state", "Values": ["open", "active"]}]
+    operation, key = "describe_spot_instance_requests", "SpotInstanceRequests"
+    for row in _pages(cloud, region, operation, key, live):
+        yield _tagged(
+            Kind.SPOT_REQUEST,
+            row["SpotInstanceRequestId"],
+            region,
+            row.get("Tags", []),
+            state=row.get("State", ""),
+            uses=row.get("InstanceId", ""),
+            created_at=row.get("CreateTime"),
+        )
+
+
+def _addresses(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[Tagged]:
+    ec2: EC2Client = cloud.client("ec2", region)
+    with cloud.explained(f"look for leftovers in {region}"):
+        rows = ec2.describe_addresses(Filters=filters)["Addresses"]  # type: ignore[arg-type] # plain dicts
+    for row in rows:
+        yield _tagged(
+            Kind.ADDRESS,
+            row.get("AllocationId", ""),
+            region,
+            row.get("Tags", []),
+            uses=row.get("InstanceId") or row.get("AssociationId") or "",
+            usd_per_month=_ADDRESS_USD_PER_HOUR * _HOURS_A_MONTH,
+        )
+
+
+def _volumes(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[Tagged]:
+    for row in _pages(cloud, region, "describe_volumes", "Volumes", filters):
+        attached = row.get("Attachments", [])
+        yield _tagged(
+            Kind.VOLUME,
+            row["VolumeId"],
+            region,
+            row.get("Tags", []),
+            state=row.get("State", ""),
+            uses=attached[0].get("InstanceId", "") if attached else "",
+            created_at=row.get("CreateTime"),
+            usd_per_month=gp3_usd_per_gib_month(region) * row["Size"],
+        )
+
+
+def _images(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[Tagged]:
+    for row in _pages(cloud, region, "describe_images", "Images", filters, Owners=["self"]):
+        yield _tagged(
+            Kind.IMAGE,
+            row["ImageId"],
+            region,
+            row.get("Tags", []),
+            state=row.get("State", ""),
+            created_at=_moment(row.get("CreationDate")),
+        )
+
+
+def _snapshots(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[Tagged]:
+    rows = _pages(cloud, region, "describe_snapshots", "Snapshots", filters, OwnerIds=["self"])
+    for row in rows:
+        yield _tagged(
+            Kind.SNAPSHOT,
+            row["SnapshotId"],
+            region,
+            row.get("Tags", []),
+            state=row.get("State", ""),
+            created_at=row.get("StartTime"),
+            usd_per_month=_SNAPSHOT_USD_PER_GIB_MONTH * row.get("VolumeSize", 0),
+        )
+
+
+def _groups(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[Tagged]:
+    for row in _pages(cloud, region, "describe_security_groups", "SecurityGroups", filters):
+        yield _tagged(Kind.SECURITY_GROUP, row["GroupId"], region, row.get("Tags", []))
+
+
+def _keys(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[Tagged]:
+    ec2: EC2Client = cloud.client("ec2", region)
+    with cloud.explained(f"look for leftovers in {region}"):
+        rows = ec2.describe_key_pairs(Filters=filters)["KeyPairs"]  # type: ignore[arg-type] # plain dicts
+    for row in rows:
+        at = row.get("CreateTime")
+        yield _tagged(Kind.KEY_PAIR, row["KeyPairId"], region, row.get("Tags", []), created_at=at)
+
+
+def _schedules(cloud: Cloud, region: str, live: Iterable[str], owner: str) -> Iterator[Tagged]:
+    """Find schedules whose instance is ours or gone; schedules carry no tags, so another owner's live one is left out."""
+    mine = set(live)
+    for instance_id in guard.armed_instances(cloud, region):
+        if instance_id in mine or _is_gone(cloud, region, instance_id, owner):
+            name = guard.schedule_name(instance_id)
+            yield Tagged(Kind.SCHEDULE, name, region, "", "", uses=instance_id)
+
+
+def _is_gone(cloud: Cloud, region: str, instance_id: str, owner: str) -> bool:
+    try:
+        seen = instances.read(cloud, region, instance_id)
+    except NotFound:
+        return True
+    return not seen.state.is_alive and owner in ("", seen.owner)
+
+
+def _tagged(
+    kind: Kind,
+    resource_id: str,
+    region: str,
+    tags: Iterable[Any],
+    *,
+    state: str = "",
+    uses: str = "",
+    created_at: datetime | None = None,
+    usd_per_month: Decimal | None = Decimal(0),
+) -> Tagged:
+    pairs = {t["Key"]: t["Value"] for t in tags}
+    return Tagged(
+        kind=kind,
+        id=resource_id,
+        region=region,
+        name=pairs.get(TAG_NAME, ""),
+        launch_id=pairs.get(TAG_LAUNCH, ""),
+        state=state,
+        uses=uses,
+        created_at=created_at.astimezone(UTC) if created_at else None,
+        expires_at=_moment(pairs.get(TAG_EXPIRES)),
+        usd_per_month=usd_per_month,
+    )
+
+
+def _monthly(usd_per_hour: Decimal | None, *, is_billed: bool) -> Decimal | None:
+    if not is_billed:
+        return Decimal(0)
+    return usd_per_hour * _HOURS_A_MONTH if usd_per_hour is not None else None
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else None

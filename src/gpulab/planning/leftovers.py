@@ -1,0 +1,94 @@
+"""
+Which of our resources are left over. Pure. What is in use stays; what may hold work that is nowhere else stays; what is not tagged is
+never even looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+
+from gpulab.model.leftover import Kind, Leftover, Tagged
+
+# A launch made by another computer may not be known here for a moment.
+GRACE = timedelta(minutes=10)
+
+
+def sort_out(
+    resources: Iterable[Tagged],
+    *,
+    known_launches: Collection[str],
+    kept_at: Mapping[str, datetime],
+    now: datetime,
+) -> tuple[tuple[Leftover, ...], tuple[Leftover, ...]]:
+    """
+    Tell what is left over from what is not.
+
+    Args:
+        known_launches: Launch ids in this computer's journal.
+        kept_at: When the work of each name was last kept and compared.
+
+    Returns:
+        What may be deleted, in the order of deleting; and what is not touched, both with the reason.
+    """
+    found = sorted(resources, key=lambda r: (list(Kind).index(r.kind), r.region, r.id))
+    live = {r.id for r in found if r.kind is Kind.INSTANCE}
+    busy = {r.region for r in found if r.kind is Kind.INSTANCE}
+    over: list[Leftover] = []
+    stays: list[Leftover] = []
+    for resource in found:
+        why, is_over = _judge(
+            resource, live=live, busy=busy, known=known_launches, kept_at=kept_at, now=now
+        )
+        (over if is_over else stays).append(Leftover(resource, why))
+    return tuple(over), tuple(stays)
+
+
+def _judge(
+    resource: Tagged,
+    *,
+    live: Collection[str],
+    busy: Collection[str],
+    known: Collection[str],
+    kept_at: Mapping[str, datetime],
+    now: datetime,
+) -> tuple[str, bool]:
+    """Return the reason, and whether the resource is left over."""
+    if resource.created_at is not None and now - resource.created_at < GRACE:
+        return "it is younger than 10 min", False
+    match resource.kind:
+        case Kind.INSTANCE:
+            return _instance(resource, known, now)
+        case Kind.VOLUME | Kind.SNAPSHOT | Kind.IMAGE:
+            return _with_content(resource, live, kept_at)
+        case Kind.SPOT_REQUEST | Kind.SCHEDULE:
+            in_use = resource.uses in live
+            return (f"{resource.uses} is up", False) if in_use else ("its instance has ended", True)
+        case Kind.ADDRESS:
+            return ("it is in use", False) if resource.uses else ("nothing uses it", True)
+        case Kind.SECURITY_GROUP | Kind.KEY_PAIR:
+            in_use = resource.region in busy
+            return ("instances there use it", False) if in_use else ("no instance uses it", True)
+        case Kind.KEPT_WORK:
+            return "`gpulab rm` deletes it", False
+
+
+def _instance(resource: Tagged, known: Collection[str], now: datetime) -> tuple[str, bool]:
+    if resource.expires_at is not None and resource.expires_at + GRACE < now:
+        return "its time is over", True
+    if resource.launch_id not in known:
+        return "this computer did not launch it; its work is not saved first", True
+    return "it is within its time; `gpulab stop` saves its work and ends it", False
+
+
+def _with_content(
+    resource: Tagged, live: Collection[str], kept_at: Mapping[str, datetime]
+) -> tuple[str, bool]:
+    if resource.uses in live:
+        return f"{resource.uses} uses it", False
+    if resource.state == "in-use":
+        return "an instance uses it", False
+    kept = kept_at.get(resource.name)
+    if kept is None or resource.created_at is None or kept < resource.created_at:
+        return "it may hold work that is kept nowhere else", False
+    return f"nothing uses it, and the work of {resource.name} is kept", True

@@ -232,7 +232,7 @@ async def open_link(target: SshTarget, remote_ports: Sequence[int]) -> ProcessLi
 def paramiko_argv(
     target: SshTarget, endpoints: Mapping[int, Endpoint], log_file: Path
 ) -> list[str]:
-    """Say how this program itself stands in for ssh."""
+    """Say how this program itself stands in for ssh; -P: a `json.py` in the current folder is not ours."""
     order = {
         "target": {
             "instance_id": target.instance_id,
@@ -248,7 +248,7 @@ def paramiko_argv(
             [port, str(e) if isinstance(e, Path) else e] for port, e in endpoints.items()
         ],
     }
-    return [sys.executable, "-m", "gpulab.remote.paramiko_link", json.dumps(order)]
+    return [sys.executable, "-P", "-m", "gpulab.remote.paramiko_link", json.dumps(order)]
 
 
 def _openssh_argv(

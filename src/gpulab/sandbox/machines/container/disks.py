@@ -22,6 +22,8 @@ _LOOP_CTL_GET_FREE = 0x4C82
 _AUTOCLEAR = 4
 _LOOP_MAJOR = 7
 _GIB = 1024**3
+_PATIENCE = 600
+_PAUSE_SECONDS = 0.05
 
 
 class Volumes:
@@ -50,14 +52,21 @@ class Volumes:
         """Remove a volume and its content; harmless when it is not there."""
         self._file(volume_id).unlink(missing_ok=True)
 
-    def open(self, volume_id: str) -> LoopDevice:
+    def open(self, volume_id: str, *, sleep: Callable[[float], None] = time.sleep) -> LoopDevice:
         """
         Put a volume behind a loop device.
 
+        Waits for the device it had before: the kernel writes what is left after its last user has gone, and one file behind
+        two devices would be destroyed.
+
         Raises:
-            OSError: The kernel has no loop devices, or none is free.
+            OSError: It is still mounted somewhere, the kernel has no loop devices, or none is free.
         """
-        return LoopDevice(self._file(volume_id), self._devices / volume_id)
+        for _ in range(_PATIENCE):
+            if not _is_behind_a_device(self._file(volume_id)):
+                return LoopDevice(self._file(volume_id), self._devices / volume_id)
+            sleep(_PAUSE_SECONDS)
+        raise OSError(f"volume {volume_id} is still in use")
 
     def format_root(self, volume_id: str) -> None:
         """Make the file system of a root volume; without a journal, since a cut machine does not lose what the host has cached."""
@@ -65,7 +74,9 @@ class Volumes:
         run_tool("mkfs.ext4", *options, self._file(volume_id))
 
     def _file(self, volume_id: str) -> Path:
-        return self._folder / f"{volume_id}.img"
+        return (
+            self._folder / f"{volume_id.replace('/', '_')}.img"
+        )  # the id may come from anybody's API call
 
 
 class LoopDevice:
@@ -81,18 +92,18 @@ class LoopDevice:
         self.node = node
         self.minor, self._held = _configure(file, node)
 
-    def close(self, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        """
-        Let go of the device, and wait for a moment until the kernel has.
-
-        A file system that is still mounted keeps it, and its file, in use.
-        """
+    def close(self) -> None:
+        """Let go of the device; a file system that is still mounted keeps it until it is unmounted."""
         os.close(self._held)
         self.node.unlink(missing_ok=True)
-        for _ in range(100):
-            if not Path(f"/sys/block/loop{self.minor}/loop/backing_file").exists():
-                return
-            sleep(0.02)
+
+
+def _is_behind_a_device(file: Path) -> bool:
+    for device in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            if device.read_text().rstrip("\n") == str(file):
+                return True
+    return False
 
 
 def _configure(file: Path, node: Path) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from gpulab.sandbox import moto_bridge
+from gpulab.sandbox.credentials import RENEW_BEFORE
 from gpulab.sandbox.machines import Birth, Disk, Ingress, LiveMetadata
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ def boot(world: World, instance: SimInstance) -> None:
     instance.fixed_addresses = world.machines.addresses()
     _set_addresses(instance)
     instance.machine = world.machines.boot(birth_of(world, instance), on_exit=world.machine_exited)
+    publish(world, instance)
 
 
 def reboot(instance: SimInstance) -> None:
@@ -61,14 +64,7 @@ def birth_of(world: World, instance: SimInstance) -> Birth:
 
 def publish(world: World, instance: SimInstance) -> None:
     """Tell the machine what has changed in its metadata: tags, notice, credentials of its role."""
-    if instance.profile and instance.profile[2]:
-        instance.credentials = world.credentials.for_role(
-            instance.account,
-            instance.profile[2],
-            instance.id,
-            world.now(),
-            renewed=instance.credentials,
-        )
+    _renew_credentials(world, instance)
     if instance.machine is None:
         return
     instance.machine.publish(
@@ -79,6 +75,22 @@ def publish(world: World, instance: SimInstance) -> None:
             credentials=instance.credentials,
         )
     )
+
+
+def _renew_credentials(world: World, instance: SimInstance) -> None:
+    if not (instance.profile and instance.profile[2]) or instance.state not in (
+        "pending",
+        "running",
+    ):
+        return
+    had = instance.credentials
+    given = world.credentials.for_role(
+        instance.account, instance.profile[2], instance.id, world.now(), renewed=had
+    )
+    instance.credentials = given
+    if given != had:
+        expires_at = datetime.fromisoformat(given["Expiration"])
+        world.at(expires_at - RENEW_BEFORE, lambda: publish(world, instance))
 
 
 def admit_again(world: World, account: str, region: str) -> None:

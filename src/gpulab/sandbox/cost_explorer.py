@@ -206,6 +206,16 @@ def _check(params: Mapping[str, Any], groups: list[Mapping[str, str]], metrics: 
     for group in groups:
         if group.get("Type") == "DIMENSION":
             _dimension(group["Key"])
+    _check_expression(params.get("Filter"))
+
+
+def _check_expression(expression: Mapping[str, Any] | None) -> None:
+    if not expression:
+        return
+    for part in [*expression.get("And", []), *expression.get("Or", []), expression.get("Not")]:
+        _check_expression(part)
+    if "Dimensions" in expression:
+        _dimension(expression["Dimensions"]["Key"])
 
 
 def _period(params: Mapping[str, Any]) -> tuple[datetime, datetime]:

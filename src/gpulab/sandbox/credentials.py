@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_ACCOUNT = "123456789012"
 
 _ROLE_LIFETIME = timedelta(hours=6)
-_RENEW_BEFORE = timedelta(minutes=30)
+RENEW_BEFORE = timedelta(minutes=30)
 
 #: Operations whose IAM action has another name.
 _ACTIONS = {
@@ -128,7 +128,7 @@ class Credentials:
         Args:
             renewed: What was served so far; given back while it is good for more than half an hour.
         """
-        if renewed and datetime.fromisoformat(renewed["Expiration"]) - now > _RENEW_BEFORE:
+        if renewed and datetime.fromisoformat(renewed["Expiration"]) - now > RENEW_BEFORE:
             return dict(renewed)
         arn = f"arn:aws:sts::{account}:assumed-role/{role}/{session}"
         key = self.session(account, expires_at=now + _ROLE_LIFETIME, arn=arn)

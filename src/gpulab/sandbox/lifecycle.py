@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from gpulab.sandbox import births, moto_bridge, spot_requests
+from gpulab.sandbox.machines import CannotBoot
 
 if TYPE_CHECKING:
     from gpulab.sandbox.instances import SimInstance
@@ -32,8 +33,13 @@ _PATIENCE_SECONDS = 120
 
 def begin(world: World, instance: SimInstance) -> None:
     """A launch has been accepted: `pending` now, `running` when the boot delay is over."""
-    births.boot(world, instance)
     _show(instance, "pending")
+    try:
+        births.boot(world, instance)
+    except CannotBoot as error:
+        reason = ("Server.InternalError", f"Server.InternalError: {error}")
+        _after(world, instance, 0, lambda: terminate(world, instance, by="aws", reason=reason))
+        return
     _plan(world, instance, world.rules.delays.boot.total_seconds(), "launch")
 
 

@@ -385,17 +385,17 @@ def account_of_key(access_key: str) -> str | None:
 
 def schedules(account: str, region: str) -> Iterator[Any]:
     """Every EventBridge schedule of an account in a region."""
-    from moto.scheduler.models import schedulers
+    from moto.scheduler.models import scheduler_backends
 
-    for group in list(schedulers[account][region].schedule_groups.values()):
+    for group in list(scheduler_backends[account][region].schedule_groups.values()):
         yield from list(group.schedules.values())
 
 
 def delete_schedule(account: str, region: str, group: str, name: str) -> None:
     """Delete a schedule."""
-    from moto.scheduler.models import schedulers
+    from moto.scheduler.models import scheduler_backends
 
-    schedulers[account][region].delete_schedule(group, name)
+    scheduler_backends[account][region].delete_schedule(group, name)
 
 
 def put_event(

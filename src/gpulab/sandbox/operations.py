@@ -116,9 +116,11 @@ def _before(world: World, call: Call) -> None:
 
 
 def _after(world: World, call: Call, found: Answer) -> Answer:
-    if not found.ok or call.service != "ec2":
+    if not found.ok:
         return found
     consistency.after_create(world, call, found)
+    if call.service != "ec2":
+        return found
     operation = call.operation
     if any(word in operation for word in _CHANGES_BOOKS) and not operation.startswith("Describe"):
         world.books.observe(call.account, call.region)

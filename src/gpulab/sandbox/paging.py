@@ -31,7 +31,7 @@ def page(
     Raises:
         Refusal: The size is out of range or the token is not one of ours.
     """
-    size = params.get(names[0]) or default or len(rows)
+    size = params.get(names[0]) or default or max(1, len(rows))
     if not 1 <= int(size) <= max(largest, default or len(rows)):
         raise Refusal(error, f"Value ( {size} ) for parameter {names[0]} is invalid.")
     start = _offset(params.get(names[1]), names[1], error)

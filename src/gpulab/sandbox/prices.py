@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _ANCHOR = datetime(2026, 1, 1, tzinfo=UTC)
 _PERIOD = timedelta(days=95)
 _HISTORY = timedelta(days=90)
+_QUERIES_KEPT = 4
 _LINUX, _WINDOWS = "Linux/UNIX", "Windows"
 #: What a Windows licence adds per vCPU-hour; only there so that a caller who forgets the product sees two prices.
 _WINDOWS_USD_PER_VCPU = Decimal("0.046")
@@ -38,6 +39,7 @@ class SpotPrices:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._set: dict[tuple[str, str], list[Change]] = {}
+        self._queries: dict[str, list[dict[str, Any]]] = {}
 
     def set_price(self, instance_type: str, zone: str, usd: Decimal, at: datetime) -> None:
         """From `at` on the price is this, until it is set again."""
@@ -58,6 +60,17 @@ class SpotPrices:
         later = [change for change in found if change[0] > first]
         in_force = [change for change in found if change[0] <= first][-1:]
         return in_force + later
+
+    def rows_of(self, call: Call, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """The rows of a query: made anew for its first page, kept for the pages that follow."""
+        asked = {k: v for k, v in call.params.items() if k not in ("NextToken", "MaxResults")}
+        query = f"{call.account}/{call.region}/{asked}"
+        if call.params.get("NextToken") and query in self._queries:
+            return self._queries[query]
+        self._queries[query] = rows = make()
+        while len(self._queries) > _QUERIES_KEPT:
+            self._queries.pop(next(iter(self._queries)))
+        return rows
 
     def _simulated(
         self, instance_type: str, zone: str, first: datetime, last: datetime
@@ -86,11 +99,17 @@ class SpotPrices:
 def describe_spot_price_history(world: World, call: Call, forward: Forward) -> Answer:
     """Answer DescribeSpotPriceHistory: newest first, the price in force at StartTime included, at most 1000 rows a page."""
     params = call.params
-    rows = [row for row in _rows(world, call) if matches(row, params.get("Filters", []), _FILTERS)]
-    rows.sort(key=lambda row: row["AvailabilityZone"] + row["InstanceType"])
-    rows.sort(key=lambda row: row["Timestamp"], reverse=True)
+    rows = world.prices.rows_of(call, lambda: _sorted_rows(world, call))
     page, token = paging.page(rows, params, largest=1000, default=1000)
     return write_result(call, {"SpotPriceHistory": page, "NextToken": token})
+
+
+def _sorted_rows(world: World, call: Call) -> list[dict[str, Any]]:
+    wanted = call.params.get("Filters", [])
+    rows = [row for row in _rows(world, call) if matches(row, wanted, _FILTERS)]
+    rows.sort(key=lambda row: row["AvailabilityZone"] + row["InstanceType"])
+    rows.sort(key=lambda row: row["Timestamp"], reverse=True)
+    return rows
 
 
 _FILTERS: Mapping[str, Finder] = {

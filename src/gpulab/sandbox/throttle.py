@@ -90,7 +90,8 @@ class Throttle:
         return _BY_OPERATION.get(call.operation, _OTHER_CHANGES)
 
     def _take(self, call: Call, name: str, bucket: Bucket, tokens: int, now: datetime) -> None:
-        key = (call.account, call.region, name)
+        # A filtered and an unfiltered describe draw on buckets of their own.
+        key = (call.account, call.region, f"{name} {bucket.size}")
         level, since = self._levels.get(key, (bucket.size, now))
         gained = max(0.0, (now - since).total_seconds()) * bucket.per_second
         level = min(bucket.size, level + gained)

@@ -7,7 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -27,11 +27,13 @@ class Context:
 
     Attributes:
         profile_name: From `--profile`; `None` to follow `GPULAB_PROFILE` or the configuration.
+        cidr: From `--cidr`; `""` to follow the profile.
     """
 
     environment: Mapping[str, str]
     console: Console
     profile_name: str | None = None
+    cidr: str = ""
 
     @cached_property
     def home(self) -> Home:
@@ -67,8 +69,12 @@ class Context:
             now=self.now,
             sleep=self.sleep,
             random=self.random,
-            cidr=self.profile.cidr,
+            cidr=self.cidr or self.profile.cidr,
         )
+
+    def admitting(self, cidr: str | None) -> Context:
+        """Return the same context with another answer to who may reach port 22; `None` changes nothing."""
+        return self if cidr is None else replace(self, cidr=cidr)
 
     @staticmethod
     def now() -> datetime:

@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ls": ("gpulab.cli.ls", "List your instances and what they cost."),
     "show": ("gpulab.cli.show", "Show everything about one instance."),
     "open": ("gpulab.cli.open", "Open JupyterLab through the tunnel."),
-    "ssh": ("gpulab.cli.ssh", "Log in, or run one command."),
+    "ssh": ("gpulab.cli.ssh", "Log in, or run one command: `gpulab ssh [NAME] -- COMMAND...`."),
     "logs": ("gpulab.cli.logs", "Read what the instance wrote while it set itself up."),
     "push": ("gpulab.cli.push", "Copy files to the instance."),
     "pull": ("gpulab.cli.pull", "Copy files from the instance, or from the kept work."),

@@ -51,7 +51,6 @@ def name_argument(*, is_required: bool = False) -> Callable[[Command], Command]:
     return click.argument(
         "name",
         required=is_required,
-        default=None,
         callback=_check_name,
         shell_complete=complete_names,
     )

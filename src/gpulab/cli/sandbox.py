@@ -12,6 +12,7 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -576,6 +577,8 @@ def _write_profile(context: Context, daemon: Daemon) -> None:
             "aws_profile": _profile(),
             "aws_config_file": str(config),
             "aws_credentials_file": str(credentials),
+            # Nobody on the real internet can say where this computer reaches the machines from; the server's own address is it.
+            "cidr": f"{urlsplit(daemon.url).hostname}/32",
             "ssh_proxy_command": proxy if daemon.machines == "process" else None,
         },
     )

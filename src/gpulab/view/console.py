@@ -173,7 +173,7 @@ def table(
 def plain(value: Any) -> Any:
     """Turn a value of ours into what JSON can say: decimals and moments as text, frozen values as objects."""
     if isinstance(value, Decimal):
-        return format(value, "f")
+        return format(_rounded(value), "f")
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Enum):
@@ -181,6 +181,14 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return {name: getattr(value, name) for name in value.__dataclass_fields__}
     return str(value)
+
+
+def _rounded(amount: Decimal) -> Decimal:
+    """Cut the endless digits of a division; ten decimals are what `gpulab cost` speaks too."""
+    exponent = amount.as_tuple().exponent
+    if isinstance(exponent, int) and exponent < -10:
+        return amount.quantize(Decimal("1e-10"))
+    return amount
 
 
 def csv_cell(value: Any) -> str:
@@ -193,7 +201,7 @@ def csv_cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
-        return format(value, "f") if isinstance(value, Decimal) else str(value)
+        return format(_rounded(value), "f") if isinstance(value, Decimal) else str(value)
     raw = value if isinstance(value, str) else str(plain(value))
     is_formula = raw.strip()[:1] in _FORMULA or raw[:1] in ("\t", "\r")
     text = clean(raw).replace("\n", " ").replace("\t", " ")

@@ -8,7 +8,7 @@ from typing import Any
 from gpulab.launch import events
 from gpulab.view.console import Console, Step
 from gpulab.view.copies import size
-from gpulab.view.words import local_time, money, per_hour, span
+from gpulab.view.words import local_time, money, one_line, per_hour, span
 
 # The instance's own phases, in a student's words.
 _PHASES = {
@@ -50,47 +50,65 @@ class Teller:
             case events.Repeating(error=error, wait_seconds=pause):
                 self._detail(f"({error.message}; again in {pause:.0f} s)")
             case events.Launched(instance=instance):
-                self._end(f"{instance.id}")
+                self._end(instance.id)
+                self._wait("running")
             case events.Running(instance=instance):
-                self._end_of("running", f"{instance.address or 'running'}")
+                self._wait("running")
+                self._end(instance.address or "it runs")
+                self._wait("host key")
             case events.WaitingFor(what=what, detail=detail):
-                self._begin(what, _WAITS.get(what, f"Waiting for {what}"))
+                self._wait(what)
                 self._detail(detail)
             case events.HostKeyPinned(fingerprint=fingerprint):
-                self._end_of("host key", f"pinned {fingerprint}")
+                self._wait("host key")
+                self._end(f"pinned {fingerprint}")
+                self._wait("ssh")
             case events.LoggedIn():
-                self._end_of("ssh", "it answers")
+                self._wait("ssh")
+                self._end("it answers")
             case events.PhaseChanged():
                 self._phase(event)
             case _:
                 self._tell_whole(event)
 
-    def close(self) -> None:
-        """End the open step, if any, as not finished."""
+    def close(self, how: str = "not finished") -> None:
+        """End the open step, if any."""
         if self._step is not None:
-            self._end("not finished")
+            self._end(how)
+
+    def _wait(self, what: str) -> None:
+        self._begin(what, _WAITS.get(what, f"Waiting for {what}"))
 
     def _tell_whole(self, event: events.Event) -> None:
         text = sentence(event)
         if text:
-            self._pause()
-            self._console.say(f"  {text}")
+            self._interrupt(f"  {text}")
 
     def _phase(self, event: events.PhaseChanged) -> None:
         text = _PHASES.get(event.name, event.name)
         if event.state == "running":
             self._begin(f"phase {event.name}", text)
-            self._detail(event.message)
+            self._detail(one_line(event.message))
         elif event.state in ("done", "failed"):
-            self._pause(f"phase {event.name}")
+            self._set_aside()
             took = f"{event.seconds:.1f} s on the instance"
-            said = f": {event.message}" if event.message and event.state == "failed" else ""
+            said = (
+                f": {one_line(event.message)}" if event.message and event.state == "failed" else ""
+            )
             self._console.say(f"  {text}: {event.state}, {took}{said}")
+
+    def _interrupt(self, line: str) -> None:
+        """Say a whole line; the open step goes on below it."""
+        if self._step is not None:
+            self._step.erase()
+        self._console.say(line)
+        if self._step is not None:
+            self._step.draw()
 
     def _begin(self, key: str, text: str) -> None:
         if key == self._key:
             return
-        self._pause()
+        self._set_aside()
         self._key, self._step = key, Step(self._console, text, self._console.monotonic())
         self._step.draw()
 
@@ -98,22 +116,16 @@ class Teller:
         if self._step is not None:
             self._step.detail(text)
 
-    def _end_of(self, key: str, how: str) -> None:
-        if self._key == key:
-            self._end(how)
-
     def _end(self, how: str) -> None:
         if self._step is not None:
             self._step.end(how)
         self._step, self._key = None, ""
 
-    def _pause(self, key: str = "") -> None:
-        """Put the open step aside: what it waited for has come about, or is told by another line."""
-        if self._step is not None and key and self._key == key:
+    def _set_aside(self) -> None:
+        """Take the open step back: what it waited for has come about, or another line tells its end."""
+        if self._step is not None:
             self._step.erase()
-            self._step, self._key = None, ""
-        elif self._step is not None:
-            self._end("done")
+        self._step, self._key = None, ""
 
 
 def sentence(event: events.Event) -> str:
@@ -131,6 +143,8 @@ def sentence(event: events.Event) -> str:
             return f"No scheduled end in the account ({why}); the timer on the instance ends it"
         case events.Warned(text=text):
             return f"note: {text}"
+        case events.Restored(files=files, size_bytes=count):
+            return f"Your work is back: {files} files, {size(count)}, compared by hash"
         case events.Saving(where=where):
             return f"Saving the work to {where}"
         case events.Saved(where=where, files=files, size_bytes=count):

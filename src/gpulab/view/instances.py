@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from gpulab.launch.overview import Row
 from gpulab.model.instance import Instance
 from gpulab.model.status import AgentStatus, Phase
 from gpulab.view.console import table
-from gpulab.view.words import local_time, money, per_hour, span
+from gpulab.view.words import local_time, money, one_line, per_hour, span
 
 COLUMNS = (
     "name",
@@ -28,25 +28,6 @@ COLUMNS = (
     "spent_usd",
     "local_url",
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """
-    One instance and what is known beside EC2's word.
-
-    Attributes:
-        usd_per_hour: What it costs now with disk and address; `None` when no price is known.
-        spent_usd: Since its launch; `None` when no price is known.
-        status: From its agent; `None` when it was not asked or did not answer.
-        local_url: Where its tunnel listens on this computer; `""` without one.
-    """
-
-    instance: Instance
-    usd_per_hour: Decimal | None
-    spent_usd: Decimal | None
-    status: AgentStatus | None
-    local_url: str = ""
 
 
 def row_json(row: Row) -> dict[str, Any]:
@@ -134,7 +115,7 @@ def doing(status: AgentStatus | None) -> str:
 def phase_line(phase: Phase) -> str:
     """Say one step of an instance's start in one line."""
     words = f"{phase.name}: {phase.state}, {phase.seconds:.1f} s"
-    return f"{words}: {phase.message}" if phase.message else words
+    return f"{words}: {one_line(phase.message)}" if phase.message else words
 
 
 def status_lines(status: AgentStatus, *, now: datetime) -> list[str]:

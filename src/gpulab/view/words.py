@@ -69,5 +69,11 @@ def clean(text: str) -> str:
     return "".join(c if c in "\n\t" or not _drives(c) else "�" for c in text)
 
 
+def one_line(text: str, *, longest: int = 200) -> str:
+    """Put several lines into one, cut where it would fill the screen."""
+    joined = "; ".join(line.strip() for line in text.splitlines() if line.strip())
+    return joined if len(joined) <= longest else joined[: longest - 3] + "..."
+
+
 def _drives(c: str) -> bool:
     return unicodedata.category(c) in ("Cc", "Cs") or c in _BIDI

@@ -1,0 +1,105 @@
+"""`gpulab init`."""
+
+from __future__ import annotations
+
+import sys
+from decimal import Decimal
+
+import click
+
+from gpulab.cli.context import Context
+from gpulab.cli.options import Amount, json_option, yes_option
+
+
+@click.command(name="init")
+@click.option(
+    "--aws-profile", metavar="NAME", help="Profile of the AWS CLI's configuration to use."
+)
+@click.option(
+    "--paste",
+    is_flag=True,
+    help="Read credentials from stdin: the whole block of a class page, [default] aws_access_key_id=...",
+)
+@click.option(
+    "--region",
+    "regions",
+    multiple=True,
+    metavar="REGION",
+    help="Regions in order of preference; repeatable.",
+)
+@click.option(
+    "--credit",
+    type=Amount(),
+    metavar="USD",
+    help="What your credit was, USD, where AWS does not say it.",
+)
+@click.option("--course", metavar="ID", help="The course this is for.")
+@click.option(
+    "--no-resources", is_flag=True, help="Create nothing in the account: no bucket, no roles."
+)
+@yes_option
+@json_option
+@click.pass_obj
+def command(
+    context: Context,
+    aws_profile: str | None,
+    paste: bool,
+    regions: tuple[str, ...],
+    credit: Decimal | None,
+    course: str | None,
+    no_resources: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """
+    Set up this computer and the account, once.
+
+    Writes the profile to the configuration, makes your ssh key, and, after asking, a private bucket for your work and the two roles
+    that let an instance save to it and let the account end it on schedule. What the account does not allow is said, and done without.
+    Running it again changes only what you name.
+
+    \b
+    Example:
+      gpulab init
+      gpulab init --aws-profile course --region eu-north-1 --credit 100
+      pbpaste | gpulab init --paste
+    """
+    from gpulab.cli.context import context_of
+    from gpulab.launch import setting_up
+
+    name = (
+        context.profile_name
+        or context.environment.get("GPULAB_PROFILE")
+        or context.home.config().default_profile
+    )
+    pasted = sys.stdin.read(65537) if paste else None
+    changes = setting_up.profile_changes(
+        context.home,
+        name,
+        aws_profile=aws_profile,
+        pasted=pasted,
+        regions=regions,
+        credit_usd=credit,
+        course=course,
+    )
+    fresh = context_of(context.environment, profile_name=name)
+    who = setting_up.who(fresh.launch)
+    console = context.console
+    console.say(f"Account {who.account_id}, as {who.name}")
+    may = not no_resources and (yes or as_json or _asks(fresh))
+    with console.step("Preparing this computer and the account"):
+        done = setting_up.set_up(fresh.launch, fresh.home, with_resources=may)
+    if as_json:
+        console.show_json(
+            {"profile": name, "account": who.account_id, "changes": changes, "set_up": done}
+        )
+        return
+    for line in done.lines:
+        console.show(line)
+    console.say("Next: `gpulab doctor`, then `gpulab up`")
+
+
+def _asks(context: Context) -> bool:
+    return context.console.confirm(
+        "Create a private bucket for your work and two narrow roles in this account? They cost nothing while empty."
+    )

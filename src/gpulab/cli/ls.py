@@ -1,0 +1,75 @@
+"""`gpulab ls`."""
+
+from __future__ import annotations
+
+import click
+
+from gpulab.cli.context import Context
+from gpulab.cli.options import listing_options
+
+
+@click.command(name="ls")
+@click.option("--watch", "-w", is_flag=True, help="Redraw every few seconds until Ctrl-C.")
+@click.option(
+    "--every",
+    default=5,
+    show_default=True,
+    type=click.IntRange(2, 3600),
+    metavar="SECONDS",
+    help="Seconds between two looks of `--watch`.",
+)
+@click.option(
+    "--all", "is_all", is_flag=True, help="Also what ended within the last hour, and kept work."
+)
+@click.option("--quick", is_flag=True, help="Do not ask the instances themselves.")
+@listing_options
+@click.pass_obj
+def command(
+    context: Context,
+    watch: bool,
+    every: int,
+    is_all: bool,
+    quick: bool,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    """
+    List your instances and what they cost.
+
+    \b
+    Example:
+      gpulab ls
+      gpulab ls -w
+      gpulab ls --json | jq '.instances[].name'
+    """
+    while True:
+        _show(context, is_all=is_all, quick=quick, as_json=as_json, as_csv=as_csv, clear=watch)
+        if not watch:
+            return
+        context.sleep(every)
+
+
+def _show(
+    context: Context, *, is_all: bool, quick: bool, as_json: bool, as_csv: bool, clear: bool
+) -> None:
+    from gpulab.launch import keep, overview
+    from gpulab.view.instances import COLUMNS, row_json, rows_text, totals_text
+    from gpulab.view.keeping import kept_text
+
+    rows = overview.rows(context.launch, with_ended=is_all, ask_instances=not quick)
+    kept = keep.kept(context.launch) if is_all else ()
+    if clear and not (as_json or as_csv):
+        context.console.clear()
+    if as_json:
+        context.console.show_json({"instances": [row_json(row) for row in rows], "kept": kept})
+    elif as_csv:
+        context.console.show_csv([row_json(row) for row in rows], COLUMNS)
+    elif rows:
+        context.console.show(rows_text(rows, now=context.now()))
+        context.console.say(totals_text(rows))
+    else:
+        context.console.say(
+            "Nothing of yours runs, and nothing costs but kept work (`gpulab ls --all`)"
+        )
+    if is_all and not (as_json or as_csv):
+        context.console.show(kept_text(kept, now=context.now()))

@@ -1,0 +1,76 @@
+"""`gpulab pull`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gpulab.cli.context import Context
+from gpulab.cli.options import json_option, name_argument
+
+
+@click.command(name="pull")
+@name_argument()
+@click.argument("destination", required=False, type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--from",
+    "source",
+    default="work",
+    show_default=True,
+    metavar="FOLDER",
+    help="Folder on the instance, below the login folder or absolute.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="NAME",
+    help="Leave out files and folders of this name; repeatable.",
+)
+@click.option(
+    "--kept", "is_kept", is_flag=True, help="From the kept copy, even while the instance runs."
+)
+@json_option
+@click.pass_obj
+def command(
+    context: Context,
+    name: str | None,
+    destination: Path | None,
+    source: str,
+    exclude: tuple[str, ...],
+    is_kept: bool,
+    as_json: bool,
+) -> None:
+    """
+    Copy files from the instance, or from the kept work.
+
+    DESTINATION is a folder here, by default ./NAME; files that are only here stay. When the instance is gone, the kept copy is read.
+
+    \b
+    Example:
+      gpulab pull week4
+      gpulab pull week4 ./backup --exclude .ipynb_checkpoints
+    """
+    from gpulab.launch import instances, keep
+    from gpulab.remote import copying
+    from gpulab.remote.host import Host
+    from gpulab.view.copies import copy_text, progress_text
+
+    instance = None if is_kept else instances.find_alive(context.launch, name)
+    if instance is None:
+        work = keep.find(context.launch, name)
+        into = destination or Path(work.name)
+        with context.console.step(f"Copying the kept work of {work.name} to {into}"):
+            report = keep.fetch(context.launch, work, into)
+    else:
+        into = destination or Path(instance.name)
+        host = Host(instances.target(context.launch, instance))
+        with context.console.step(f"Copying {instance.name}:{source} to {into}") as step:
+            report = copying.pull(
+                host,
+                source,
+                into,
+                exclude=exclude,
+                on_progress=lambda p: step.detail(progress_text(p)),
+            )
+    context.console.show_json(report) if as_json else context.console.show(copy_text(report))

@@ -1,0 +1,40 @@
+"""`gpulab rm`."""
+
+from __future__ import annotations
+
+import click
+
+from gpulab.cli.context import Context
+from gpulab.cli.options import json_option, name_argument, yes_option
+
+
+@click.command(name="rm")
+@name_argument(is_required=True)
+@yes_option
+@json_option
+@click.pass_obj
+def command(context: Context, name: str, yes: bool, as_json: bool) -> None:
+    """
+    Delete kept work.
+
+    Names what will be deleted and asks. It cannot be undone. An instance that runs is not touched.
+
+    \b
+    Example:
+      gpulab rm week4
+    """
+    from gpulab.launch import keep
+    from gpulab.view.copies import size
+    from gpulab.view.words import local_time
+
+    work = keep.find(context.launch, name)
+    when = local_time(work.saved_at, now=context.now()) if work.saved_at else "an unknown time"
+    said = f"the kept work of {work.name}: {work.files} files, {size(work.bytes)}, saved {when}, in {work.where}"
+    if not yes and not context.console.confirm(f"Delete {said}? It cannot be undone."):
+        context.console.say("Nothing was deleted")
+        return
+    keep.forget(context.launch, work)
+    if as_json:
+        context.console.show_json({"deleted": work})
+    else:
+        context.console.show(f"Deleted {said}")

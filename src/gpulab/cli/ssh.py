@@ -1,0 +1,46 @@
+"""`gpulab ssh`."""
+
+from __future__ import annotations
+
+import click
+
+from gpulab.cli.context import Context
+from gpulab.cli.options import name_argument
+
+
+class _WithRemoteCommand(click.Command):
+    """Keeps what follows `--` apart, so that `gpulab ssh -- nvidia-smi` has no NAME."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Cut the words at the first `--`."""
+        place = args.index("--") if "--" in args else len(args)
+        ctx.meta["gpulab.remote_command"] = args[place + 1 :]
+        return super().parse_args(ctx, args[:place])
+
+
+@click.command(name="ssh", cls=_WithRemoteCommand)
+@name_argument()
+@click.pass_context
+def command(ctx: click.Context, name: str | None) -> int:
+    """
+    Log in, or run one command: `gpulab ssh [NAME] -- COMMAND...`.
+
+    The host key was pinned when the instance started. Without NAME it is the only instance there is.
+    The exit code is the command's own.
+
+    \b
+    Example:
+      gpulab ssh
+      gpulab ssh week4 -- nvidia-smi
+      gpulab ssh -- df -h work
+    """
+    import subprocess
+
+    from gpulab.launch import instances
+    from gpulab.remote.host import Host
+
+    context: Context = ctx.obj
+    words: list[str] = ctx.meta["gpulab.remote_command"]
+    instance = instances.find(context.launch, name)
+    host = Host(instances.target(context.launch, instance))
+    return subprocess.call(host.shell_argv(words or None))

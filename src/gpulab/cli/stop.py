@@ -1,0 +1,60 @@
+"""`gpulab stop`."""
+
+from __future__ import annotations
+
+import click
+
+from gpulab.cli.context import Context
+from gpulab.cli.options import json_option, name_argument, yes_option
+
+
+@click.command(name="stop")
+@name_argument()
+@click.option("--all", "is_all", is_flag=True, help="Every instance of yours.")
+@click.option("--no-save", is_flag=True, help="Do not save; what was not kept before is lost.")
+@yes_option
+@json_option
+@click.pass_obj
+def command(
+    context: Context, name: str | None, is_all: bool, no_save: bool, yes: bool, as_json: bool
+) -> None:
+    """
+    Save the work and end the instance.
+
+    The work is saved and the copy compared, file by file, before the instance is ended. `gpulab up NAME` brings it back, in any zone.
+
+    \b
+    Example:
+      gpulab stop
+      gpulab stop week4 --json
+      gpulab stop --all --yes
+    """
+    from gpulab.launch import browser, instances, stop
+    from gpulab.view.events import Teller, event_json
+
+    found = (
+        [i for i in instances.mine(context.launch) if i.state.is_alive]
+        if is_all
+        else [instances.find(context.launch, name)]
+    )
+    if not found:
+        context.console.say("Nothing of yours runs")
+    names = ", ".join(f"{i.name} ({i.id})" for i in found)
+    risky = (is_all and len(found) > 1) or no_save
+    if found and risky and not yes:
+        lost = " WITHOUT saving: what was not kept before is lost" if no_save else ""
+        if not context.console.confirm(f"End {names}{lost}?"):
+            context.console.say("Nothing was ended")
+            return
+    told = []
+    for instance in found:
+        teller = Teller(context.console)
+        try:
+            for event in stop.stop(context.launch, instance, save=not no_save):
+                teller.tell(event)
+                told.append(event_json(event))
+        finally:
+            teller.close()
+        browser.close(context.launch, instance)
+    if as_json:
+        context.console.show_json({"events": told})

@@ -1,0 +1,277 @@
+"""`gpulab up`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import click
+
+from gpulab.cli.context import Context
+from gpulab.cli.options import (
+    Amount,
+    Duration,
+    json_option,
+    name_argument,
+    until_moment,
+    yes_option,
+)
+from gpulab.errors import WrongUsage
+
+if TYPE_CHECKING:
+    from gpulab.launch.events import Question, Ready
+    from gpulab.model.instance import LaunchRequest
+
+
+@click.command(name="up")
+@name_argument()
+@click.option(
+    "--gpu", metavar="NAME", help="Which GPU: T4, A10G, L4, ...  [default: the profile's, T4]"
+)
+@click.option(
+    "--type", "instance_type", metavar="TYPE", help="An exact instance type, such as g4dn.xlarge."
+)
+@click.option(
+    "--hours",
+    "duration",
+    type=Duration(),
+    metavar="SPAN",
+    help="How long it may live: 4, 90m, 1h30m.  [default: the profile's, 4]",
+)
+@click.option("--until", metavar="TIME", help="When it ends: 17:00 local time, or a full ISO time.")
+@click.option(
+    "--max-price",
+    type=Amount(),
+    metavar="USD",
+    help="Most to pay for an instance-hour, USD.  [default: the on-demand price]",
+)
+@click.option(
+    "--budget",
+    type=Amount(),
+    metavar="USD",
+    help="The instance ends itself when it has cost so much, USD.",
+)
+@click.option(
+    "--region",
+    "regions",
+    multiple=True,
+    metavar="REGION",
+    help="Try here, in this order; repeatable.  [default: the profile's regions]",
+)
+@click.option("--spot-only", is_flag=True, help="Never offer on-demand.")
+@click.option(
+    "--on-demand", "is_on_demand", is_flag=True, help="Buy on demand, without trying spot."
+)
+@click.option(
+    "--env", "environment", metavar="NAME", help="Lab environment.  [default: the profile's, tf2]"
+)
+@click.option(
+    "--idle",
+    "idle",
+    type=Duration(),
+    metavar="SPAN",
+    help="End after so long without activity.  [default: the profile's, 60m]",
+)
+@click.option(
+    "--disk",
+    "disk_gib",
+    type=click.IntRange(8, 16384),
+    metavar="GiB",
+    help="Size of the root volume, GiB.  [default: the profile's, 60]",
+)
+@click.option(
+    "--cidr",
+    metavar="CIDR",
+    help="From where ssh is let in, such as 203.0.113.7/32.  [default: this computer's address, as Amazon sees it]",
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan and its price; start nothing.")
+@click.option("--no-open", is_flag=True, help="Open neither tunnel nor browser.")
+@yes_option
+@json_option
+@click.pass_obj
+def command(
+    context: Context,
+    name: str | None,
+    gpu: str | None,
+    instance_type: str | None,
+    duration: timedelta | None,
+    until: str | None,
+    max_price: Decimal | None,
+    budget: Decimal | None,
+    regions: tuple[str, ...],
+    spot_only: bool,
+    is_on_demand: bool,
+    environment: str | None,
+    idle: timedelta | None,
+    disk_gib: int | None,
+    cidr: str | None,
+    dry_run: bool,
+    no_open: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """
+    Start an instance and open JupyterLab on it.
+
+    Shows what will be tried and what it costs at most, asks, and then tries zone after zone. Typing it again for a NAME that is up
+    opens that one; a NAME that was stopped comes back with its work. Without NAME it is called `lab`.
+
+    \b
+    Example:
+      gpulab up
+      gpulab up week4 --gpu T4 --until 17:00
+      gpulab up gan --type g5.xlarge --hours 8 --max-price 0.60 --dry-run
+    """
+    _refuse_contradictions(gpu, instance_type, duration, until, spot_only, is_on_demand)
+    now = context.now()
+    wish = _request(
+        context,
+        name=name or "lab",
+        gpu=gpu,
+        instance_type=instance_type,
+        duration=_duration(context, duration, until, now),
+        max_usd_per_hour=max_price or context.profile.max_usd_per_hour,
+        budget_usd=budget,
+        regions=regions,
+        is_on_demand=is_on_demand,
+        environment=environment,
+        idle=idle,
+        disk_gib=disk_gib,
+    )
+    if dry_run:
+        _show_plan(context, wish, as_json)
+        return
+    ready = _start(context.admitting(cidr), wish, spot_only=spot_only, yes=yes)
+    if ready is not None:
+        _open(context, ready, no_open=no_open, as_json=as_json)
+
+
+def _refuse_contradictions(
+    gpu: str | None,
+    instance_type: str | None,
+    duration: timedelta | None,
+    until: str | None,
+    spot_only: bool,
+    is_on_demand: bool,
+) -> None:
+    pairs = [
+        ("--gpu", gpu, "--type", instance_type),
+        ("--hours", duration, "--until", until),
+        ("--spot-only", spot_only, "--on-demand", is_on_demand),
+    ]
+    for one, is_one, other, is_other in pairs:
+        if is_one and is_other:
+            raise WrongUsage(
+                f"`{one}` and `{other}` exclude each other", hint="Leave one of them out"
+            )
+
+
+def _duration(
+    context: Context, duration: timedelta | None, until: str | None, now: datetime
+) -> timedelta:
+    if until is not None:
+        return until_moment(until, now=now) - now
+    return duration or timedelta(seconds=int(context.profile.hours * 3600))
+
+
+def _request(
+    context: Context,
+    *,
+    name: str,
+    gpu: str | None,
+    instance_type: str | None,
+    duration: timedelta,
+    max_usd_per_hour: Decimal | None,
+    budget_usd: Decimal | None,
+    regions: tuple[str, ...],
+    is_on_demand: bool,
+    environment: str | None,
+    idle: timedelta | None,
+    disk_gib: int | None,
+) -> LaunchRequest:
+    from gpulab.model.instance import LaunchRequest
+    from gpulab.model.market import Market
+
+    profile = context.profile
+    return LaunchRequest(
+        name=name,
+        gpu=None if instance_type else gpu or profile.gpu,
+        instance_type=instance_type,
+        duration=duration,
+        max_usd_per_hour=max_usd_per_hour,
+        regions=regions or profile.regions,
+        markets=(Market.ON_DEMAND,) if is_on_demand else (Market.SPOT,),
+        environment=environment or profile.environment,
+        disk_gib=disk_gib or profile.disk_gib,
+        idle_minutes=max(1, int(idle.total_seconds() // 60)) if idle else profile.idle_minutes,
+        budget_usd=budget_usd,
+        course=profile.course,
+    )
+
+
+def _show_plan(context: Context, wish: LaunchRequest, as_json: bool) -> None:
+    from gpulab.launch import up
+    from gpulab.view.plan import plan_json, plan_text
+
+    plan = up.plan(context.launch, wish)
+    if as_json:
+        context.console.show_json(plan_json(plan))
+    else:
+        context.console.show(plan_text(plan, now=context.now()))
+        context.console.say("Nothing was started (`--dry-run`)")
+
+
+def _start(context: Context, wish: LaunchRequest, *, spot_only: bool, yes: bool) -> Ready | None:
+    from gpulab.launch import up
+    from gpulab.launch.events import BuyOnDemand, Planned, Ready
+    from gpulab.view.events import Teller, question_text
+    from gpulab.view.plan import plan_text
+
+    teller = Teller(context.console)
+
+    def confirm(question: Question) -> bool:
+        if isinstance(question, BuyOnDemand) and spot_only:
+            return False
+        # `--yes` agrees to the plan that was shown, not to a dearer market that was not.
+        if yes and not isinstance(question, BuyOnDemand):
+            return True
+        teller.close()
+        return context.console.confirm(question_text(question, now=context.now()))
+
+    ready = None
+    try:
+        for event in up.up(context.launch, wish, confirm=confirm):
+            if isinstance(event, Planned):
+                context.console.say(plan_text(event.plan, now=context.now()))
+            elif isinstance(event, Ready):
+                ready = event
+                teller.close("goes on in the background")
+            else:
+                teller.tell(event)
+    finally:
+        teller.close()
+    return ready
+
+
+def _open(context: Context, ready: Ready, *, no_open: bool, as_json: bool) -> None:
+    from gpulab.launch import browser
+    from gpulab.view.words import local_time, span
+
+    instance, now = ready.instance, context.now()
+    url = (
+        ""
+        if no_open
+        else browser.open_detached(context.launch, instance, with_browser=not as_json).url
+    )
+    if as_json:
+        context.console.show_json({"instance": instance, "url": url, "is_new": ready.is_new})
+        return
+    if url:
+        context.console.show(f"JupyterLab is open at {url}")
+    else:
+        context.console.show(f"{instance.name} is up: `gpulab open {instance.name}`")
+    if instance.expires_at is not None:
+        context.console.say(
+            f"It ends {local_time(instance.expires_at, now=now)}, in {span(instance.expires_at - now)}; `gpulab stop {instance.name}` ends it sooner and keeps the work"
+        )

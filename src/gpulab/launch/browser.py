@@ -1,0 +1,272 @@
+"""
+From an instance to an open JupyterLab in the browser. Hides the token, the local port, the tunnel's process and finding an
+instance that was replaced. The token never stands in an address that is printed, in an argument or in a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import os
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpulab.aws import instances as ec2
+from gpulab.errors import NotFound, Unreachable
+from gpulab.launch import booting, instances
+from gpulab.launch.context import Context
+from gpulab.model.instance import Instance
+from gpulab.remote import detached, ports, tunnel
+from gpulab.remote.supervisor import EventKind, Gone, TunnelEvent
+from gpulab.remote.target import SshTarget
+
+JUPYTER_PORT = 8888
+_CONNECT_WITHIN_S = 60.0
+_LOOK_S = 2.0
+# A browser needs a moment to read the file that leads it to JupyterLab.
+_REDIRECT_LIVES_S = 20.0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """
+    An open way to JupyterLab.
+
+    Attributes:
+        url: On this computer; without the token.
+        is_new: Whether the tunnel was started for this call.
+    """
+
+    name: str
+    url: str
+    port: int
+    is_new: bool
+
+
+def urls(context: Context) -> Mapping[str, str]:
+    """List where background tunnels listen, by the instance's name."""
+    return {
+        record.name: _url(record.ports[JUPYTER_PORT])
+        for record in detached.listing(context.folder.tunnels)
+        if JUPYTER_PORT in record.ports
+    }
+
+
+def open_detached(
+    context: Context, instance: Instance, *, port: int | None = None, with_browser: bool = True
+) -> Opened:
+    """
+    Keep a tunnel in the background and open the browser; a tunnel that is open already is used again.
+
+    Raises:
+        Unreachable: The tunnel did not come up.
+        RemoteError: The instance does not give its token.
+    """
+    running = detached.find(context.folder.tunnels, instance.name)
+    if running is not None and port not in (None, running.ports.get(JUPYTER_PORT)):
+        detached.stop(context.folder.tunnels, instance.name)
+        running = None
+    record = running or _start(context, instance, port)
+    opened = Opened(
+        instance.name, _url(record.ports[JUPYTER_PORT]), record.ports[JUPYTER_PORT], running is None
+    )
+    if with_browser:
+        _browse(context, instance, opened)
+    return opened
+
+
+def serve(
+    context: Context,
+    instance: Instance,
+    *,
+    port: int | None = None,
+    with_browser: bool = True,
+    is_announced: bool = False,
+    on_open: Callable[[Opened], None] = lambda opened: None,
+    on_change: Callable[[str], None] = lambda text: None,
+) -> None:
+    """
+    Keep a tunnel in this process until it is interrupted or the instance has ended for good.
+
+    Args:
+        is_announced: Whether this process is the background tunnel of the name, and says so in its file.
+        on_open: Called once JupyterLab can be reached.
+        on_change: Told in a sentence when the link is lost and found.
+
+    Raises:
+        Unreachable: It did not come up, or the instance has ended.
+        HostKeyMismatch, LoginRefused: Waiting does not mend it.
+    """
+    sockets = ports.listen(instance.name, (JUPYTER_PORT,), local_port=port)
+    finder = _Finder(context, instance)
+
+    def take(event: TunnelEvent) -> None:
+        text = _sentence(event)
+        if text:
+            on_change(text)
+
+    with tunnel.running(
+        instances.target(context, instance), sockets, refresh=finder.refresh, on_event=take
+    ) as running:
+        running.wait_connected(_CONNECT_WITHIN_S)
+        local = running.ports[JUPYTER_PORT]
+        opened = Opened(instance.name, _url(local), local, is_new=True)
+        if is_announced:
+            _announce(context, instance, running.ports)
+        if with_browser:
+            _browse(context, instance, opened)
+        on_open(opened)
+        try:
+            gone = _wait(context, instance, running, is_announced=is_announced)
+        finally:
+            detached.withdraw(context.folder.tunnels, instance.name)
+    if gone is not None:
+        raise Unreachable(
+            f"{instance.name} has ended: {gone.reason}",
+            hint=f"`gpulab up {instance.name}` brings the work back",
+        )
+
+
+def close(context: Context, instance: Instance) -> bool:
+    """Close the background tunnel of an instance; say whether there was one."""
+    return detached.stop(context.folder.tunnels, instance.name) is not None
+
+
+class _Finder:
+    """Finds where an instance is now: the same one, the one that replaced it, or none."""
+
+    def __init__(self, context: Context, instance: Instance) -> None:
+        self._context = context
+        self._name = instance.name
+        self._region = instance.place.region
+
+    def refresh(self, target: SshTarget) -> SshTarget | Gone | None:
+        found = instances.find_alive(self._context, self._name)
+        if found is not None and found.address:
+            if found.id != target.instance_id:
+                for _ in booting.pin(self._context, found):
+                    pass
+            return instances.target(self._context, found)
+        if found is not None:
+            return None
+        reason = self._last_reason(target.instance_id)
+        if reason.startswith("Server.Spot"):
+            return Gone(
+                f"AWS took it back; type `gpulab up {self._name}` in a terminal and this page goes on"
+            )
+        return Gone("it was ended" + (f" ({reason})" if reason else ""), is_final=True)
+
+    def _last_reason(self, instance_id: str) -> str:
+        try:
+            return ec2.read(self._context.cloud, self._region, instance_id).state_reason
+        except NotFound:  # EC2 forgets an ended instance after about an hour
+            return ""
+
+
+def _start(context: Context, instance: Instance, port: int | None) -> detached.TunnelRecord:
+    profile = context.profile.name
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "gpulab",
+        "--profile",
+        profile,
+        "open",
+        instance.name,
+        "--announce",
+    ]
+    if port is not None:
+        words += ["--port", str(port)]
+    folder = context.folder.tunnels
+    return detached.start(
+        words,
+        folder=folder,
+        name=instance.name,
+        log_file=folder / f"{instance.name}.log",
+        environ=context.environment,
+        sleep=context.sleep,
+    )
+
+
+def _announce(context: Context, instance: Instance, found: Mapping[int, int]) -> None:
+    folder = context.folder.tunnels
+    detached.announce(
+        folder,
+        name=instance.name,
+        instance_id=instance.id,
+        ports=found,
+        log_file=folder / f"{instance.name}.log",
+    )
+
+
+def _wait(
+    context: Context, instance: Instance, running: tunnel.Tunnel, *, is_announced: bool
+) -> Gone | None:
+    """Wait for the end, removing old redirect files; a background tunnel also ends when its file is gone."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            return running.wait_ended(_LOOK_S)
+        _remove_old_redirects(context.folder.tunnels)
+        if is_announced and not detached.is_announced(context.folder.tunnels, instance.name):
+            return None
+
+
+def _browse(context: Context, instance: Instance, opened: Opened) -> None:
+    """
+    Lead the browser to JupyterLab by a private file, so that the token stands in no process list.
+
+    Source:
+        The way of jupyter_server's `use_redirect_file`.
+    """
+    said = context.host(instances.target(context, instance)).run(
+        ["gpulab-agent", "token"], timeout_s=20
+    )
+    token = said.stdout.decode("ascii", "replace").strip()
+    file = _redirect(context.folder.tunnels, f"{opened.url}?token={token}")
+    with contextlib.suppress(webbrowser.Error):
+        webbrowser.open(file.as_uri())
+
+
+def _redirect(folder: Path, address: str) -> Path:
+    _remove_old_redirects(folder)
+    file = folder / f"open-{os.urandom(8).hex()}.html"
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(_PAGE.format(address=html.escape(address)))
+    return file
+
+
+def _remove_old_redirects(folder: Path) -> None:
+    for file in folder.glob("open-*.html"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime > _REDIRECT_LIVES_S:
+                file.unlink()
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}/lab"
+
+
+def _sentence(event: TunnelEvent) -> str:
+    match event.kind:
+        case EventKind.LOST:
+            return f"The link is lost ({event.detail}); requests wait, connecting again"
+        case EventKind.CONNECTED if event.seconds > 0:
+            return f"Connected again after {event.seconds:.1f} s"
+        case EventKind.REPLACED:
+            return "The instance was replaced; the tunnel leads to the new one (`gpulab open` logs the browser in)"
+        case EventKind.GONE:
+            return event.detail
+    return ""
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Opening JupyterLab</title>
+<meta name="referrer" content="no-referrer"><meta http-equiv="refresh" content="0; url={address}"></head>
+<body><p>Opening <a href="{address}">JupyterLab</a></p></body></html>
+"""

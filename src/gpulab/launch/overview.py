@@ -1,0 +1,102 @@
+"""What runs, what it costs and what it is doing, side by side. Reads AWS once, the ledger once, and each instance at most once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
+
+from gpulab.errors import GpulabError
+from gpulab.launch import browser, instances
+from gpulab.launch.context import Context
+from gpulab.model.instance import Instance, State
+from gpulab.model.status import AgentStatus
+from gpulab.model.timeline import Timeline
+from gpulab.spending.facts import timeline_of
+from gpulab.spending.forecast import burn_of, spent_between
+
+# Status calls wait for a network, not for a processor.
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One instance and what is known beside EC2's word.
+
+    Attributes:
+        usd_per_hour: What it costs now with disk and address; `None` when its launch is not in the ledger.
+        spent_usd: Since its launch; `None` likewise.
+        status: From its agent; `None` when it was not asked or did not answer.
+        local_url: Where its tunnel listens on this computer; `""` without one.
+    """
+
+    instance: Instance
+    usd_per_hour: Decimal | None
+    spent_usd: Decimal | None
+    status: AgentStatus | None
+    local_url: str = ""
+
+
+def rows(
+    context: Context, *, with_ended: bool = False, ask_instances: bool = True
+) -> tuple[Row, ...]:
+    """
+    Look at all of mine.
+
+    Returns:
+        Live instances first, each group by name.
+    """
+    found = [
+        instance
+        for instance in instances.mine(context)
+        if with_ended or instance.state not in (State.TERMINATED, State.SHUTTING_DOWN)
+    ]
+    found.sort(key=lambda i: (not i.state.is_alive, i.name, i.id))
+    statuses = _statuses(context, found) if ask_instances else {}
+    timeline = timeline_of(context.ledger.facts()).timeline
+    urls = browser.urls(context)
+    return tuple(
+        _row(context, i, timeline, statuses.get(i.id), urls.get(i.name, "")) for i in found
+    )
+
+
+def row(context: Context, instance: Instance, *, status: AgentStatus | None) -> Row:
+    """Look at one instance whose status was read already."""
+    timeline = timeline_of(context.ledger.facts()).timeline
+    return _row(context, instance, timeline, status, browser.urls(context).get(instance.name, ""))
+
+
+def _row(
+    context: Context, instance: Instance, timeline: Timeline, status: AgentStatus | None, url: str
+) -> Row:
+    mine = _only(timeline, instance)
+    if not mine.instances:
+        return Row(instance, None, None, status, url)
+    now = context.now()
+    burn = burn_of(mine, now=now)
+    spent = spent_between(mine, None, now)
+    return Row(instance, burn.usd_per_hour, spent, status, url)
+
+
+def _only(timeline: Timeline, instance: Instance) -> Timeline:
+    return Timeline(
+        tuple(life for life in timeline.instances if life.id == instance.id),
+        tuple(volume for volume in timeline.volumes if volume.id in instance.volume_ids),
+    )
+
+
+def _statuses(context: Context, found: Iterable[Instance]) -> dict[str, AgentStatus]:
+    """Ask the running ones at once; one that does not answer is left out, not waited for."""
+    running = [i for i in found if i.state is State.RUNNING and i.address]
+    answers: dict[str, AgentStatus] = {}
+
+    def ask(instance: Instance) -> None:
+        with contextlib.suppress(GpulabError):
+            answers[instance.id] = instances.status(context, instance)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(ask, running))
+    return answers

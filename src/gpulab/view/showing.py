@@ -1,0 +1,52 @@
+"""One instance in full."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from gpulab.launch.instances import Details
+from gpulab.launch.overview import Row
+from gpulab.view.instances import pairs_text, status_lines
+from gpulab.view.words import local_time, money, per_hour, span
+
+
+def show_text(row: Row, details: Details, *, now: datetime) -> str:
+    """Say what it is, what it costs, when and by whom it will be ended, and what its agent knows."""
+    instance, place = row.instance, row.instance.place
+    pairs = {
+        "name": instance.name,
+        "id": instance.id,
+        "state": f"{instance.state} {instance.state_reason}".rstrip(),
+        "type": f"{place.instance_type}, {place.market}, {place.zone}",
+        "image": instance.image_id,
+        "address": instance.address or "-",
+        "environment": instance.environment or "-",
+        "launched": f"{local_time(instance.launched_at, now=now)}, {span(now - instance.launched_at)} ago",
+        "costs": per_hour(row.usd_per_hour) if row.usd_per_hour is not None else "?",
+        "spent": money(row.spent_usd) if row.spent_usd is not None else "?",
+        "open at": row.local_url or f"- (`gpulab open {instance.name}`)",
+        **_ends(row, details, now=now),
+    }
+    lines = [pairs_text(pairs)]
+    if details.status is not None:
+        lines += ["", *status_lines(details.status, now=now)]
+    elif details.silence:
+        lines += ["", f"agent     does not answer: {details.silence}"]
+    return "\n".join(lines)
+
+
+def _ends(row: Row, details: Details, *, now: datetime) -> dict[str, str]:
+    """Name every guard that ends it, and every one that is missing."""
+    timer = details.status.deadline if details.status is not None else row.instance.expires_at
+    said = "" if details.status is not None else " (from its tag)"
+    guard = details.guard
+    budget = details.status.budget_usd if details.status is not None else None
+    return {
+        "end, timer": f"{local_time(timer, now=now)}, in {span(timer - now)}{said}"
+        if timer
+        else "?",
+        "end, account": local_time(guard.until, now=now)
+        if guard.until
+        else f"not armed: {guard.why_not}",
+        "end, budget": f"when it has cost {money(budget)}" if budget is not None else "-",
+    }

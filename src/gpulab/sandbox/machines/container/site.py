@@ -26,12 +26,14 @@ PIP_CACHE = "/var/cache/pip"
 # `ubuntu` is the login user of the images gpulab starts on AWS; Debian's own image says `admin`.
 # Newer kernels say "Address already assigned" where cloud-init 22.4 waits for "File exists" (cloudinit/net/ephemeral.py), so its
 # network stage may not ask the metadata service again in the same boot; on Debian 12's own kernel that makes no difference.
+# The kinds of host keys are those of Ubuntu 24.04.
 # The apt sources of the base are the host's, which a machine without a free way out may depend on.
 _CLOUD_CONFIG = """\
 datasource_list: [Ec2]
 locale: C.UTF-8
 manage_etc_hosts: true
 apt: {preserve_sources_list: true}
+ssh_genkeytypes: [rsa, ecdsa, ed25519]
 updates: {network: {when: [boot-new-instance]}}
 system_info: {default_user: {name: ubuntu, gecos: Ubuntu}}
 """

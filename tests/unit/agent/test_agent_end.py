@@ -1,0 +1,361 @@
+"""How an instance ends: deadline, budget, idle limit, notice; warned, saved, and by a clock that may be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from gpulab.agent import agent
+from gpulab.agent.agent import (
+    Watch,
+    arm,
+    change_limits,
+    compose_status,
+    main,
+    read_json,
+    read_limits,
+    write_json,
+)
+
+DEADLINE = datetime(2026, 11, 23, 17, 0, tzinfo=UTC).timestamp()
+NOW = DEADLINE - 4 * 3600
+
+
+@pytest.fixture(autouse=True)
+def _watchdogs(tmp_path):
+    """End the watchdogs that a test armed."""
+    yield
+    for pid_file in tmp_path.glob("*/run/gpulab/end.pid"):
+        agent._end_group(int(pid_file.read_text()))
+
+
+def a_watch(here, metadata, *, now: float = NOW) -> Watch:
+    write_json(
+        here.path("run/gpulab/armed.json"),
+        {"end": read_limits(here).end[1], "monotonic": time.monotonic() + DEADLINE - now},
+    )
+    watch = Watch(here, metadata)
+    watch.idle.since = watch.began = now
+    watch._keep_armed = lambda now: None  # type: ignore[method-assign]
+    return watch
+
+
+def told(here) -> list[str]:
+    wall = here.path("wall")
+    return wall.read_text().splitlines() if wall.exists() else []
+
+
+def is_off(here) -> bool:
+    return here.path("off").exists()
+
+
+def test_the_deadline_ends_it_after_two_warnings(a_here, metadata):
+    """A student in the middle of a cell must hear of the end in time, and must not pay past it."""
+    here = a_here(idle_minutes=0)
+    watch = a_watch(here, metadata)
+
+    for seconds in (-700, -599, -300, -119, -60):
+        watch.step(DEADLINE + seconds)
+    before = is_off(here)
+    watch.step(DEADLINE + 1)
+
+    assert [
+        "gpulab: This instance ends at 17:00 UTC, within 10 minutes: its time is over. The work is saved first; "
+        "`gpulab extend` gives it longer.",
+        "gpulab: This instance ends at 17:00 UTC, within 2 minutes: its time is over. The work is saved first; "
+        "`gpulab extend` gives it longer.",
+    ] == told(here)
+    assert (False, True) == (before, is_off(here))
+
+
+def test_a_power_off_that_fails_is_tried_again(a_here, metadata):
+    """One hanging service must not turn into a night of GPU hours."""
+    here = a_here(idle_minutes=0)
+    watch = a_watch(here, metadata)
+
+    for seconds in (1, 6, 22, 44):
+        watch.step(DEADLINE + seconds)
+
+    assert 3 == len(here.path("off").read_text().splitlines())
+
+
+def test_the_budget_ends_it_before_the_deadline(a_here, metadata):
+    """Price times time is known without the network: 0.50 USD at 0.25 USD/h are two hours."""
+    here = a_here(idle_minutes=0, budget_usd="0.50")
+    change_limits(here, born=NOW)
+    watch = a_watch(here, metadata)
+
+    watch.step(NOW + 7200 - 60)
+    status = read_json(here.path("run/gpulab/status.json"))
+    watch.step(NOW + 7201)
+
+    assert {"reason": "budget", "at": "2026-11-23T15:00:00Z"} == status["ending"]
+    assert (Decimal("0.4958"), "0.50") == (Decimal(status["spent_usd"]), status["budget_usd"])
+    assert is_off(here)
+
+
+def test_an_idle_instance_is_warned_and_ends(here, metadata):
+    """Nobody is there for an hour: ten minutes' warning, then no more cost."""
+    watch = a_watch(here, metadata)
+
+    watch.step(NOW + 3600 - 500)
+    watch.step(NOW + 3600 + 1)
+
+    assert "nobody uses it" in told(here)[0]
+    assert "run a cell to keep it" in told(here)[0]
+    assert is_off(here)
+
+
+def test_a_sign_of_life_takes_the_warning_back(here, metadata):
+    """Who runs a cell after the warning keeps the instance, and the notice goes away."""
+    notice = here.path(
+        "opt/gpulab/server/share/jupyter/labextensions/gpulab-notice/static/notice.json"
+    )
+    notice.parent.mkdir(parents=True)
+    watch = a_watch(here, metadata)
+    watch.step(NOW + 3600 - 500)
+    warned = read_json(notice)["text"]
+    watch.idle.since = NOW + 3600 - 490
+
+    watch.step(NOW + 3600 - 480)
+
+    assert "nobody uses it" in warned
+    assert ("", None) == (read_json(notice)["text"], watch.live["ending"])
+
+
+def test_an_extension_is_warned_of_again_at_the_new_end(a_here, metadata):
+    """`extend` at the last minute must not leave the second end without a warning."""
+    here = a_here(idle_minutes=0)
+    watch = a_watch(here, metadata)
+    watch.step(DEADLINE - 100)
+    change_limits(here, deadline="2026-11-23T18:00:00Z")
+
+    watch.step(DEADLINE - 50)
+    watch.step(DEADLINE + 3600 - 100)
+
+    assert ["17:00", "18:00"] == [line.split(" ends at ")[1][:5] for line in told(here)]
+    assert not is_off(here)
+
+
+def test_a_longer_idle_limit_counts_at_once(here, metadata):
+    """`gpulab extend --idle` during a lecture must not need a restart of anything."""
+    watch = a_watch(here, metadata)
+    change_limits(here, idle_minutes=180)
+    os.utime(here.path("var/lib/gpulab/limits.json"), (NOW, NOW))
+
+    watch.step(NOW + 3601)
+
+    assert not is_off(here)
+
+
+def test_a_changed_tag_moves_the_deadline_and_an_old_one_does_not(here, metadata, metadata_service):
+    """A TA extends a class by tags; a tag that was never changed must not undo an `extend` over ssh."""
+    watch = a_watch(here, metadata)
+    change_limits(here, deadline="2026-11-23T18:00:00Z")
+    metadata_service.said["meta-data/tags/instance/gpulab:expires"] = "2026-11-23T17:00:00Z"
+    watch._read_tags()
+    unchanged = read_limits(here).deadline
+    metadata_service.said["meta-data/tags/instance/gpulab:expires"] = "2026-11-23T20:00:00Z"
+    watch._read_tags()
+
+    changed = read_limits(here).deadline
+
+    assert (DEADLINE + 3600, DEADLINE + 3 * 3600) == (unchanged, changed)
+
+
+def test_a_tag_that_is_no_moment_changes_nothing(here, metadata, metadata_service):
+    """Anyone with CreateTags can write a tag; nonsense must neither end nor free an instance."""
+    metadata_service.said["meta-data/tags/instance/gpulab:expires"] = "tomorrow; rm -rf /"
+    watch = a_watch(here, metadata)
+
+    watch.step(NOW + 5)
+
+    assert DEADLINE == read_limits(here).deadline
+
+
+def test_the_notice_is_told_written_down_and_seen_in_the_status(here, metadata, metadata_service):
+    """Two minutes is all there is: the terminal, the browser and the ledger must know in the same step."""
+    watch = a_watch(here, metadata)
+    metadata_service.said["meta-data/spot/instance-action"] = (
+        '{"action": "terminate", "time": "2026-11-23T14:30:00Z"}'
+    )
+
+    watch.step(NOW + 60)
+    watch.step(NOW + 65)
+    status = read_json(here.path("run/gpulab/status.json"))
+    change = here.work / ".gpulab/ledger/unknown.jsonl"
+    facts = [json.loads(line) for line in change.read_text().splitlines()]
+
+    assert {"action": "terminate", "time": "2026-11-23T14:30:00Z"} == status["notice"]
+    assert {"reason": "spot interruption", "at": "2026-11-23T14:30:00Z"} == status["ending"]
+    assert 1 == len(told(here))
+    assert "takes this spot instance back at 14:30 UTC" in told(here)[0]
+    assert [("usage", "agent"), ("ended", "agent")] == [(f["kind"], f["source"]) for f in facts]
+    assert {"by": "aws", "how": "terminated", "reason": "Server.SpotInstanceTermination"} == facts[
+        1
+    ]["details"]
+
+
+def test_a_rebalance_recommendation_is_told_once(here, metadata, metadata_service):
+    """It often comes minutes before the notice; said every five seconds it would only annoy."""
+    metadata_service.said["meta-data/events/recommendations/rebalance"] = (
+        '{"noticeTime": "2026-11-23T14:20:00Z"}'
+    )
+    watch = a_watch(here, metadata)
+
+    for seconds in (5, 10, 15):
+        watch.step(NOW + seconds)
+
+    assert [
+        "gpulab: AWS may take this spot instance back soon. The work is being saved now."
+    ] == told(here)
+
+
+def test_a_clock_that_is_off_does_not_change_the_end(here, metadata, metadata_service):
+    """A machine whose clock is 20 minutes late would cost 20 minutes more: the metadata service's clock is asked."""
+    metadata_service.date = time.time() + 1200
+
+    metadata.get("meta-data/instance-id")
+    late = metadata.now() - time.time()
+    metadata_service.date = time.time() + 3
+    metadata.get("meta-data/instance-id")
+    right = metadata.now() - time.time()
+
+    assert (1200, 0) == (round(late), round(right))
+
+
+def test_an_expired_metadata_token_is_renewed(metadata, metadata_service):
+    """IMDSv2 tokens live six hours; an instance that cannot renew it would miss its notice in the evening."""
+    metadata.get("meta-data/instance-id")
+    metadata_service.tokens += 1
+
+    answer = metadata.get("meta-data/instance-id")
+
+    assert b"i-0abc" == answer
+
+
+def test_without_a_metadata_service_everything_else_goes_on(a_here):
+    """The metadata service may be blocked; the deadline must still come."""
+    here = a_here(idle_minutes=0)
+    watch = a_watch(here, agent.Metadata("http://127.0.0.1:9"))
+
+    watch.step(DEADLINE + 1)
+
+    assert is_off(here)
+
+
+def test_a_full_disk_does_not_stop_the_end(a_here, metadata, monkeypatch):
+    """Students fill disks; a log that cannot be written must not keep a machine running."""
+    here = a_here(idle_minutes=0)
+    watch = a_watch(here, metadata)
+    here.path("var/log/gpulab").mkdir(parents=True)
+    here.path("var/log/gpulab/agent.log").symlink_to("/dev/full")
+    here.path("home/ubuntu/work/.gpulab").write_text("a file where a folder should be")
+
+    watch.step(DEADLINE + 1)
+
+    assert is_off(here)
+
+
+def test_arming_leaves_exactly_one_watchdog(here, metadata):
+    """Each `extend` arms again; an old timer left behind would end the instance at the old time."""
+    change_limits(here, deadline="2036-11-23T18:00:00Z")
+    arm(here, metadata)
+    first = int(here.path("run/gpulab/end.pid").read_text())
+
+    said = arm(here, metadata)
+    second = int(here.path("run/gpulab/end.pid").read_text())
+    os.waitpid(first, 0)
+
+    assert "deadline 2036-11-23T18:00:00Z" == said
+    assert first != second
+    os.kill(second, 0)
+
+
+def test_the_watcher_arms_again_when_the_end_moved(here, metadata):
+    """A tag moves the deadline in a file; the timer that works without the agent must follow."""
+    change_limits(here, deadline="2036-11-23T18:00:00Z")
+    arm(here, metadata)
+    change_limits(here, deadline="2036-11-23T19:00:00Z")
+    watch = Watch(here, metadata)
+
+    watch._keep_armed(time.time())
+
+    assert read_limits(here).deadline == read_json(here.path("run/gpulab/armed.json"))["end"]
+
+
+def test_extend_and_idle_survive_a_reboot(here, capsys, monkeypatch):
+    """/run is empty after a reboot; a promise made to the user lies on the disk."""
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
+
+    code = main(["--root", here.root, "extend", "--until", "2036-01-01T10:00:00+02:00"])
+    main(["--root", here.root, "idle", "--minutes", "0"])
+    said = capsys.readouterr().out.splitlines()
+    limits = read_limits(here)
+
+    assert (0, ["deadline 2036-01-01T08:00:00Z", "no idle limit"]) == (code, said)
+    assert ("2036-01-01T08:00:00Z", 0) == (agent.iso(limits.deadline), limits.idle_minutes)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["extend"],
+        ["extend", "--until", "soon"],
+        ["extend", "--until", "2036-01-01T10:00:00"],
+        ["dance"],
+        [],
+    ],
+)
+def test_bad_words_change_nothing(here, words, capsys):
+    """A deadline without a time zone would be guessed, and guessed wrong by hours."""
+    code = main(["--root", here.root, *words])
+
+    assert code in (1, 2)
+    assert capsys.readouterr().err.startswith(("error: ", "usage: "))
+    assert not here.path("var/lib/gpulab/limits.json").exists()
+
+
+def test_the_status_has_the_promised_keys(here):
+    """`gpulab ls`, `show` and `up` are written against these names."""
+    status = compose_status(here, now=NOW)
+
+    assert [
+        "version",
+        "at",
+        "phases",
+        "deadline",
+        "idle_minutes",
+        "idle_since",
+        "spent_usd",
+        "budget_usd",
+        "gpu",
+        "jupyter",
+        "saved_at",
+        "keep",
+        "notice",
+        "ending",
+    ] == list(status)
+    assert {"port": 8888, "ready": False} == status["jupyter"]
+    assert ["armed", "host-keys", "ssh", "work", "jupyter", "environment", "gpu"] == [
+        p["name"] for p in status["phases"]
+    ]
+
+
+def test_gpus_are_read_from_nvidia_smi(here):
+    """`ls` shows who really uses a GPU; virtual GPUs leave fields out."""
+    smi = here.path("usr/bin/nvidia-smi")
+    smi.write_text('#!/bin/sh\necho "Tesla T4, 37, 1024, 15360"\necho "GRID, [N/A], [N/A], 8192"\n')
+    smi.chmod(0o755)
+
+    gpus = agent.read_gpus(here)
+
+    assert [
+        {"name": "Tesla T4", "use_percent": 37, "memory_used_mib": 1024, "memory_total_mib": 15360},
+        {"name": "GRID", "use_percent": 0, "memory_used_mib": 0, "memory_total_mib": 8192},
+    ] == gpus

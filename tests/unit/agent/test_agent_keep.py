@@ -1,0 +1,480 @@
+"""The work and its kept copy: nothing is lost silently, and what comes back is what was saved."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from moto.server import ThreadedMotoServer
+
+from gpulab.agent import agent
+from gpulab.agent.agent import (
+    Here,
+    Problem,
+    Watch,
+    manifest,
+    read_json,
+    restore,
+    save,
+    scan,
+    write_json,
+)
+from gpulab.bootstrap import Keep
+from gpulab.bootstrap.shipping import shipped_agent, whole_agent_sha256
+
+PREFIX = "s-1/week4/"
+LONG_AGO = 1_700_000_000
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    """A simulated S3 on this host."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """An S3 client with a fresh, versioned bucket `kept-work`."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
+
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST"))  # noqa: S310 - our own server
+    client.create_bucket(Bucket="kept-work")
+    client.put_bucket_versioning(Bucket="kept-work", VersioningConfiguration={"Status": "Enabled"})
+    keep = Keep("kept-work", PREFIX, "us-east-1", s3_server)
+    client.put_object(Bucket="kept-work", Key=keep.agent_key, Body=keep.agent_body)
+    return client
+
+
+@pytest.fixture
+def keeper(a_here, s3, s3_server, metadata_service):
+    """Makes instances that keep their work in the bucket."""
+    role = {"AccessKeyId": "AKIA", "SecretAccessKey": "secret", "Token": "token"}
+    metadata_service.said["meta-data/iam/security-credentials/"] = "student"
+    metadata_service.said["meta-data/iam/security-credentials/student"] = json.dumps(role)
+    keep = {"bucket": "kept-work", "prefix": PREFIX, "region": "us-east-1", "endpoint": s3_server}
+    return lambda name="one": a_here(name, keep={**keep, "agent": whole_agent_sha256()})
+
+
+def put(here: Here, path: str, content: bytes = b"x", *, at: int = LONG_AGO) -> Path:
+    place = here.work / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(content)
+    os.utime(place, (at, at))
+    return place
+
+
+def kept(s3, key: str) -> bytes:
+    return s3.get_object(Bucket="kept-work", Key=PREFIX + key)["Body"].read()
+
+
+def tree(here: Here) -> dict[str, object]:
+    return {
+        str(p.relative_to(here.work)): p.readlink()
+        if p.is_symlink()
+        else p.read_bytes()
+        if p.is_file()
+        else None
+        for p in here.work.rglob("*")
+    }
+
+
+def test_the_kept_copy_is_plain_files_and_a_manifest(keeper, metadata, s3):
+    """A student must be able to get at the work with any S3 browser, years later, without gpulab."""
+    here = keeper()
+    put(here, "week 4/notes ü.ipynb", b"{}")
+
+    summary = save(here, metadata)
+    listed = json.loads(kept(s3, "manifest.json"))
+
+    assert (1, 1, 2, []) == (
+        summary["files"],
+        summary["uploaded"],
+        summary["bytes"],
+        summary["failed"],
+    )
+    assert b"{}" == kept(s3, "work/week 4/notes ü.ipynb")
+    assert ["week 4/notes ü.ipynb"] == [entry["path"] for entry in listed["entries"]]
+    assert (
+        "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+        == listed["entries"][0]["sha256"]
+    )
+    assert (1, "l-1") == (listed["version"], listed["launch"])
+
+
+def test_another_instance_gets_the_same_work_back(keeper, metadata):
+    """The whole promise: `stop`, `up` in any zone, and everything is as it was."""
+    one, two = keeper("one"), keeper("two")
+    put(one, "a/b/c.py", b"print()").chmod(0o755)
+    put(one, "empty file", b"")
+    put(one, "new\nline", b"1")
+    put(one, os.fsdecode(b"not utf-8 \xff"), b"2")
+    put(one, "n" * 250, b"3")
+    put(one, ".ipynb_checkpoints/x.ipynb", b"4")
+    (one.work / "empty folder").mkdir()
+    (one.work / "link").symlink_to("a/b/c.py")
+    (one.work / "dangling").symlink_to("/nowhere")
+    save(one, metadata)
+
+    said = restore(two, metadata)
+
+    assert "9 files restored and verified" == said
+    assert tree(one) == tree(two)
+    assert (0o755, LONG_AGO) == (
+        (two.work / "a/b/c.py").stat().st_mode & 0o777,
+        int((two.work / "a/b/c.py").stat().st_mtime),
+    )
+
+
+def test_a_large_file_travels_in_parts(keeper, metadata, s3, monkeypatch):
+    """A checkpoint must not be held in memory as a whole."""
+    monkeypatch.setattr(agent, "read_parts", lambda path, size: iter([b"a" * 2**23, b"b" * 7]))
+    monkeypatch.setattr(agent, "_put", _put_in_parts)
+    one = keeper("one")
+    put(one, "model.ckpt", b"a" * 2**23 + b"b" * 7)
+
+    save(one, metadata)
+    body = kept(s3, "work/model.ckpt")
+
+    assert b"a" * 2**23 + b"b" * 7 == body
+    assert [] == s3.list_multipart_uploads(Bucket="kept-work").get("Uploads", [])
+
+
+def _put_in_parts(bucket, place, size, key):
+    upload = (
+        bucket.ask("POST", key, query="uploads=")[2].partition(b"<UploadId>")[2].partition(b"<")[0]
+    )
+    return agent._put_parts(bucket, place, size, key, f"uploadId={upload.decode()}")
+
+
+def test_only_changes_travel(keeper, metadata):
+    """Once a minute over thousands of files must cost next to nothing."""
+    here = keeper()
+    for number in range(5):
+        put(here, f"{number}.ipynb", b"old")
+    save(here, metadata)
+    put(here, "3.ipynb", b"new", at=LONG_AGO + 1)
+
+    summary = save(here, metadata)
+
+    assert (5, 1, 3) == (summary["files"], summary["uploaded"], summary["bytes"])
+
+
+def test_a_file_changed_twice_within_a_tick_is_seen(keeper, metadata, s3):
+    """Same size, same time stamp: the file system's clock is coarse, so a young file is never believed unchanged."""
+    here = keeper()
+    stamp = time.time_ns()
+    place = put(here, "a.txt", b"one")
+    os.utime(place, ns=(stamp, stamp))
+    save(here, metadata)
+    place.write_bytes(b"two")
+    os.utime(place, ns=(stamp, stamp))
+
+    save(here, metadata)
+
+    assert b"two" == kept(s3, "work/a.txt")
+
+
+def test_a_deleted_file_leaves_the_copy_and_its_versions_stay(keeper, metadata, s3):
+    """What a student deletes should not come back by itself, and must be there for the one who regrets it."""
+    here = keeper()
+    put(here, "gone.txt", b"regret")
+    put(here, "stays.txt")
+    save(here, metadata)
+    (here.work / "gone.txt").unlink()
+
+    save(here, metadata)
+    paths = [entry["path"] for entry in json.loads(kept(s3, "manifest.json"))["entries"]]
+    versions = s3.list_object_versions(Bucket="kept-work", Prefix=PREFIX + "work/gone.txt")[
+        "Versions"
+    ]
+    old = s3.get_object(
+        Bucket="kept-work", Key=PREFIX + "work/gone.txt", VersionId=versions[0]["VersionId"]
+    )
+
+    assert ["stays.txt"] == paths
+    assert b"regret" == old["Body"].read()
+
+
+def test_what_is_not_kept_is_said(keeper, metadata, monkeypatch):
+    """A student who counts on a copy must be told what is not in it."""
+    monkeypatch.setattr(agent, "LARGEST_BYTES", 2**30)
+    here = keeper()
+    put(here, "__pycache__/x.pyc")
+    os.mkfifo(here.work / "pipe")
+    with (here.work / "huge").open("wb") as huge:
+        huge.truncate(2**30 + 1)
+
+    summary = save(here, metadata)
+
+    assert [
+        {"path": "__pycache__", "reason": "excluded"},
+        {"path": "huge", "reason": "over 1 GiB"},
+        {"path": "pipe", "reason": "not a file"},
+    ] == summary["skipped"]
+
+
+def test_a_file_that_cannot_be_read_keeps_its_last_copy_and_is_said(keeper, metadata, monkeypatch):
+    """A bad block in one file must not stop the others, and must not go unnoticed."""
+    here = keeper()
+    put(here, "bad.bin", b"good once")
+    save(here, metadata)
+    put(here, "bad.bin", b"unreadable", at=LONG_AGO + 9)
+    put(here, "other.txt", b"fine")
+    read = agent.read_parts
+
+    def fail(path, size):
+        if path.name == "bad.bin":
+            raise OSError(5, "Input/output error")
+        return read(path, size)
+
+    monkeypatch.setattr(agent, "read_parts", fail)
+
+    summary = save(here, metadata)
+    entries = read_json(here.path("var/lib/gpulab/kept.json"))["entries"]
+
+    assert ["bad.bin: Input/output error"] == summary["failed"]
+    assert {"bad.bin": 9, "other.txt": 4} == {
+        path: entry["size"] for path, entry in entries.items()
+    }
+
+
+def test_a_file_that_grows_while_it_is_read_is_kept_as_it_was_and_again_next_time(
+    keeper, metadata, s3, monkeypatch
+):
+    """A TensorBoard log is never still; its beginning is worth keeping, and the rest follows."""
+    here = keeper()
+    place = put(here, "events.log", b"one,")
+    read = agent.read_parts
+
+    def grow(path, size):
+        yield from read(path, size)
+        with path.open("ab") as log:
+            log.write(b"more,")
+
+    monkeypatch.setattr(agent, "read_parts", grow)
+    save(here, metadata)
+    first = kept(s3, "work/events.log")
+    monkeypatch.setattr(agent, "read_parts", read)
+
+    save(here, metadata)
+
+    assert b"one,more,more," == first
+    assert place.read_bytes() == kept(s3, "work/events.log")
+
+
+def test_restoring_overwrites_nothing(keeper, metadata):
+    """What was made on the new instance before the copy arrived is the newer work."""
+    one, two = keeper("one"), keeper("two")
+    put(one, "a.ipynb", b"kept")
+    put(one, "same.ipynb", b"same")
+    save(one, metadata)
+    put(two, "a.ipynb", b"newer here")
+    put(two, "same.ipynb", b"same", at=LONG_AGO + 5)
+
+    restore(two, metadata)
+
+    assert {"a.ipynb": b"newer here", "a.ipynb.kept": b"kept", "same.ipynb": b"same"} == tree(two)
+
+
+def test_a_copy_that_is_not_what_its_manifest_says_is_refused(keeper, metadata, s3):
+    """A damaged copy must be found when it comes back, not in the oral exam."""
+    one, two = keeper("one"), keeper("two")
+    put(one, "a.ipynb", b"right")
+    put(one, "b.ipynb", b"fine")
+    save(one, metadata)
+    listed = json.loads(kept(s3, "manifest.json"))
+    listed["entries"][0]["version"] = ""
+    s3.put_object(Bucket="kept-work", Key=PREFIX + "manifest.json", Body=json.dumps(listed))
+    s3.put_object(Bucket="kept-work", Key=PREFIX + "work/a.ipynb", Body=b"wrong")
+
+    with pytest.raises(
+        Problem, match=r"1 of 2 files were not restored; 'a.ipynb': the kept copy is not what"
+    ):
+        restore(two, metadata)
+
+    assert {"b.ipynb": b"fine"} == tree(two)
+
+
+def test_an_instance_that_could_not_restore_never_replaces_the_copy(keeper, metadata, s3):
+    """The worst bug there could be: an empty work directory saved over a term's work."""
+    one, two = keeper("one"), keeper("two")
+    put(one, "term.ipynb", b"all of it")
+    save(one, metadata)
+    s3.delete_object(Bucket="kept-work", Key=PREFIX + "work/term.ipynb")
+    before = kept(s3, "manifest.json")
+    listed = json.loads(before)
+    listed["entries"][0]["version"] = "no-such-version"
+    s3.put_object(Bucket="kept-work", Key=PREFIX + "manifest.json", Body=json.dumps(listed))
+
+    with pytest.raises(Problem, match="1 of 1 files were not restored"):
+        save(two, metadata)
+
+    assert ["term.ipynb"] == [
+        entry["path"] for entry in json.loads(kept(s3, "manifest.json"))["entries"]
+    ]
+
+
+def test_a_path_that_leads_out_of_the_work_is_refused(keeper, metadata, s3):
+    """The agent is root: a manifest somebody edited must not write /etc."""
+    two = keeper("two")
+    entry = {
+        "path": "../../../etc/cron.d/x",
+        "size": 1,
+        "mtime_ns": 1,
+        "mode": 420,
+        "sha256": "",
+        "link": None,
+        "key": "k",
+    }
+    whole = {"version": 1, "entries": [entry]}
+    s3.put_object(Bucket="kept-work", Key=PREFIX + "manifest.json", Body=json.dumps(whole))
+
+    with pytest.raises(Problem, match="leads out of the work directory"):
+        restore(two, metadata)
+
+    assert not two.path("etc/cron.d").exists()
+
+
+def test_without_a_role_saving_says_so(keeper, metadata, metadata_service):
+    """A bucket without a role is a mistake of the launch; the sentence must name it."""
+    here = keeper()
+    del metadata_service.said["meta-data/iam/security-credentials/student"]
+
+    with pytest.raises(Problem, match="this instance has no role, so it cannot reach S3"):
+        save(here, metadata)
+
+
+def test_a_refusal_is_said_in_the_words_of_s3(keeper, metadata, monkeypatch):
+    """`AccessDenied` tells a TA what to change; `could not save` tells nobody anything."""
+    here = keeper()
+    denied = (403, {}, b"<Error><Code>AccessDenied</Code></Error>")
+    monkeypatch.setattr(agent.Bucket, "_ask", lambda *_: denied)
+
+    with pytest.raises(
+        Problem, match=r"S3 does not GET kept-work/s-1/week4/manifest.json: AccessDenied"
+    ):
+        save(here, metadata)
+
+
+def test_requests_are_signed_as_aws_signs_them():
+    """Moto believes any signature and S3 believes none that is wrong; botocore is the reference."""
+    keep = {
+        "bucket": "kept-work",
+        "region": "eu-west-1",
+        "endpoint": "https://s3.eu-west-1.amazonaws.com",
+    }
+    key = {"AccessKeyId": "AKIAX", "SecretAccessKey": "wJalr+x/y", "Token": "IQo//tok=="}
+    path, query, digest = (
+        agent.s3_path(keep, "p/ü #?%41 b~.txt"),
+        "partNumber=2&uploadId=a%2Fb%3D",
+        "ab" * 32,
+    )
+
+    ours = agent.signed(keep, key, LONG_AGO, ("PUT", path, query, digest))
+    theirs = AWSRequest(
+        "PUT", f"{keep['endpoint']}{path}?{query}", headers={"X-Amz-Content-SHA256": digest}
+    )
+    theirs.context["timestamp"] = ours["x-amz-date"]
+    signer = S3SigV4Auth(
+        Credentials(key["AccessKeyId"], key["SecretAccessKey"], key["Token"]), "s3", "eu-west-1"
+    )
+    theirs.headers["X-Amz-Date"] = ours["x-amz-date"]
+    theirs.headers["X-Amz-Security-Token"] = key["Token"]
+    canonical = signer.canonical_request(theirs)
+    signature = signer.signature(signer.string_to_sign(theirs, canonical), theirs)
+
+    assert ours["Authorization"].endswith(f"Signature={signature}"), canonical
+
+
+def test_the_manifest_lists_everything_with_hashes(here):
+    """Without a bucket the laptop pulls over ssh and verifies by this list."""
+    put(here, "a.txt", b"abc")
+    (here.work / "link").symlink_to("a.txt")
+    (here.work / "empty").mkdir()
+    put(here, "__pycache__/x.pyc")
+
+    lines = list(manifest(here))
+
+    assert {
+        "a.txt": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "link": "",
+        "empty/": "",
+    } == {line["path"]: line["sha256"] for line in lines if "skipped" not in line}
+    assert [{"path": "__pycache__", "reason": "excluded", "skipped": True}] == [
+        x for x in lines if "skipped" in x
+    ]
+
+
+def test_a_hundred_thousand_names_are_walked_in_one_pass(here):
+    """A data set unpacked into the work directory must not blow the agent up; here a tenth of it, with its shape."""
+    for folder in range(100):
+        (here.work / f"d{folder}").mkdir()
+        for number in range(100):
+            (here.work / f"d{folder}/{number}").touch()
+
+    found = scan(here.work)
+
+    assert (10_000, []) == (len(found.files), found.skipped)
+
+
+def test_the_watcher_saves_what_changed_and_shows_it(
+    keeper, metadata, monkeypatch, metadata_service
+):
+    """The copy must follow by itself, and the status must say how far it is."""
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata_service.url)
+    here = keeper()
+    write_json(
+        here.path("run/gpulab/phases.json"), {"phases": [{"name": "x", "state": "done"}] * 7}
+    )
+    watch = Watch(here, metadata)
+    watch._keep_armed = lambda now: None  # type: ignore[method-assign]
+    put(here, "a.ipynb", b"{}")
+    now = metadata.now() - 86400 * 365
+
+    watch._save_if_changed(now)
+    watch.saving.wait(60)
+    watch._collect_save()
+    watch._save_if_changed(now)
+
+    assert {"files": 1, "skipped": [], "failed": []} == watch.live["keep"]
+    assert isinstance(watch.live["saved_at"], str)
+    assert watch.saving is None
+
+
+def test_the_shipped_agent_fetches_the_rest_of_itself_and_checks_it(
+    keeper, s3, metadata_service, s3_server
+):
+    """User data has no room for the part that keeps; it comes from the bucket, and only if it is the one we launched with."""
+    here = keeper()
+    put(here, "a.ipynb", b"{}")
+    program = here.path("usr/local/bin/gpulab-agent")
+    program.parent.mkdir(parents=True)
+    program.write_text(shipped_agent())
+    env = {**os.environ, "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata_service.url}
+    command = [sys.executable, program, "--root", here.root, "save"]
+
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    here.path(f"opt/gpulab/agent-{whole_agent_sha256()[:16]}.py").unlink()
+    key = Keep("kept-work", PREFIX, "us-east-1", s3_server).agent_key
+    s3.put_object(Bucket="kept-work", Key=key, Body=b"print('evil')")
+    refused = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    assert (0, 1) == (done.returncode, json.loads(done.stdout)["uploaded"]), done.stderr
+    assert (1, "") == (refused.returncode, refused.stdout)
+    assert "is not the agent of this launch" in refused.stderr

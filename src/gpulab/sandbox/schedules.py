@@ -70,7 +70,7 @@ def _plan(world: World, call: Call, moment: datetime) -> None:
         for schedule in moto_bridge.schedules(account, region):
             if (schedule.name, schedule.group_name or "default") != (name, group):
                 continue
-            if schedule.schedule_expression == expression and schedule.state == "ENABLED":
+            if schedule.schedule_expression == expression and schedule.state != "DISABLED":
                 _invoke(world, account, region, schedule.target)
                 if schedule.action_after_completion == "DELETE":
                     moto_bridge.delete_schedule(account, region, group, name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from gpulab.aws import workspace
 from gpulab.bootstrap import InstanceSpec, Keep, load_environment, user_data
 from gpulab.launch.context import Context
@@ -12,7 +10,6 @@ from gpulab.model.instance import LaunchPlan
 from gpulab.model.market import Offer
 
 # Believed for a week; `gpulab rm` forgets it at once.
-_SHIPPED = timedelta(days=7)
 
 
 def render(
@@ -65,8 +62,6 @@ def keep_for(context: Context, name: str) -> Keep | None:
     region = bucket_region(bucket)
     endpoint = context.cloud.client("s3", region).meta.endpoint_url
     keep = Keep(bucket=bucket, prefix=prefix(context, name), region=region, endpoint=endpoint)
-    key = f"{context.account}/agent/{bucket}/{keep.agent_key}"
-    if not context.cache.get(key):
-        workspace.put(context.cloud, our_bucket(context), keep.agent_key, keep.agent_body)
-        context.cache.put(key, value=True, lasting=_SHIPPED)
+    # Each time anew: a note that it is there would outlive `gpulab rm`, a lifecycle rule, or the bucket itself.
+    workspace.put(context.cloud, our_bucket(context), keep.agent_key, keep.agent_body)
     return keep

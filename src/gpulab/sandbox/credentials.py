@@ -81,16 +81,18 @@ class Credentials:
 
     Args:
         new_id: Makes ids; the world's, so that they repeat with its seed.
+        salt: Makes this world's keys differ from those of a world before it, so that no cache takes one for the other.
     """
 
     new_id: Callable[[str, int], str]
     keys: dict[str, Key] = field(default_factory=dict)
     denials: list[Denial] = field(default_factory=list)
     plain_expiry: dict[str, datetime] = field(default_factory=dict)
+    salt: str = ""
 
     def account(self, account: str, *, user: str = "student") -> Key:
-        """A long-lived key of a user of an account; the same each time."""
-        seed = hashlib.sha256(f"{account}/{user}".encode()).digest()
+        """A long-lived key of a user of an account; the same each time in one world."""
+        seed = hashlib.sha256(f"{account}/{user}{self.salt}".encode()).digest()
         letters = base64.b32encode(seed).decode()
         access_key = "AKIA" + letters[:16]
         key = Key(

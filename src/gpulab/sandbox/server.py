@@ -127,13 +127,15 @@ def make_world(options: argparse.Namespace, kind: MachineKind | None) -> World:
 
     # A machine that is there writes its console itself, at its own pace; only a made-up one has to be held back.
     delays = replace(Delays(), first_console=timedelta(0)) if kind is not None else Delays()
-    return World(
+    world = World(
         seed=options.seed,
         clock=RunningClock(speed=options.speed),
         rules=Rules(delays=delays),
         machines=kind,
         ready=not options.not_ready,
     )
+    world.credentials.salt = str(options.seed)
+    return world
 
 
 def _serve(options: argparse.Namespace, kind: MachineKind | None) -> int:

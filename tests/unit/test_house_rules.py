@@ -156,7 +156,12 @@ def _is_broad(handler: ast.ExceptHandler) -> bool:
 
 
 def _raises_again(handler: ast.ExceptHandler) -> bool:
-    return any(isinstance(node, ast.Raise) for node in ast.walk(handler))
+    """Whether the error goes on: raised again here, or handed to whoever waits for the result."""
+    return any(
+        isinstance(node, ast.Raise)
+        or (isinstance(node, ast.Attribute) and node.attr == "set_exception")
+        for node in ast.walk(handler)
+    )
 
 
 def _runs_beside(path: Path) -> bool:

@@ -244,11 +244,9 @@ def _start(context: Context, wish: LaunchRequest, *, spot_only: bool, yes: bool)
         for event in up.up(context.launch, wish, confirm=confirm):
             if isinstance(event, Planned):
                 context.console.say(plan_text(event.plan, now=context.now()))
-            elif isinstance(event, Ready):
-                ready = event
-                teller.close("goes on in the background")
             else:
                 teller.tell(event)
+            ready = event if isinstance(event, Ready) else ready
     finally:
         teller.close()
     return ready

@@ -25,6 +25,7 @@ _WAITS = {
     "host key": "Reading its host key from the console",
     "ssh": "Waiting for ssh",
     "jupyter": "Waiting for JupyterLab",
+    "terminated": "Waiting until it has ended",
 }
 
 
@@ -68,13 +69,22 @@ class Teller:
                 self._end("it answers")
             case events.PhaseChanged():
                 self._phase(event)
+            case events.Ready():
+                self._end(
+                    "it answers"
+                    if self._key in ("jupyter", "phase jupyter")
+                    else "goes on in the background"
+                )
+            case events.Ended():
+                self._set_aside()
+                self._tell_whole(event)
             case _:
                 self._tell_whole(event)
 
-    def close(self, how: str = "not finished") -> None:
-        """End the open step, if any."""
+    def close(self) -> None:
+        """End the open step, if any, as not finished."""
         if self._step is not None:
-            self._end(how)
+            self._end("not finished")
 
     def _wait(self, what: str) -> None:
         self._begin(what, _WAITS.get(what, f"Waiting for {what}"))

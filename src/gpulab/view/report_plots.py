@@ -104,8 +104,7 @@ def _weeks(report: Report, classes: dict[str, str]) -> Plot | None:
             floor = [a + b for a, b in zip(floor, heights, strict=True)]
         axes.set_ylabel("USD")
         axes.set_xticks(range(len(weeks)), [week[5:] for week in weeks])
-        axes.legend(frameon=False, ncols=min(4, len(labs)), loc="upper left", fontsize=9)
-        axes.margins(y=0.25)
+        _legend(axes, columns=len(labs))
 
     most = max(report.rows[Dimension.WEEK], key=lambda row: row.usd)
     summary = f"{len(weeks)} weeks; the dearest is {most.key} with {money(most.usd)}"
@@ -195,7 +194,7 @@ def _interruptions(report: Report, classes: dict[str, str]) -> Plot | None:
             report.begin.astimezone(zone).replace(tzinfo=None) - timedelta(days=1),
             report.end.astimezone(zone).replace(tzinfo=None) + timedelta(days=1),
         )
-        axes.legend(frameon=False, ncols=2, loc="upper left", fontsize=9)
+        _legend(axes, columns=2)
         _date_axis(axes)
 
     summary = f"AWS ended {len(found)} runs, {sum(one.was_free for one in found)} of them free"
@@ -207,6 +206,10 @@ def _zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):
         return ZoneInfo("UTC")
+
+
+def _legend(axes: Any, *, columns: int) -> None:
+    axes.figure.legend(frameon=False, ncols=min(4, columns), loc="outside upper left", fontsize=9)
 
 
 def _date_axis(axes: Any) -> None:

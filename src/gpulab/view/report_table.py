@@ -47,6 +47,11 @@ def student_json(student: StudentStanding) -> dict[str, Any]:
     return {column: getattr(student, column) for column in STUDENT_COLUMNS}
 
 
+def counted(number: int, noun: str) -> str:
+    """Write `1 run`, `2 runs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def report_json(report: Report) -> dict[str, Any]:
     """Make the document of `--json`."""
     by_week: dict[str, dict[str, Decimal]] = {}
@@ -102,7 +107,7 @@ def _summary(report: Report) -> Sequence[str]:
     parts = f"instances {money(total.instance_usd)}, disks {money(total.ebs_usd)}, addresses {money(total.ipv4_usd)}"
     lines = [
         f"{money(total.usd)} from {span}: {parts}",
-        f"{total.runs} runs, {total.hours:.1f} h, {total.gpu_hours:.1f} GPU-hours, {total.interruptions} interruptions",
+        f"{counted(total.runs, 'run')}, {total.hours:.1f} h, {total.gpu_hours:.1f} GPU-hours, {counted(total.interruptions, 'interruption')}",
         f"saved {money(total.saved_usd)} against on-demand; idle {percent(total.idle_hours, total.hours)} of the hours, {money(total.wasted_usd)}",
     ]
     if report.budget_usd is not None:
@@ -176,7 +181,7 @@ def _problems(report: Report, limit: int) -> Sequence[str]:
     more = len(report.problems) - limit
     return [
         "",
-        f"{len(report.problems)} problems:",
+        f"{counted(len(report.problems), 'problem')}:",
         *lines,
         *([f"  ... and {more} more, see `--json`"] if more > 0 else []),
     ]

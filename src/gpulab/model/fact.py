@@ -63,7 +63,8 @@ class Fact:
     def __post_init__(self) -> None:
         if self.at.tzinfo is None:
             raise ValueError("a fact's moment needs a time zone")
-        object.__setattr__(self, "at", self.at.astimezone(UTC).replace(microsecond=0))
+        if self.at.tzinfo is not UTC or self.at.microsecond:
+            object.__setattr__(self, "at", self.at.astimezone(UTC).replace(microsecond=0))
 
     @property
     def digest(self) -> str:

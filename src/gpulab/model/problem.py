@@ -20,6 +20,7 @@ class ProblemKind(StrEnum):
     ONLY_IN_BILL = "only-in-bill"
     ONLY_IN_LEDGER = "only-in-ledger"
     BILL_DIFFERS = "bill-differs"
+    UNREADABLE_STATEMENT = "unreadable-statement"
     OVER_BUDGET = "over-budget"
 
 

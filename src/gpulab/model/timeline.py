@@ -109,6 +109,7 @@ class VolumeLife:
         size_gb: As provisioned.
         usd_per_gb_month: `None` when unknown.
         deleted_at: `None` while it exists.
+        instance_id: The instance it was made for; empty when it stands alone.
     """
 
     id: str
@@ -118,6 +119,7 @@ class VolumeLife:
     usd_per_gb_month: Decimal | None
     created_at: datetime
     deleted_at: datetime | None = None
+    instance_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

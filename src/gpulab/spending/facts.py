@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -186,10 +187,10 @@ class _Reader:
             return at_launch
         place = f"{launch.zone}/{launch.instance_type}/{LINUX}"
         history = series.get(place, NO_PRICES)
-        before = [at for at in history.at if at <= launch.launched_at]
-        if before and (seen is None or before[-1] >= launch.launched_at - _STALE):
+        before = bisect_right(history.at, launch.launched_at)
+        if before and (seen is None or history.at[before - 1] >= launch.launched_at - _STALE):
             return history
-        if before and history.in_force(launch.launched_at) == seen:
+        if before and history.usd[before - 1] == seen:
             return history
         if not history.at and seen is not None:
             cause = "no spot price was saved while it ran; it is charged at the price of its launch"
@@ -237,6 +238,7 @@ class _Reader:
                 usd_per_gb_month=_amount(said.get("usd_per_gb_month")),
                 created_at=first.at,
                 deleted_at=self._deleted_at(volume_id, first.at, said, instance),
+                instance_id=said.get("instance_id", ""),
             )
 
     def _deleted_at(

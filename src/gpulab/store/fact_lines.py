@@ -10,6 +10,8 @@ from typing import Any
 from gpulab.errors import WrongUsage
 from gpulab.model.fact import Fact, FactKind, Source
 
+_KINDS = {kind.value: kind for kind in FactKind}
+_SOURCES = {source.value: source for source in Source}
 _KEYS = {"kind", "subject", "at", "source", "details"}
 
 
@@ -21,7 +23,7 @@ def details_text(fact: Fact) -> str:
 def fact_of(kind: str, subject: str, at: str, source: str, details: str) -> Fact:
     """Read a stored row; rows are only ever written from facts."""
     moment = datetime.fromisoformat(at)
-    return Fact(FactKind(kind), subject, moment, json.loads(details), Source(source))
+    return Fact(_KINDS[kind], subject, moment, json.loads(details), _SOURCES[source])
 
 
 def export_lines(facts: Iterable[Fact]) -> Iterator[str]:

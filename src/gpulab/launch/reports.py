@@ -1,0 +1,118 @@
+"""Gathering what a report is made of: ledgers, roster, course and statements, from files. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from gpulab.course.plan import read_course
+from gpulab.course.roster import read_roster
+from gpulab.errors import WrongUsage
+from gpulab.model.course import Course, Problem, Student
+from gpulab.model.fact import Fact, FactKind
+from gpulab.store.fact_lines import import_lines
+from gpulab.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from gpulab.reporting.cells import Catalogue
+
+_OWNED = (FactKind.LAUNCHED, FactKind.VOLUME, FactKind.ADDRESS)
+
+
+def read_ledgers(paths: Sequence[Path]) -> tuple[Fact, ...]:
+    """
+    Read the facts of many ledgers, each fact once.
+
+    In a ledger of one's own account nobody is named; among several its facts take the name of their file as owner.
+
+    Raises:
+        WrongUsage: A file is missing or not a ledger.
+    """
+    if len(paths) == 1:
+        return _read_ledger(paths[0])
+    owned = (_owned(fact, path.stem) for path in paths for fact in _read_ledger(path))
+    return tuple({fact.digest: fact for fact in owned}.values())
+
+
+def _read_ledger(path: Path) -> tuple[Fact, ...]:
+    content = _content(path)
+    if content.startswith(b"SQLite format 3\0"):
+        return Ledger(path).facts()
+    try:
+        return import_lines(content)
+    except WrongUsage as error:
+        raise WrongUsage(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _owned(fact: Fact, name: str) -> Fact:
+    if fact.kind not in _OWNED or fact.details.get("owner"):
+        return fact
+    return replace(fact, details={**fact.details, "owner": name})
+
+
+def read_students(path: Path, *, key: bytes, owners: Iterable[str]) -> tuple[Student, ...]:
+    """
+    Read the roster; where the ledgers name students by their ids, so does the report.
+
+    Raises:
+        WrongUsage: The roster has bad rows; the first is named.
+    """
+    roster = read_roster(_content(path), file=str(path), secret=key)
+    _refuse_first(roster.problems)
+    named = set(owners)
+    return tuple(
+        replace(student, owner=student.id) if student.id in named else student
+        for student in roster.students
+    )
+
+
+def read_plan(path: Path) -> Course:
+    """
+    Read the course for its budget, time zone and last day.
+
+    Raises:
+        WrongUsage: It cannot be trusted; the first problem is named.
+    """
+    course, problems = read_course(_content(path), file=str(path))
+    _refuse_first(problems)
+    if course is None:
+        raise WrongUsage(f"{path} is not a course plan")
+    return course
+
+
+def deadline_of(course: Course) -> datetime:
+    """Return the end of the last day, in the course's own time zone."""
+    return datetime.combine(
+        course.last_day, time(23, 59, 59), ZoneInfo(course.timezone)
+    ).astimezone(UTC)
+
+
+def shipped_catalogue() -> Catalogue:
+    """Return the types' GPUs and on-demand prices as shipped, for launches that did not write them down."""
+    from gpulab.planning.catalogue import instance_types, on_demand_prices
+    from gpulab.reporting.cells import Catalogue
+
+    return Catalogue(
+        gpus={kind.name: kind.gpus for kind in instance_types()},
+        on_demand_usd_per_hour={
+            key: listed.usd_per_hour for key, listed in on_demand_prices().items()
+        },
+    )
+
+
+def _refuse_first(problems: Sequence[Problem]) -> None:
+    if problems:
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise WrongUsage(f"{first.file}, line {first.line}: {first.text}{more}", hint=first.hint)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WrongUsage(f"could not read {path}: {error.strerror}") from error

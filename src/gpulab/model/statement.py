@@ -1,0 +1,59 @@
+"""Lines of AWS's own statements, added up by resource and day. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from enum import StrEnum
+
+
+class Category(StrEnum):
+    """What kind of money a line is: usage is gross, before credits."""
+
+    USAGE = "usage"
+    CREDIT = "credit"
+    TAX = "tax"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class StatementSum:
+    """
+    What one resource cost on one UTC day.
+
+    Attributes:
+        resource: Instance or volume id; empty for what belongs to no resource.
+        kind: `instance`, `ebs`, `ipv4`, `transfer` or `other`.
+        usd: Negative for credits.
+        on_demand_usd: What the statement says it costs on demand; `None` where it does not say.
+    """
+
+    day: date
+    resource: str
+    account: str
+    category: Category
+    kind: str
+    usd: Decimal
+    on_demand_usd: Decimal | None = None
+
+
+@dataclass(frozen=True)
+class Statement:
+    """
+    One billing export, read.
+
+    Attributes:
+        name: Of the file, without its folder.
+        format: `cur-legacy`, `cur-2.0`, `focus` or `spot-feed`.
+        digest: SHA-256 of the file.
+        lines: Lines read.
+        unreadable: Lines left out because their amount or time is none, or not in USD.
+    """
+
+    name: str
+    format: str
+    digest: str
+    lines: int
+    unreadable: int
+    sums: tuple[StatementSum, ...] = field(default=())

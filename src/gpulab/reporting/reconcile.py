@@ -1,0 +1,111 @@
+"""The ledger's estimate against AWS's statements, per instance or volume and day. Hides tolerances; collects differences."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+from gpulab.model.problem import Problem, ProblemKind
+from gpulab.model.report import Bill
+from gpulab.model.statement import Category, Statement
+from gpulab.model.timeline import Charge, ChargeKind
+from gpulab.reporting.cells import by_local_day
+from gpulab.spending.exact import Usd, seconds_between
+
+# Apart by more than this share and this amount is named.
+_SHARE = Decimal("0.01")
+_LEAST_USD = Decimal("0.01")
+_COMPARED = ("instance", "ebs")
+
+_ByResource = dict[str, dict[date, Decimal]]
+
+
+def reconcile(
+    statements: Iterable[Statement], charges: Iterable[Charge]
+) -> tuple[Bill, tuple[Problem, ...]]:
+    """
+    Compare statements with the ledger's charges over the days that the statements cover.
+
+    The same file given twice counts once.
+    """
+    once = list({statement.digest: statement for statement in statements}.values())
+    sums = [line for statement in once for line in statement.sums]
+    if not sums:
+        return Bill(), tuple(_unreadable(once))
+    billed = _billed(once)
+    first, last = min(line.day for line in sums), max(line.day for line in sums)
+    counted = _counted(charges, first, last)
+    by_category: dict[str, Decimal] = defaultdict(Decimal)
+    for line in sums:
+        by_category[line.category.value] += line.usd
+    compared = [r for r in billed if r in counted]
+    bill = Bill(
+        by_category=dict(by_category),
+        first_day=first,
+        last_day=last,
+        ledger_usd=sum((_total(counted[r]) for r in compared), Decimal(0)),
+        statement_usd=sum((_total(billed[r]) for r in compared), Decimal(0)),
+    )
+    return bill, (*_unreadable(once), *_differences(billed, counted))
+
+
+def _billed(statements: Iterable[Statement]) -> _ByResource:
+    found: _ByResource = defaultdict(lambda: defaultdict(Decimal))
+    for statement in statements:
+        for line in statement.sums:
+            is_ours = line.resource.startswith(("i-", "vol-"))
+            if is_ours and line.category is Category.USAGE and line.kind in _COMPARED:
+                found[line.resource][line.day] += line.usd
+    return found
+
+
+def _counted(charges: Iterable[Charge], first: date, last: date) -> _ByResource:
+    exact: dict[str, dict[date, Usd]] = defaultdict(lambda: defaultdict(Usd))
+    for charge in charges:
+        if charge.kind is ChargeKind.IPV4:
+            continue
+        begin = charge.begins_at
+        end = datetime.fromtimestamp(begin.timestamp() + charge.seconds, UTC)
+        for day, since, until in by_local_day(begin, end, UTC):
+            if first <= day <= last:
+                exact[charge.resource][day] += Usd.per_second(charge) * seconds_between(
+                    since, until
+                )
+    return {r: {day: usd.rounded() for day, usd in days.items()} for r, days in exact.items()}
+
+
+def _differences(
+    billed: _ByResource, counted: Mapping[str, Mapping[date, Decimal]]
+) -> Iterable[Problem]:
+    for resource in sorted({*billed, *counted}):
+        ours, theirs = _total(counted.get(resource, {})), _total(billed.get(resource, {}))
+        if max(ours, theirs) < _LEAST_USD:
+            continue
+        if resource not in counted:
+            cause = f"AWS billed {theirs:.4f} USD for it and the ledger does not know it"
+            yield Problem(ProblemKind.ONLY_IN_BILL, resource, cause)
+        elif resource not in billed:
+            cause = f"the ledger counts {ours:.4f} USD and no statement names it for these days"
+            yield Problem(ProblemKind.ONLY_IN_LEDGER, resource, cause)
+        elif abs(ours - theirs) > max(_LEAST_USD, theirs * _SHARE):
+            cause = f"the ledger counts {ours:.4f} USD, AWS billed {theirs:.4f} USD{_worst(counted[resource], billed[resource])}"
+            yield Problem(ProblemKind.BILL_DIFFERS, resource, cause)
+
+
+def _worst(ours: Mapping[date, Decimal], theirs: Mapping[date, Decimal]) -> str:
+    zero = Decimal(0)
+    day = max({*ours, *theirs}, key=lambda d: (abs(ours.get(d, zero) - theirs.get(d, zero)), d))
+    return f"; most apart on {day}: {ours.get(day, zero):.4f} and {theirs.get(day, zero):.4f}"
+
+
+def _unreadable(statements: Iterable[Statement]) -> Iterable[Problem]:
+    for statement in statements:
+        if statement.unreadable:
+            cause = f"{statement.unreadable} of {statement.lines} lines have no amount in USD or no time; they are left out"
+            yield Problem(ProblemKind.UNREADABLE_STATEMENT, statement.name, cause)
+
+
+def _total(days: Mapping[date, Decimal]) -> Decimal:
+    return sum(days.values(), Decimal(0))

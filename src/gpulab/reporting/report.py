@@ -1,0 +1,228 @@
+"""The report: ledgers, roster and statements joined. Hides the order of the sums; collects every problem it meets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from decimal import Decimal
+
+from gpulab.model.course import Student
+from gpulab.model.problem import Problem, ProblemKind
+from gpulab.model.report import Dimension, Interruption, Report, Row, StudentStanding
+from gpulab.model.statement import Statement
+from gpulab.model.timeline import Costs, EndedBy, PriceRule
+from gpulab.reporting.cells import (
+    NOBODY,
+    Catalogue,
+    Cell,
+    Cells,
+    cells_of,
+    folded,
+    row_of,
+    rows_of,
+    week_of,
+)
+from gpulab.reporting.reconcile import reconcile
+from gpulab.reporting.standing import Budget, standing_problems, standings_of
+from gpulab.spending.charging import cost_of, is_free
+from gpulab.spending.exact import seconds_between
+from gpulab.spending.facts import LedgerReading
+
+
+@dataclass(frozen=True)
+class Question:
+    """
+    What to report.
+
+    Attributes:
+        begin: From when; `None` for the first charge.
+        now: Up to when, and what open things are billed to; aware UTC.
+        zone: Of days, weeks and hours; a `ZoneInfo` or `UTC`.
+        has_names: Whether students' names may be shown.
+    """
+
+    now: datetime
+    begin: datetime | None = None
+    price_rule: PriceRule = PriceRule.HOUR_START
+    zone: tzinfo = UTC
+    budget: Budget = field(default_factory=Budget)
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    has_names: bool = False
+
+
+def report_of(
+    reading: LedgerReading,
+    question: Question,
+    *,
+    students: Iterable[Student] = (),
+    statements: Iterable[Statement] = (),
+) -> Report:
+    """
+    Make a report.
+
+    Args:
+        reading: Of one ledger, or of the facts of many together.
+        students: The roster; empty when there is none, and then no owner is unknown.
+    """
+    roster = tuple(students)
+    now = question.now.astimezone(UTC).replace(microsecond=0)
+    costs = cost_of(reading.timeline, as_of=now, price_rule=question.price_rule)
+    begin = question.begin or min((c.begins_at for c in costs.charges), default=now)
+    cells = cells_of(
+        reading,
+        costs,
+        begin=begin,
+        now=now,
+        zone=question.zone,
+        catalogue=question.catalogue,
+    )
+    groups = {student.owner: student.group or NOBODY for student in roster}
+    folds = _Folds.of(cells)
+    standings = _standings(folds, cells, roster, question, now)
+    bill, differences = reconcile(statements, costs.charges)
+    return Report(
+        begin=begin,
+        end=now,
+        price_rule=question.price_rule,
+        timezone=str(question.zone),
+        total=folds.total(),
+        rows=folds.rows(groups),
+        students=standings,
+        spent_by_day=folds.spent_by_day(),
+        spent_by_week_and_lab=folds.spent_by_week_and_lab(),
+        hours_by_weekday=_hours_by_weekday(reading, begin, now, question.zone),
+        interruptions=_interruptions(reading, begin, now),
+        budget_usd=None
+        if question.budget.usd is None
+        else question.budget.usd * max(1, len(standings)),
+        bill=bill,
+        problems=(
+            *reading.problems,
+            *_unpriced(costs),
+            *_past_their_end(reading, now),
+            *_unknown_owners(reading, roster),
+            *standing_problems(standings),
+            *differences,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """The cells added up three ways; every table comes from these, so that no cell is added six times."""
+
+    by_owner: Mapping[str, Cell]
+    by_day_and_lab: Mapping[tuple[date, str], Cell]
+    by_kind: Mapping[tuple[str, str], Cell]
+
+    @classmethod
+    def of(cls, cells: Cells) -> _Folds:
+        return cls(
+            folded(cells, lambda key: key.owner),
+            folded(cells, lambda key: (key.day, key.lab)),
+            folded(cells, lambda key: (key.instance_type, key.market)),
+        )
+
+    def rows(self, groups: Mapping[str, str]) -> dict[Dimension, tuple[Row, ...]]:
+        return {
+            Dimension.STUDENT: rows_of(self.by_owner),
+            Dimension.GROUP: rows_of(folded(self.by_owner, lambda o: groups.get(o, NOBODY))),
+            Dimension.LAB: rows_of(folded(self.by_day_and_lab, lambda key: key[1])),
+            Dimension.WEEK: rows_of(folded(self.by_day_and_lab, lambda key: week_of(key[0]))),
+            Dimension.TYPE: rows_of(folded(self.by_kind, lambda key: key[0])),
+            Dimension.MARKET: rows_of(folded(self.by_kind, lambda key: key[1])),
+        }
+
+    def total(self) -> Row:
+        return row_of("total", folded(self.by_kind, lambda _: "").get("", Cell()))
+
+    def spent_by_day(self) -> tuple[tuple[date, Decimal], ...]:
+        days = folded(self.by_day_and_lab, lambda key: key[0])
+        if not days:
+            return ()
+        first, nothing = min(days), Cell()
+        every = (first + timedelta(days=n) for n in range((max(days) - first).days + 1))
+        return tuple((day, days.get(day, nothing).total.rounded()) for day in every)
+
+    def spent_by_week_and_lab(self) -> dict[tuple[str, str], Decimal]:
+        found = folded(self.by_day_and_lab, lambda key: (week_of(key[0]), key[1]))
+        return {key: found[key].total.rounded() for key in sorted(found)}
+
+
+def _standings(
+    folds: _Folds, cells: Cells, roster: tuple[Student, ...], question: Question, now: datetime
+) -> tuple[StudentStanding, ...]:
+    since = (now - timedelta(days=7)).astimezone(question.zone).date()
+    recent = folded({k: c for k, c in cells.items() if k.day > since}, lambda key: key.owner)
+    return standings_of(
+        roster,
+        spent={owner: cell.total.rounded() for owner, cell in folds.by_owner.items()},
+        week={owner: cell.total.rounded() for owner, cell in recent.items()},
+        budget=question.budget,
+        now=now,
+        has_names=question.has_names,
+    )
+
+
+def _hours_by_weekday(
+    reading: LedgerReading, begin: datetime, end: datetime, zone: tzinfo
+) -> tuple[tuple[Decimal, ...], ...]:
+    seconds = [[0] * 24 for _ in range(7)]
+    for life in reading.timeline.instances:
+        for run in life.runs:
+            at, last = max(run.begins_at, begin), min(run.ends_at or end, end)
+            while at < last:
+                local = at.astimezone(zone)
+                # Full hours of UTC are full hours of nearly every zone, and where not, half an hour off is no harm here.
+                until = min(last, at.replace(minute=0, second=0) + timedelta(hours=1))
+                seconds[local.weekday()][local.hour] += seconds_between(at, until)
+                at = until
+    hundredth = Decimal("0.01")
+    return tuple(tuple((Decimal(s) / 3600).quantize(hundredth) for s in day) for day in seconds)
+
+
+def _interruptions(
+    reading: LedgerReading, begin: datetime, end: datetime
+) -> tuple[Interruption, ...]:
+    found = [
+        Interruption(
+            run.ends_at,
+            life.owner or NOBODY,
+            life.instance_type,
+            life.zone,
+            is_free(run, life.market),
+        )
+        for life in reading.timeline.instances
+        for run in life.runs
+        if run.ended_by is EndedBy.AWS and run.ends_at and begin <= run.ends_at <= end
+    ]
+    return tuple(sorted(found, key=lambda one: (one.at, one.owner)))
+
+
+def _unpriced(costs: Costs) -> Iterable[Problem]:
+    for one in costs.unpriced:
+        cause = f"{one.what} is not known; it is left out, so the sums are too low"
+        yield Problem(ProblemKind.NO_PRICE, one.resource, cause)
+
+
+def _past_their_end(reading: LedgerReading, now: datetime) -> Iterable[Problem]:
+    """Name instances whose planned end is over and whose real end nobody wrote."""
+    for life in reading.timeline.instances:
+        expires_at = reading.launches[life.id].expires_at
+        if (
+            life.runs[-1].ends_at is None
+            and expires_at
+            and expires_at < now - timedelta(minutes=15)
+        ):
+            cause = f"it should have ended at {expires_at:%Y-%m-%dT%H:%MZ} and no end was written; it is charged until now"
+            yield Problem(ProblemKind.NO_END, life.id, cause)
+
+
+def _unknown_owners(reading: LedgerReading, roster: tuple[Student, ...]) -> Iterable[Problem]:
+    known = {student.owner for student in roster}
+    owners = {launch.owner or NOBODY for launch in reading.launches.values()}
+    for owner in sorted(owners - known) if roster else ():
+        yield Problem(
+            ProblemKind.UNKNOWN_OWNER, owner, "it has spent money and is not in the roster"
+        )

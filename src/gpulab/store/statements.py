@@ -1,0 +1,198 @@
+"""
+AWS's billing exports, added up by resource and UTC day. Hides four formats and DuckDB; refuses a file it does not know.
+
+Credits and tax stay apart from usage: the net hides everything while credits pay. Amounts are summed as decimals.
+
+Sources:
+    https://docs.aws.amazon.com/cur/latest/userguide/data-dictionary.html (legacy CUR and CUR 2.0)
+    https://focus.finops.org/focus-specification/ (FOCUS 1.0 and later)
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-data-feeds.html
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections import defaultdict
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpulab.errors import StoreError, WrongUsage
+from gpulab.model.statement import Category, Statement, StatementSum
+from gpulab.store.statement_sql import FORMATS, StatementFormat, summing
+
+if TYPE_CHECKING:
+    import duckdb
+
+_MEMORY = "768MB"
+
+
+def read_statement(path: Path) -> Statement:
+    """
+    Read a CUR (legacy or 2.0), a FOCUS export (both CSV or Parquet, gzip or not) or a spot data feed file.
+
+    Raises:
+        WrongUsage: The file is missing or none of these.
+        StoreError: DuckDB is not installed, or the file is damaged.
+    """
+    digest = _digest(path)
+    feed = _feed_lines(path)
+    if feed is not None:
+        return _read_feed(path, digest, feed)
+    return _read_table(path, digest)
+
+
+def _read_table(path: Path, digest: str) -> Statement:
+    duckdb = _duckdb()
+    try:
+        with duckdb.connect(config=_SETTINGS) as connection:
+            source, columns = _opened(connection, path)
+            known = _format_of(path, columns)
+            rows = connection.execute(summing(known, source, columns), [str(path)]).fetchall()
+    except duckdb.Error as error:
+        raise StoreError(
+            f"could not read the statement {path}: {str(error).splitlines()[0]}",
+            hint="Download it again; it may be cut off",
+        ) from error
+    return Statement(
+        name=path.name,
+        format=known.name,
+        digest=digest,
+        lines=sum(row[7] for row in rows),
+        unreadable=sum(row[7] if row[0] is None else row[8] for row in rows),
+        sums=tuple(_sum(*row[:7]) for row in rows if row[0] is not None and row[5] is not None),
+    )
+
+
+# No extension is fetched from anywhere, and a statement larger than memory spills to disk.
+_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+    "memory_limit": _MEMORY,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
+
+
+def _opened(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the table function that reads a file, with `?` for its name, and the file's columns."""
+    magic = _magic(path)
+    packing = "gzip" if magic.startswith(_GZIP) else "none"
+    source = "read_parquet(?)" if magic == b"PAR1" else _CSV.format(packing=packing)
+    described = connection.execute(f"DESCRIBE SELECT * FROM {source}", [str(path)]).fetchall()  # noqa: S608 - one of two fixed texts
+    return source, tuple(row[0] for row in described)
+
+
+# As texts: a decimal must not pass through a double, and the anonymous samples write NULL for nothing.
+_CSV = "read_csv(?, header = true, all_varchar = true, nullstr = ['', 'NULL'], compression = '{packing}')"
+_GZIP = b"\x1f\x8b"
+
+
+def _magic(path: Path) -> bytes:
+    """Read what tells the formats apart; a download's name does not."""
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+def _format_of(path: Path, columns: tuple[str, ...]) -> StatementFormat:
+    for known in FORMATS:
+        if known.marks <= set(columns):
+            return known
+    raise WrongUsage(
+        f"{path} is no billing export gpulab knows",
+        hint="A CUR (legacy or 2.0), a FOCUS export or a spot data feed file",
+    )
+
+
+def _sum(
+    day: date,
+    resource: str | None,
+    account: str | None,
+    category: str,
+    kind: str,
+    usd: Decimal,
+    on_demand: Decimal | None,
+) -> StatementSum:
+    return StatementSum(
+        day=day,
+        resource=(resource or "").rsplit("/", 1)[-1],
+        account=account or "",
+        category=Category(category),
+        kind=kind,
+        usd=usd,
+        on_demand_usd=on_demand,
+    )
+
+
+def _feed_lines(path: Path) -> list[str] | None:
+    """Return the lines of a spot data feed file; `None` when it is something else."""
+    try:
+        with path.open("rb") as raw:
+            is_packed = raw.read(2) == _GZIP
+        with gzip.open(path) if is_packed else path.open("rb") as file:
+            if file.read(9) != b"#Version:":
+                return None
+            return file.read().decode().splitlines()[1:]
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise WrongUsage(f"could not read {path}: {error}") from error
+
+
+def _read_feed(path: Path, digest: str, lines: list[str]) -> Statement:
+    """Add up a spot data feed: one line is one instance-hour."""
+    sums: dict[tuple[date, str], Decimal] = defaultdict(Decimal)
+    data = [line for line in lines if line.strip() and not line.startswith("#")]
+    unreadable = 0
+    for line in data:
+        cells = line.split("\t")
+        charge = _usd(cells[7]) if len(cells) >= 9 else None
+        day = _feed_day(cells[0])
+        if charge is None or day is None:
+            unreadable += 1
+        else:
+            sums[day, cells[3]] += charge
+    return Statement(
+        name=path.name,
+        format="spot-feed",
+        digest=digest,
+        lines=len(data),
+        unreadable=unreadable,
+        sums=tuple(
+            StatementSum(day, instance, "", Category.USAGE, "instance", usd)
+            for (day, instance), usd in sorted(sums.items())
+        ),
+    )
+
+
+def _usd(cell: str) -> Decimal | None:
+    amount, _, currency = cell.partition(" ")
+    try:
+        value = Decimal(amount)
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() and currency == "USD" else None
+
+
+def _feed_day(cell: str) -> date | None:
+    try:
+        return datetime.strptime(cell, "%Y-%m-%d %H:%M:%S UTC").date()  # noqa: DTZ007 - UTC by its own words
+    except ValueError:
+        return None
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WrongUsage(f"could not read {path}: {error.strerror}") from error
+
+
+def _duckdb() -> Any:
+    try:
+        import duckdb
+    except ImportError as error:
+        raise StoreError(
+            "reading a billing export needs DuckDB, which is not installed",
+            hint="Install it with `pip install 'gpulab[report]'`",
+        ) from error
+    return duckdb

@@ -1,0 +1,255 @@
+"""`gpulab report` end to end: tables, files, exit codes, and texts that try to be more than texts."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import re
+import zipfile
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from gpulab.cli.main import run
+from gpulab.model.fact import Fact, Source, ended, launched, price, volume
+from gpulab.model.market import Market
+from gpulab.model.timeline import EndedBy
+from gpulab.store.home import Home
+from gpulab.store.ledger import Ledger
+
+MONDAY = datetime(2026, 10, 19, 11, 35, tzinfo=UTC)
+HOSTILE = (
+    '=cmd|"/c calc"!A0',
+    "@SUM(1+9)",
+    "+1",
+    "-2+3",
+    "\t=1+1",
+    "\x1b[31mred\x07",
+    "<script>alert(1)</script>",
+    "$\\frac{$",
+    "﹦1\u202e",
+    "_hidden\ufffe",
+)
+needs_extra = pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None
+    or importlib.util.find_spec("xlsxwriter") is None,
+    reason="needs the extra `report`",
+)
+
+
+def a_run(number: int, *, owner: str, lab: str = "week1", hours: float = 2) -> list[Fact]:
+    instance, begin = f"i-{number}", MONDAY + timedelta(days=number)
+    return [
+        launched(
+            instance,
+            at=begin,
+            zone="us-east-1d",
+            instance_type="g4dn.xlarge",
+            market=Market.SPOT,
+            usd_per_hour=Decimal("0.2158"),
+            on_demand_usd_per_hour=Decimal("0.526"),
+            owner=owner,
+            lab=lab,
+            gpus=1,
+        ),
+        price("us-east-1d", "g4dn.xlarge", at=begin, usd_per_hour=Decimal("0.2158")),
+        volume(
+            f"vol-{number}",
+            at=begin,
+            type="gp3",
+            size_gb=60,
+            usd_per_gb_month=Decimal("0.08"),
+            instance_id=instance,
+            ends_with_instance=True,
+        ),
+        ended(instance, at=begin + timedelta(hours=hours), by=EndedBy.AWS, source=Source.AWS),
+    ]
+
+
+def a_file(tmp_path: Path, facts: list[Fact], name: str = "facts.jsonl") -> str:
+    path = tmp_path / name
+    path.write_text("".join(f"{fact.line()}\n" for fact in facts))
+    return str(path)
+
+
+@pytest.fixture
+def facts(tmp_path) -> str:
+    return a_file(tmp_path, [*a_run(0, owner="s1"), *a_run(1, owner="s2", hours=4)])
+
+
+@pytest.fixture
+def hostile(tmp_path) -> str:
+    runs = [a_run(n, owner=text, lab=text) for n, text in enumerate(HOSTILE)]
+    return a_file(tmp_path, [fact for facts in runs for fact in facts])
+
+
+def report(*arguments: str) -> int:
+    return run(["report", "--until", "2026-11-16", *arguments])
+
+
+def test_a_student_sees_the_own_ledger(tmp_path, monkeypatch, capsys):
+    """Without any option: my own runs, week by week."""
+    monkeypatch.setenv("GPULAB_HOME", str(tmp_path / "home"))
+    folder = Home(tmp_path / "home").folder("default")
+    Ledger(folder.ledger).append(a_run(0, owner=""))
+
+    code = report()
+
+    out = capsys.readouterr().out
+    assert 0 == code
+    assert out.startswith(
+        "$0.44 from 2026-10-19 to 2026-11-16 00:00 UTC: instances $0.43, disks $0.01"
+    )
+    assert "2026-W43     1    2.0        2.0  $0.44  $0.62  0.0 %             1  ████████████████████████" in out  # fmt: skip
+    assert "everything adds up" in out
+
+
+def test_many_ledgers_are_one_report_and_files_name_students(tmp_path, capsys):
+    """Own accounts: each student sends an export, and the file's name says whose it is."""
+    paths = [
+        a_file(tmp_path, a_run(n, owner=""), f"{name}.jsonl")
+        for n, name in enumerate(("anna", "bo"))
+    ]
+
+    report("--by", "student", "--csv", "--ledger", paths[0], "--ledger", paths[1])
+
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [("anna", "0.4445032258"), ("bo", "0.4445032258")] == [
+        (row["key"], row["usd"]) for row in rows
+    ]
+
+
+def test_json_has_every_table_and_its_keys_stay(facts, capsys):
+    """Scripts of a course rely on these names."""
+    report("--json", "--ledger", facts)
+
+    document = json.loads(capsys.readouterr().out)
+    assert {
+        "begin", "end", "price_rule", "timezone", "total", "by_student", "by_group", "by_lab", "by_week", "by_type",
+        "by_market", "students", "spent_by_day", "spent_by_week_and_lab", "hours_by_weekday", "interruptions", "budget_usd",
+        "bill", "problems",
+    } == document.keys()  # fmt: skip
+    assert ["s1", "s2"] == [row["key"] for row in document["by_student"]]
+    assert "1.3335096774" == document["total"]["usd"]
+
+
+def test_check_exits_with_5_and_names_the_first_problem(facts, capsys):
+    """A TA's cron job mails only when something is wrong."""
+    codes = [
+        report("--check", "--ledger", facts),
+        report("--check", "--ledger", facts, "--budget", "0.5"),
+    ]
+
+    assert [0, 5] == codes
+    assert "error: 1 problem, the first: s2: spent 0.89 USD of a budget of 0.50 USD" in (
+        capsys.readouterr().err
+    )
+
+
+def test_course_and_roster_give_budget_groups_and_names(facts, tmp_path, capsys):
+    """The TA's report: who has not started, by the university's own list."""
+    roster = tmp_path / "roster.csv"
+    roster.write_text(
+        "id,name,email,group\ns1,Anna Å,anna@dtu.dk,G1\ns2,Bo,bo@dtu.dk,G1\ns3,Cy,cy@dtu.dk,G2\n"
+    )
+
+    report("--ledger", facts, "--roster", str(roster), "--by", "group", "--names")
+
+    out = capsys.readouterr().out
+    assert "GROUP  RUNS" in out
+    assert "G1        2    6.0" in out
+    assert "1 have not started: Cy" in out
+
+
+@needs_extra
+def test_a_workbook_holds_numbers_and_no_formula(hostile, tmp_path):
+    """A student's id must not run a program on the teacher's computer."""
+    path = tmp_path / "report.xlsx"
+
+    report("--ledger", hostile, "--xlsx", str(path))
+
+    with zipfile.ZipFile(path) as book:
+        texts = book.read("xl/sharedStrings.xml").decode()
+        sheets = [book.read(n).decode() for n in book.namelist() if "worksheets/sheet" in n]
+    cells = re.findall(r"<t[^>]*>(.*?)</t>", texts)
+    assert not any("<f>" in sheet for sheet in sheets)
+    assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r")]
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e\ufffe]", texts)
+    assert "'=cmd|" in texts
+
+
+def test_a_csv_holds_no_formula_and_no_control_character(hostile, capsys):
+    """The same in the plainest format there is."""
+    report("--ledger", hostile, "--by", "student", "--csv")
+
+    out = capsys.readouterr().out
+    keys = [row["key"] for row in csv.DictReader(io.StringIO(out))]
+    assert len(HOSTILE) == len(keys)
+    assert not [key for key in keys if key[:1] in tuple("=+-@\t\r")]
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", out)
+
+
+@needs_extra
+def test_a_page_is_self_contained_and_strict(facts, tmp_path):
+    """It works offline, sends nothing anywhere, and runs nothing but its own script."""
+    path = tmp_path / "report.html"
+
+    report("--ledger", facts, "--html", str(path), "--budget", "5")
+
+    page = path.read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
+    assert policy.startswith("default-src &#39;none&#39;; style-src &#39;sha256-")
+    assert "unsafe" not in policy
+    outside = re.findall(r'(?:src|href|action)="(?!#)([^"]*)"', page)
+    assert ([], 0, 1) == (outside, page.count(' style="'), page.count("<script>"))
+    assert 5 == page.count("<svg ")
+    assert "What is left of the budget" in page
+
+
+@needs_extra
+def test_a_page_escapes_what_comes_from_outside(hostile, tmp_path):
+    """A lab's name is a text, in a table as in a plot."""
+    path = tmp_path / "report.html"
+
+    code = report("--ledger", hostile, "--html", str(path))
+
+    page = path.read_text()
+    assert 0 == code
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", page)
+
+
+@needs_extra
+def test_names_are_on_the_page_only_when_asked_for(facts, tmp_path):
+    """A page is passed around; personal data must not be on it by accident."""
+    roster, path = tmp_path / "roster.csv", tmp_path / "report.html"
+    roster.write_text("id,name,email\ns1,Anna Secret,anna@dtu.dk\n")
+
+    pages = []
+    for flags in ([], ["--names"]):
+        report("--ledger", facts, "--roster", str(roster), "--html", str(path), *flags)
+        pages.append("Anna Secret" in path.read_text())
+
+    assert [False, True] == pages
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--since", "last week"], "error: `last week` is not a day"),
+        (["--timezone", "Mars/Olympus"], "error: `Mars/Olympus` is not the name of a time zone"),
+        (["--ledger", "nowhere.jsonl"], "error: could not read nowhere.jsonl: No such file"),
+        (["--roster", "nowhere.csv"], "error: could not read nowhere.csv: No such file"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(arguments, words, capsys):
+    """Exit code 2 and the place, never a traceback."""
+    code = run(["report", *arguments])
+
+    assert 2 == code
+    assert capsys.readouterr().err.startswith(words)

@@ -1,0 +1,370 @@
+"""The report's sums, standings and problems, from facts to rows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpulab.model.course import Student
+from gpulab.model.fact import Fact, Source, ended, launched, price, usage, volume
+from gpulab.model.market import Market
+from gpulab.model.problem import ProblemKind
+from gpulab.model.report import Dimension, Report, Standing
+from gpulab.model.statement import Category, Statement, StatementSum
+from gpulab.model.timeline import EndedBy
+from gpulab.reporting.cells import Catalogue
+from gpulab.reporting.report import Question, report_of
+from gpulab.reporting.standing import Budget
+from gpulab.spending.charging import cost_of
+from gpulab.spending.exact import Usd
+from gpulab.spending.facts import timeline_of
+
+MONDAY = datetime(2026, 10, 19, 11, 35, tzinfo=UTC)
+NOW = MONDAY + timedelta(days=10)
+
+
+def a_run(
+    instance: str = "i-1",
+    *,
+    owner: str = "s1",
+    begin: datetime = MONDAY,
+    hours: float = 2,
+    by: EndedBy = EndedBy.USER,
+    usd: str = "0.20",
+    **more,
+) -> list[Fact]:
+    """Make one run of a known price with its disk."""
+    said = {"market": Market.SPOT, "on_demand_usd_per_hour": Decimal("0.526"), "gpus": 1} | more
+    return [
+        launched(
+            instance,
+            at=begin,
+            zone="us-east-1d",
+            instance_type="g4dn.xlarge",
+            usd_per_hour=Decimal(usd),
+            owner=owner,
+            **said,
+        ),
+        volume(
+            f"vol-{instance}",
+            at=begin,
+            type="gp3",
+            size_gb=60,
+            usd_per_gb_month=Decimal("0.08"),
+            instance_id=instance,
+            ends_with_instance=True,
+        ),
+        price("us-east-1d", "g4dn.xlarge", at=begin, usd_per_hour=Decimal(usd)),
+        ended(instance, at=begin + timedelta(hours=hours), by=by, source=Source.AWS),
+    ]
+
+
+def a_student(number: int, *, group: str = "") -> Student:
+    return Student(f"id{number}", f"s{number}", f"Name {number}", f"n{number}@dtu.dk", group)
+
+
+def a_report(facts: list[Fact], *, students=(), statements=(), **question) -> Report:
+    return report_of(
+        timeline_of(facts),
+        Question(**({"now": NOW} | question)),
+        students=students,
+        statements=statements,
+    )
+
+
+def problem_kinds(report: Report) -> list[tuple[ProblemKind, str]]:
+    return [(one.kind, one.subject) for one in report.problems]
+
+
+def test_one_run_in_every_table():
+    """The figures a student compares with the bill: hours, GPU-hours, dollars, saved against on demand."""
+    report = a_report(a_run(lab="week8"))
+
+    (row,) = report.rows[Dimension.LAB]
+    assert ("week8", 1, Decimal("2.0000"), Decimal("2.0000"), 0) == (
+        row.key,
+        row.runs,
+        row.hours,
+        row.gpu_hours,
+        row.interruptions,
+    )
+    assert (Decimal("0.4000000000"), Decimal("0.0129032258"), Decimal("0.6520000000")) == (
+        row.instance_usd,
+        row.ebs_usd,
+        row.saved_usd,
+    )
+    keys = {d.value: [r.key for r in report.rows[d]] for d in Dimension}
+    assert {
+        "student": ["s1"],
+        "group": ["-"],
+        "lab": ["week8"],
+        "week": ["2026-W43"],
+        "type": ["g4dn.xlarge"],
+        "market": ["spot"],
+    } == keys
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["s1", "s2", ""]),
+            st.integers(0, 400_000),
+            st.integers(0, 90_000),
+            st.sampled_from(list(EndedBy)),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_every_table_adds_up_to_the_bill(runs):
+    """Whatever a report is sorted by, no cent appears or vanishes: the cells are exact, only rows are rounded."""
+    facts = [
+        fact
+        for n, (owner, after_s, seconds, by) in enumerate(runs)
+        for fact in a_run(
+            f"i-{n}",
+            owner=owner,
+            begin=MONDAY + timedelta(seconds=after_s),
+            hours=seconds / 3600,
+            by=by,
+        )
+    ]
+    expected = Usd.of(cost_of(timeline_of(facts).timeline, as_of=NOW).charges).rounded()
+
+    report = a_report(facts, zone=ZoneInfo("Europe/Copenhagen"))
+
+    assert expected == report.total.usd
+    for dimension in Dimension:
+        rows = report.rows[dimension]
+        assert abs(sum(row.usd for row in rows) - expected) <= Decimal("1e-10") * len(rows)
+        assert sum(row.runs for row in rows) == len(runs)
+
+
+def test_a_night_over_sunday_is_cut_at_the_local_week():
+    """Project weeks run through the night; a week begins on Monday at midnight in Copenhagen, not in Greenwich."""
+    sunday_night = datetime(2026, 10, 18, 21, 0, tzinfo=UTC)
+
+    report = a_report(a_run(begin=sunday_night, hours=3), zone=ZoneInfo("Europe/Copenhagen"))
+
+    assert [("2026-W42", Decimal("1.0000")), ("2026-W43", Decimal("2.0000"))] == [
+        (row.key, row.hours) for row in report.rows[Dimension.WEEK]
+    ]
+    assert Decimal("1.00") == report.hours_by_weekday[6][23]
+    assert Decimal("1.00") == report.hours_by_weekday[0][0]
+
+
+def test_idle_hours_cost_what_the_instance_cost_then():
+    """An hour at lunch with the instance on is money with a name."""
+    facts = [*a_run(), usage("i-1", at=MONDAY, seconds=3600, idle_seconds=1800)]
+
+    total = a_report(facts).total
+
+    assert (Decimal("0.5000"), Decimal("0.1000000000")) == (total.idle_hours, total.wasted_usd)
+
+
+def test_a_free_first_hour_counts_as_saved_and_as_an_interruption():
+    """The run cost nothing, but the student lost it: both are said."""
+    report = a_report(a_run(hours=0.5, by=EndedBy.AWS))
+
+    assert (Decimal(0), Decimal("0.2630000000"), 1) == (
+        report.total.instance_usd,
+        report.total.saved_usd,
+        report.total.interruptions,
+    )
+    (one,) = report.interruptions
+    assert ("s1", "g4dn.xlarge", "us-east-1d", True) == (
+        one.owner,
+        one.instance_type,
+        one.zone,
+        one.was_free,
+    )
+
+
+def test_a_span_cuts_what_lies_outside():
+    """A report of October must not contain September's half of a long run."""
+    report = a_report(a_run(hours=10), begin=MONDAY + timedelta(hours=9))
+
+    assert (Decimal("0.2000000000"), Decimal("1.0000"), 0) == (
+        report.total.instance_usd,
+        report.total.hours,
+        report.total.runs,
+    )
+
+
+def test_what_a_launch_did_not_write_comes_from_the_catalogue():
+    """Old ledgers lack GPU counts; the report still has GPU-hours and savings."""
+    facts = a_run(gpus=None, on_demand_usd_per_hour=None)
+    catalogue = Catalogue(
+        gpus={"g4dn.xlarge": 4},
+        on_demand_usd_per_hour={("us-east-1", "g4dn.xlarge"): Decimal(1)},
+    )
+
+    total = a_report(facts, catalogue=catalogue).total
+
+    assert (Decimal("8.0000"), Decimal("1.6000000000")) == (total.gpu_hours, total.saved_usd)
+
+
+def test_where_each_student_stands():
+    """The list a TA works through: who has not begun, who is over, who will not last until the deadline."""
+    recent = NOW - timedelta(days=2)
+    facts = [
+        *a_run("i-1", owner="s1", hours=1),
+        *a_run("i-2", owner="s2", hours=20, begin=recent),
+        *a_run("i-3", owner="s3", hours=30, begin=recent),
+    ]
+    students = [a_student(n) for n in (1, 2, 3, 4)]
+
+    report = a_report(
+        facts,
+        students=students,
+        budget=Budget(Decimal(5), NOW + timedelta(days=10)),
+        has_names=True,
+    )
+
+    standings = {one.owner: one.standing for one in report.students}
+    assert {
+        "s1": Standing.FINE,
+        "s2": Standing.RUNS_OUT,
+        "s3": Standing.OVER,
+        "s4": Standing.NOT_STARTED,
+    } == standings
+    assert ("Name 1", Decimal(20)) == (report.students[0].name, report.budget_usd)
+    assert [(ProblemKind.OVER_BUDGET, "s3")] == problem_kinds(report)
+
+
+def test_names_stay_out_unless_asked_for():
+    """A report that is passed on must not carry personal data by accident."""
+    report = a_report(a_run(), students=[a_student(1)])
+
+    assert [("s1", "")] == [(one.owner, one.name) for one in report.students]
+
+
+def test_groups_come_from_the_roster():
+    """Project budgets are shared, so groups are added up."""
+    facts = [*a_run("i-1", owner="s1"), *a_run("i-2", owner="s2"), *a_run("i-3", owner="s9")]
+    students = [a_student(1, group="G7"), a_student(2, group="G7")]
+
+    report = a_report(facts, students=students)
+
+    assert [("-", 1), ("G7", 2)] == [(row.key, row.runs) for row in report.rows[Dimension.GROUP]]
+    assert [(ProblemKind.UNKNOWN_OWNER, "s9")] == problem_kinds(report)
+
+
+def test_an_instance_past_its_end_is_named():
+    """The commonest hole in a ledger: the laptop was shut when the instance ended itself."""
+    open_run = a_run(expires_at=MONDAY + timedelta(hours=4))[:-1]
+
+    report = a_report(open_run)
+
+    assert [(ProblemKind.NO_END, "i-1")] == problem_kinds(report)
+    assert "should have ended at 2026-10-19T15:35Z" in report.problems[0].cause
+
+
+def test_an_unknown_price_is_named_and_the_sum_is_called_too_low():
+    """A sum with a hole in it must not look like a sum."""
+    disk = volume("vol-9", at=MONDAY, type="io2", size_gb=10, usd_per_gb_month=None)
+
+    report = a_report([disk])
+
+    assert [(ProblemKind.NO_PRICE, "vol-9")] == problem_kinds(report)
+    assert report.problems[0].cause.endswith("it is left out, so the sums are too low")
+
+
+def test_an_empty_ledger_is_a_report_of_nothing():
+    """The first day of a course."""
+    report = a_report([])
+
+    assert (Decimal(0), 0, (), ()) == (
+        report.total.usd,
+        report.total.runs,
+        report.spent_by_day,
+        report.problems,
+    )
+
+
+# Statements.
+
+
+def a_statement(*lines: StatementSum, digest: str = "a", unreadable: int = 0) -> Statement:
+    return Statement("cur.csv", "cur-2.0", digest, len(lines), unreadable, lines)
+
+
+def a_line(resource: str, usd: str, *, kind: str = "instance", category=Category.USAGE):
+    return StatementSum(MONDAY.date(), resource, "1", category, kind, Decimal(usd))
+
+
+def test_a_bill_that_agrees_is_no_problem():
+    """Within one percent the estimate is confirmed, with gross, credit and tax apart."""
+    statement = a_statement(
+        a_line("i-1", "0.4030"),
+        a_line("vol-i-1", "0.0129", kind="ebs"),
+        a_line("", "-0.4159", category=Category.CREDIT),
+        a_line("", "0.10", category=Category.TAX),
+    )
+
+    report = a_report(a_run(), statements=[statement, statement])
+
+    assert [] == problem_kinds(report)
+    assert {
+        "usage": Decimal("0.4159"),
+        "credit": Decimal("-0.4159"),
+        "tax": Decimal("0.10"),
+    } == report.bill.by_category
+    assert (Decimal("0.4129032258"), Decimal("0.4159")) == (
+        report.bill.ledger_usd,
+        report.bill.statement_usd,
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected", "words"),
+    [
+        (
+            [("i-1", "0.50")],
+            (ProblemKind.BILL_DIFFERS, "i-1"),
+            "the ledger counts 0.4000 USD, AWS billed 0.5000 USD; most apart on 2026-10-19",
+        ),
+        (
+            [("i-1", "0.40"), ("i-7", "3.00")],
+            (ProblemKind.ONLY_IN_BILL, "i-7"),
+            "AWS billed 3.0000 USD for it and the ledger does not know it",
+        ),
+        (
+            [("i-7", "0.001")],
+            (ProblemKind.ONLY_IN_LEDGER, "i-1"),
+            "the ledger counts 0.4000 USD and no statement names it for these days",
+        ),
+    ],
+)
+def test_what_the_bill_and_the_ledger_disagree_on_is_named(lines, expected, words):
+    """More than one percent apart, or known to one side only: a TA must look."""
+    facts = [fact for fact in a_run() if fact.kind != "volume"]
+
+    report = a_report(facts, statements=[a_statement(*(a_line(*line) for line in lines))])
+
+    assert [expected] == problem_kinds(report)
+    assert report.problems[0].cause.startswith(words)
+
+
+def test_only_the_days_of_the_statement_are_compared():
+    """A statement of October says nothing about November's instances."""
+    later = a_run("i-2", begin=MONDAY + timedelta(days=3))
+
+    report = a_report(
+        [*(f for f in a_run() if f.kind != "volume"), *later],
+        statements=[a_statement(a_line("i-1", "0.40"))],
+    )
+
+    assert [] == problem_kinds(report)
+
+
+def test_lines_that_could_not_be_read_are_counted():
+    """A total that leaves lines out must say how many."""
+    report = a_report([], statements=[a_statement(unreadable=3)])
+
+    assert [(ProblemKind.UNREADABLE_STATEMENT, "cur.csv")] == problem_kinds(report)

@@ -177,9 +177,10 @@ def template_data(backend: Any, template: Mapping[str, Any]) -> dict[str, Any]:
         Refusal: There is no such template or version.
     """
     try:
-        return dict(backend._get_template_from_args(dict(template)).data)
+        data = backend._get_template_from_args(dict(template)).data
     except EC2ClientError as error:
         raise Refusal(str(error.code), str(error.message)) from error
+    return {name: value for name, value in data.items() if value is not None}
 
 
 # -- instances ----------------------------------------------------------------------------------------------------------------

@@ -33,10 +33,17 @@ from gpulab.launch.places import remember_full, remember_never
 from gpulab.launch.userdata import keep_for, render
 from gpulab.model import instance as tags_of
 from gpulab.model.instance import Instance, LaunchPlan, State
-from gpulab.model.market import Offer
+from gpulab.model.market import Market, Offer
 from gpulab.model.setup import Subnet
 from gpulab.model.timeline import EndedBy
-from gpulab.planning.failover import Failure, Next, conclusion, remaining, what_next
+from gpulab.planning.failover import (
+    Failure,
+    Next,
+    conclusion,
+    on_demand_cures,
+    remaining,
+    what_next,
+)
 from gpulab.planning.plan import spot_cap
 from gpulab.store.journal import Intent
 
@@ -137,11 +144,9 @@ class Attempts:
 
     def _on_demand(self) -> Sequence[Offer]:
         """Ask whether to buy on demand, once every spot place has said no for a reason that on demand cures."""
-        tried = {f.offer.place for f in self._failures}
-        offers = [o for o in self._plan.on_demand if o.place not in tried]
-        if not offers or any(
-            f.offer.place.market == offers[0].place.market for f in self._failures
-        ):
+        markets = {f.offer.place.market for f in self._failures}
+        offers = self._plan.on_demand
+        if not offers or Market.ON_DEMAND in markets or not on_demand_cures(self._failures):
             return ()
         extra = offers[0].usd_per_hour - self._plan.attempts[0].usd_per_hour
         return offers if self._confirm(BuyOnDemand(self._plan, offers[0], extra)) else ()

@@ -15,7 +15,7 @@ from gpulab.launch.events import Event, Resumed, Warned
 from gpulab.model.instance import Instance, LaunchRequest
 from gpulab.planning.catalogue import instance_types
 from gpulab.planning.wishes import types_for
-from gpulab.store.journal import Intent
+from gpulab.store.journal import Intent, Made
 
 # After this long EC2 shows everywhere what it has made: nothing shown means nothing made.
 SETTLED = timedelta(minutes=10)
@@ -139,9 +139,18 @@ def _made_moments_ago(context: Context, name: str) -> Instance | None:
     """Read an instance that was launched so recently that a listing may still miss it."""
     for made in reversed(context.journal.read().made):
         if made.name == name and context.now() - made.at < _UNLISTED:
-            try:
-                instance = instances.read(context.cloud, made.region, made.instance_id)
-            except NotFound:
-                continue
-            return instance if instance.state.is_alive else None
+            instance = _read_patiently(context, made)
+            if instance is not None:
+                return instance if instance.state.is_alive else None
     return None
+
+
+def _read_patiently(context: Context, made: Made) -> Instance | None:
+    """Read an instance by its id, which EC2 may not know everywhere in its first seconds."""
+    while True:
+        try:
+            return instances.read(context.cloud, made.region, made.instance_id)
+        except NotFound:
+            if context.now() - made.at > _SHOWN:
+                return None
+            context.sleep(2)

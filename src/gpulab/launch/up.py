@@ -9,7 +9,8 @@ from datetime import timedelta
 
 from gpulab.errors import GpulabError
 from gpulab.launch import resuming
-from gpulab.launch.attempts import Attempts, until_running
+from gpulab.launch.attempts import Attempts
+from gpulab.launch.attempts import until_running as wait_until_running
 from gpulab.launch.booting import until_ready
 from gpulab.launch.context import Context
 from gpulab.launch.events import AlreadyUp, Declined, Event, Planned, Question, StartPlan
@@ -46,12 +47,26 @@ def up(context: Context, request: LaunchRequest, *, confirm: Confirm) -> Iterato
         Refused: By a limit, before any money; or another gpulab is launching the name.
         GpulabError: Nothing runs, or nobody knows (`Ambiguous`): the same command again settles it.
     """
+    found = yield from until_running(context, request, confirm=confirm)
+    if found is not None:
+        instance, is_new = found
+        yield from until_ready(context, instance, is_new=is_new)
+
+
+def until_running(
+    context: Context, request: LaunchRequest, *, confirm: Confirm
+) -> Generator[Event, None, tuple[Instance, bool] | None]:
+    """
+    The first half of `up`: until EC2 says `running`.
+
+    Returns:
+        The instance, and whether it was launched just now; `None` when the user declined.
+
+    Raises:
+        GpulabError: As `up`.
+    """
     with context.journal.launching(request.name):
-        found = yield from _launched_or_found(context, request, confirm)
-    if found is None:
-        return
-    instance, is_new = found
-    yield from until_ready(context, instance, is_new=is_new)
+        return (yield from _launched_or_found(context, request, confirm))
 
 
 def _launched_or_found(
@@ -79,7 +94,7 @@ def _found(context: Context, instance: Instance) -> Generator[Event, None, Insta
     if instance.expires_at is not None:
         yield from arm(context, instance, instance.expires_at)
     try:
-        return (yield from until_running(context, instance))
+        return (yield from wait_until_running(context, instance))
     except GpulabError as error:
         hint = error.hint or f"`gpulab up {instance.name}` launches a new one"
         raise type(error)(error.message, hint=hint, code=error.code) from error

@@ -62,6 +62,10 @@ _BY_CODE: dict[str, Next] = {
     "OptInRequired": Next.OTHER_REGION,
     "AuthFailure.ServiceLinkedRoleCreationNotPermitted": Next.ON_DEMAND,
 }
+# On demand has a quota of its own and needs no role.
+_SPOT_ALONE = frozenset(
+    {"MaxSpotInstanceCountExceeded", "AuthFailure.ServiceLinkedRoleCreationNotPermitted"}
+)
 _BY_CLASS: tuple[tuple[type[GpulabError], Next], ...] = (
     (Ambiguous, Next.SAME_CALL),
     (Throttled, Next.SAME_CALL),
@@ -102,6 +106,15 @@ def remaining(attempts: Sequence[Offer], failure: Failure) -> tuple[Offer, ...]:
     if then is Next.ON_DEMAND:
         return tuple(o for o in rest if o.place.market is Market.ON_DEMAND)
     return ()
+
+
+def on_demand_cures(failures: Sequence[Failure]) -> bool:
+    """Whether buying on demand gets around every failure: full zones, spot prices over the cap, and what limits spot alone."""
+    return all(
+        isinstance(f.error, NoCapacity | SpotPriceAboveCap | NotOffered)
+        or f.error.code in _SPOT_ALONE
+        for f in failures
+    )
 
 
 def zones_that_would_do(message: str) -> tuple[str, ...]:

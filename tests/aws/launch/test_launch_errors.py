@@ -1,0 +1,216 @@
+"""Every refusal of AWS, met by a real launch: which class it becomes, whether another place is tried, and what the user reads."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from tests.aws.launch.conftest import Student
+
+from gpulab import errors
+from gpulab.launch.events import Attempting, BuyOnDemand, PlaceRefused
+from gpulab.model.market import Market
+from gpulab.sandbox import Sandbox
+
+CASES = list(
+    csv.DictReader((Path(__file__).parents[2] / "unit/cases/aws_errors.csv").open(encoding="utf-8"))
+)
+ELSEWHERE = ("NoCapacity", "NotOffered", "SpotPriceAboveCap")
+# How often the same place is asked: lost answers five times, a missing thing until EC2 must know it, then once more anew.
+TRIES = {"Ambiguous": 5, "Throttled": 5, "NotFound": 5, "SetupMissing": 10}
+# What the token made is looked up instead; what it made has ended, so a new token is tried once.
+TRIES |= {"IdempotentParameterMismatch": 1, "IdempotentInstanceTerminated": 2}
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Sandbox]:
+    """One account for the whole table: every launch in it is refused, so nothing is left for the next case."""
+    with Sandbox() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("case", CASES, ids=[c["code"] for c in CASES])
+def test_each_refusal_becomes_its_class_and_is_tried_elsewhere_only_if_the_place_is_at_fault(
+    shared, tmp_path, case
+):
+    """A permission fault told as lack of capacity sends a student waiting for nothing; a lost answer tried elsewhere costs twice."""
+    shared.faults.clear()
+    shared.refuse("RunInstances", case["code"])
+    student, before = Student(shared, tmp_path), len(shared.calls)
+
+    run = student.up(confirm=lambda question: not isinstance(question, BuyOnDemand))
+
+    kind = getattr(errors, case["class"])
+    seen = run.of(PlaceRefused)[0].error if run.of(PlaceRefused) else run.error
+    places = {e.offer.place for e in run.of(Attempting)}
+    calls = student.operations(before).count("RunInstances")
+    assert (kind, case["code"]) == (type(seen), seen.code)
+    assert f"{case['says']} ({case['code']})" in seen.message
+    assert seen.hint
+    assert (case["class"] in ELSEWHERE) == (len(places) > 1)
+    tries = TRIES.get(case["code"], TRIES.get(case["class"], 1))
+    assert calls == (len(places) if case["class"] in ELSEWHERE else tries)
+    assert [] == student.live()
+
+
+def test_a_full_zone_leads_to_the_next_and_leaves_nothing_behind(sandbox, student):
+    """The commonest spot failure costs the student nothing but a second."""
+    first = student.up(confirm=lambda question: False).events[-2].plan.attempts[0].place.zone
+    sandbox.refuse("RunInstances", "InsufficientInstanceCapacity", zone=first)
+
+    run = student.up()
+
+    assert run.instance.place.zone != first
+    assert [run.instance.id] == student.live()
+
+
+def test_a_full_zone_is_not_asked_first_again_for_three_minutes(sandbox, student):
+    """A class that launches at ten o'clock must not hammer the one zone that is full."""
+    first = student.up(confirm=lambda question: False).events[-2].plan.attempts[0].place.zone
+    sandbox.refuse("RunInstances", "InsufficientInstanceCapacity", zone=first)
+    student.up()
+
+    soon = student.up("other").of(Attempting)[0].offer.place.zone
+    sandbox.faults.clear()
+    sandbox.advance(seconds=200)
+    later = student.up("third").of(Attempting)[0].offer.place.zone
+
+    assert (first != soon, first) == (True, later)
+
+
+def test_zones_that_aws_names_are_asked_next(sandbox, student):
+    """AWS says which zones have one; the price order comes second."""
+    order = [o.place.zone for o in student.up(confirm=lambda q: False).events[-2].plan.attempts]
+    words = f"You can currently get g4dn.xlarge capacity by not specifying an Availability Zone in your request or choosing {order[-1]}."
+    sandbox.refuse("RunInstances", "InsufficientInstanceCapacity", zone=order[0], message=words)
+
+    run = student.up()
+
+    assert [order[0], order[-1]] == [e.offer.place.zone for e in run.of(Attempting)]
+
+
+def test_everything_full_names_the_places_and_the_way_out(sandbox, student):
+    """After six refusals the student reads one sentence and one flag."""
+    sandbox.refuse("RunInstances", "InsufficientInstanceCapacity")
+
+    run = student.up(confirm=lambda question: not isinstance(question, BuyOnDemand))
+
+    assert run.error.message.startswith("no place had an instance free: g4dn.xlarge in us-east-1")
+    assert "at a fixed price with `--on-demand`" in run.error.hint
+
+
+def test_on_demand_is_bought_only_after_a_yes(sandbox, student):
+    """It costs more than twice as much; the question names the difference."""
+    sandbox.refuse("RunInstances", "InsufficientInstanceCapacity", contains="MarketType")
+    asked = []
+
+    run = student.up(confirm=lambda question: asked.append(question) or True)
+
+    assert Market.ON_DEMAND is run.instance.market
+    assert (
+        asked[1].extra_usd_per_hour
+        == asked[1].offer.usd_per_hour - asked[0].plan.attempts[0].usd_per_hour
+    )
+
+
+def test_a_quota_in_one_region_leads_to_the_next_region_never_to_the_next_zone(
+    sandbox, make_student
+):
+    """Quotas are per region: other zones of the region would refuse as well."""
+    student = make_student(regions=("us-east-1", "us-west-2"))
+    sandbox.refuse("RunInstances", "MaxSpotInstanceCountExceeded", region="us-east-1")
+
+    run = student.up()
+
+    assert ["us-east-1", "us-west-2"] == [e.offer.place.region for e in run.of(Attempting)]
+    assert "us-west-2" == run.instance.place.region
+
+
+def test_a_quota_of_zero_is_refused_before_any_launch(sandbox, student):
+    """Nothing is asked of EC2 that it would refuse; the request to raise the quota is ready to paste."""
+    sandbox.set_quota("L-3819A6DF", "us-east-1", 0)
+
+    run = student.up()
+
+    assert errors.QuotaTooLow is type(run.error)
+    assert (
+        "aws service-quotas request-service-quota-increase --service-code ec2 --quota-code L-3819A6DF --desired-value 4 --region us-east-1"
+        in run.error.hint
+    )
+    assert "RunInstances" not in student.operations()
+
+
+def test_a_free_plan_account_is_told_to_upgrade(sandbox, student):
+    """No GPU starts there, in no zone; the credits stay when it is upgraded."""
+    sandbox.set_plan("FREE")
+
+    run = student.up()
+
+    assert errors.AccountNotReady is type(run.error)
+    assert run.error.hint.startswith("Upgrade to the paid plan at https://")
+    assert 1 == student.operations().count("RunInstances")
+
+
+def test_a_price_over_the_cap_names_another_place_then_the_cap(sandbox, student):
+    """The spot price moved between looking and asking."""
+    sandbox.refuse("RunInstances", "SpotMaxPriceTooLow", times=1)
+
+    run = student.up(max_usd_per_hour=Decimal("0.5"))
+
+    assert ["SpotPriceAboveCap"] == [type(e.error).__name__ for e in run.of(PlaceRefused)]
+    assert 1 == len(student.live())
+
+
+def test_an_instance_that_ends_while_pending_is_a_failure_of_that_place(sandbox, student):
+    """EC2 takes the launch and drops it seconds later; the student gets the next zone instead."""
+    sandbox.fail_boot("Server.InsufficientInstanceCapacity")
+
+    run = student.up()
+
+    assert ["NoCapacity"] == [type(e.error).__name__ for e in run.of(PlaceRefused)]
+    assert [run.instance.id] == student.live()
+
+
+def test_a_denied_action_is_named(sandbox, student):
+    """The student knows what to ask the teacher for."""
+    sandbox.deny("ec2:RunInstances")
+
+    run = student.up()
+
+    assert errors.NotAllowed is type(run.error)
+    assert (
+        "these credentials may not call ec2:RunInstances (UnauthorizedOperation)"
+        in run.error.message
+    )
+    assert 'Ask whoever runs the account to allow "ec2:RunInstances"' in run.error.hint
+
+
+def test_a_wrong_clock_is_told_apart_from_wrong_credentials(sandbox, student):
+    """Both look the same to AWS; refreshing credentials would not help."""
+    sandbox.refuse("RunInstances", "RequestExpired")
+    late = sandbox.now() + timedelta(minutes=20)
+    cloud = student.context.cloud
+    cloud.now = lambda: late
+
+    run = student.up()
+
+    assert errors.ClockSkewed is type(run.error)
+    assert "this computer's clock is 20 min ahead of AWS's (RequestExpired)" in run.error.message
+
+
+def test_a_group_deleted_behind_our_back_is_made_anew_once(sandbox, student, ec2):
+    """Somebody cleaned up in the console; the second launch repairs it and says nothing more."""
+    gone = student.up("first").instance
+    ec2.terminate_instances(InstanceIds=[gone.id])
+    sandbox.advance(seconds=300)
+    group = ec2.describe_security_groups(GroupNames=["gpulab-me"])["SecurityGroups"][0]["GroupId"]
+    ec2.delete_security_group(GroupId=group)
+
+    run = student.up("second")
+
+    assert ["make the missing thing anew, once"] == [e.then.value for e in run.of(PlaceRefused)]
+    assert [run.instance.id] == student.live()

@@ -226,7 +226,8 @@ def test_a_clock_that_is_off_does_not_change_the_end(here, metadata, metadata_se
     metadata.get("meta-data/instance-id")
     right = metadata.now() - time.time()
 
-    assert (1200, 0) == (round(late), round(right))
+    assert 1198 <= late <= 1201
+    assert round(right) == 0
 
 
 def test_an_expired_metadata_token_is_renewed(metadata, metadata_service):

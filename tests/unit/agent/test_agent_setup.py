@@ -1,0 +1,217 @@
+"""The phases from first second to GPU: in order, each with its seconds, and a failed one with its reason and advice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gpulab.agent import agent
+from gpulab.agent.agent import Problem, Setup, read_json
+
+
+@pytest.fixture
+def setup(here, metadata, monkeypatch):
+    """A setup whose installing steps are replaced by what a test says."""
+    monkeypatch.setattr(agent, "arm", lambda *_: "deadline 2026-11-23T17:00:00Z")
+    ready = Setup(here, metadata)
+    ready._jupyter = lambda: "96 packages"  # type: ignore[method-assign]
+    ready._environment = lambda: "117 packages"  # type: ignore[method-assign]
+    return ready
+
+
+def phases(here) -> dict[str, tuple[str, str]]:
+    listed = read_json(here.path("run/gpulab/phases.json"))["phases"]
+    return {phase["name"]: (phase["state"], phase["message"]) for phase in listed}
+
+
+def test_every_phase_is_done_in_order(here, setup):
+    """`up` shows these lines live; they are the student's only view of three minutes of waiting."""
+    done = setup.all()
+
+    assert done
+    assert {
+        "armed": ("done", "deadline 2026-11-23T17:00:00Z"),
+        "host-keys": ("done", "no host keys here"),
+        "ssh": ("done", "the machine's own"),
+        "work": ("done", "the work is brought over ssh"),
+        "jupyter": ("done", "96 packages"),
+        "environment": ("done", "117 packages"),
+        "gpu": ("done", "no GPU on this instance"),
+    } == phases(here)
+
+
+def test_a_failed_phase_keeps_its_reason_and_the_next_ones_go_on(here, setup):
+    """Without TensorFlow the student still has JupyterLab and the work, and a sentence to send to the TA."""
+
+    def fail() -> str:
+        raise Problem("uv failed with exit code 2\nerror: no space left on device")
+
+    setup._environment = fail
+
+    done = setup.all()
+
+    assert not done
+    assert ("failed", "uv failed with exit code 2\nerror: no space left on device") == phases(here)[
+        "environment"
+    ]
+    assert "done" == phases(here)["gpu"][0]
+
+
+def test_a_bug_of_ours_fails_one_phase_only(here, setup):
+    """An exception nobody thought of must not leave the later phases waiting for ever."""
+    setup._jupyter = lambda: {}["missing"]
+
+    setup.all()
+
+    assert ("failed", "'missing'") == phases(here)["jupyter"]
+    assert "done" == phases(here)["environment"][0]
+
+
+def test_a_command_that_fails_shows_its_last_lines(here):
+    """`exit code 1` alone sends a student to the TA; the last lines often do not."""
+    script = "for n in 1 2 3 4 5 6 7 8 9 10; do echo line $n >&2; done; exit 3"
+
+    with pytest.raises(Problem) as failed:
+        agent.run(here, ["/bin/sh", "-c", script])
+
+    assert ["sh failed with exit code 3", *(f"line {n}" for n in range(3, 11))] == str(
+        failed.value
+    ).splitlines()
+
+
+def test_host_keys_are_printed_before_anything_slow(here, setup):
+    """cloud-init prints them at the very end of the boot; the laptop waits for them to make the first connection safe."""
+    key = here.path("etc/ssh/ssh_host_ed25519_key.pub")
+    key.parent.mkdir(parents=True)
+    key.write_text("ssh-ed25519 AAAAC3 root@ip-10-0-0-1\n")
+    here.path("dev").mkdir(exist_ok=True)
+    here.path("dev/console").touch()
+
+    setup.all()
+    shown = here.path("dev/console").read_text().split()
+
+    assert (
+        "-----BEGIN SSH HOST KEY KEYS----- ssh-ed25519 AAAAC3 root@ip-10-0-0-1 -----END SSH HOST KEY KEYS-----"
+        == " ".join(shown)
+    )
+
+
+def test_the_token_file_has_no_newline_and_is_the_users_alone(here, monkeypatch):
+    """jupyter-server compares the file as it is: a newline turns every request into 403."""
+    monkeypatch.setattr(agent, "jupyter_answers", lambda _: True)
+
+    agent.start_jupyter(here)
+    token = here.path("run/gpulab/token")
+
+    assert (64, 0o600) == (len(token.read_text().strip()), token.stat().st_mode & 0o777)
+    assert token.read_text() == token.read_text().strip()
+
+
+def test_a_second_start_keeps_the_token(here, monkeypatch):
+    """An open tab holds the old one; a service restart must not log the student out."""
+    monkeypatch.setattr(agent, "jupyter_answers", lambda _: True)
+    agent.start_jupyter(here)
+    before = here.path("run/gpulab/token").read_text()
+
+    agent.start_jupyter(here)
+
+    assert before == here.path("run/gpulab/token").read_text()
+
+
+def test_an_installed_environment_is_not_installed_again(here):
+    """A baked image and a second boot must not need the index."""
+    marker = here.path("opt/gpulab/server/.gpulab-lock")
+    marker.parent.mkdir(parents=True)
+    marker.write_text("abc")
+
+    said = agent.install(here, "server", {"pins": "a==1 aaaa;b==2 bbbb", "sha256": "abc"})
+
+    assert "2 packages were already there" == said
+
+
+def test_cells_reach_their_own_environment(here):
+    """`! pip install` and `! tensorboard` in a cell must not reach the server's Python."""
+    agent.register_kernel(here, Path("/opt/gpulab/kernel"), "TensorFlow 2")
+
+    kernel = read_json(here.path("opt/gpulab/server/share/jupyter/kernels/python3/kernel.json"))
+
+    assert ("TensorFlow 2", "/opt/gpulab/kernel/bin/python") == (
+        kernel["display_name"],
+        kernel["argv"][0],
+    )
+    assert {
+        "PATH": "/opt/gpulab/kernel/bin:${PATH}",
+        "VIRTUAL_ENV": "/opt/gpulab/kernel",
+    } == kernel["env"]
+
+
+@pytest.mark.parametrize("user", ["root; reboot", "../etc", "-x", "", "Ubuntu"])
+def test_a_user_that_could_be_a_path_is_refused_on_the_instance_too(a_here, user):
+    """The specification lies in user data, which an account's other users may be able to change."""
+    with pytest.raises(Problem, match="is not a user name"):
+        _ = a_here(user=user).work
+
+
+def test_a_machine_without_a_specification_says_so(tmp_path):
+    """Somebody runs the agent on a laptop: one line, and nothing is powered off."""
+    with pytest.raises(Problem, match=r"etc/gpulab/spec\.json is missing or not version 1"):
+        agent.Here(str(tmp_path))
+
+
+def test_the_notice_reaches_an_open_jupyterlab(here, tmp_path):
+    """The one place a student looks at is the notebook; a file beside the extension is shown within five seconds."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed, and nothing else runs JavaScript here")
+    agent._settings(here)
+    agent.tell(here, "ends in 10 minutes")
+    extension = agent._notice_folder(here)
+    package = read_json(extension / "package.json")
+    browser = tmp_path / "browser.js"
+    browser.write_text(_BROWSER)
+
+    shown = subprocess.run(
+        [node, browser, extension / "static"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert {"load": "static/remoteEntry.js", "extension": "./extension"} == package["jupyterlab"][
+        "_build"
+    ]
+    assert {
+        "id": "gpulab-notice:plugin",
+        "asked": "http://127.0.0.1:8888/lab/extensions/gpulab-notice/static/notice.json",
+        "command": "apputils:notify",
+        "message": "ends in 10 minutes",
+        "times": 1,
+    } == json.loads(shown.stdout)
+
+
+# JupyterLab as far as a prebuilt extension sees it: the script's address, its container, an application with commands.
+_BROWSER = r"""
+const fs = require("fs"), folder = process.argv[2], said = [], asked = [], ticks = [];
+global.window = {};
+global.document = {currentScript: {src: "http://127.0.0.1:8888/lab/extensions/gpulab-notice/static/remoteEntry.js?v=1"}};
+global.setInterval = tick => ticks.push(tick);
+global.fetch = async url => {
+  asked.push(url.split("?")[0]);
+  return {ok: true, json: async () => JSON.parse(fs.readFileSync(folder + "/notice.json"))};
+};
+eval(fs.readFileSync(folder + "/remoteEntry.js", "utf8"));
+(async () => {
+  const container = window._JUPYTERLAB["gpulab-notice"];
+  await container.init({});
+  const plugin = (await container.get("./extension"))().default;
+  plugin.activate({commands: {execute: (id, args) => said.push([id, args])}});
+  await new Promise(resolve => setImmediate(resolve));
+  await ticks[0]();
+  console.log(JSON.stringify({id: plugin.id, asked: asked[0], command: said[0][0], message: said[0][1].message, times: said.length}));
+})();
+"""

@@ -1,0 +1,264 @@
+"""What an instance is born with: small enough, the same each time, valid for cloud-init, and deaf to hostile values."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from gpulab.bootstrap import (
+    InstanceSpec,
+    Keep,
+    cloud_config,
+    environment_names,
+    load_environment,
+    user_data,
+)
+from gpulab.bootstrap.shipping import shipped_agent, small_source
+from gpulab.errors import InvalidRequest
+
+NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
+_PACKAGED = "/usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
+SCHEMA = Path(os.environ.get("CLOUDINIT_SCHEMA", _PACKAGED))
+# Each broke a tool that put values into YAML or shell by hand.
+HOSTILE = [
+    '"; poweroff; "',
+    "$(reboot)",
+    "`id`",
+    "a\nruncmd:\n- [touch, /root/pwned]",
+    "{{ ds.meta_data }}",
+    "## template: jinja",
+    "': !!python/object/apply:os.system [id]",
+    "\u2028\u0000\U0001f600",
+    "*alias &anchor !tag",
+]
+
+
+def a_spec(**changes) -> InstanceSpec:
+    spec = InstanceSpec(
+        launch="01JD3V5K8Q2W9XG7H4R6T0ABCD",
+        name="week4",
+        owner="7f3a9c21b0",
+        user="ubuntu",
+        made_at=NOW,
+        deadline=NOW + timedelta(hours=4),
+        idle_minutes=60,
+        usd_per_hour=Decimal("0.2158"),
+        environment=load_environment("tf2-small"),
+        has_gpu=False,
+        budget_usd=Decimal("2.10"),
+        course="cs101-2026",
+        lab="week4",
+        keep=Keep(
+            "gpulab-123456789012-us-east-1",
+            "7f3a9c21b0/week4/",
+            "us-east-1",
+            "https://s3.us-east-1.amazonaws.com",
+        ),
+    )
+    return replace(spec, **changes)
+
+
+def unpacked(data: bytes) -> dict:
+    first, _, rest = gzip.decompress(data).partition(b"\n")
+    assert first == b"#cloud-config"
+    return json.loads(rest)
+
+
+def file_of(config: dict, path: str) -> str:
+    (content,) = (file["content"] for file in config["write_files"] if file["path"] == path)
+    return content
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+@pytest.mark.parametrize("name", environment_names())
+def test_every_environment_fits(name, has_gpu):
+    """EC2 refuses more than 16384 bytes; a lock that grew must be seen here and not by a student."""
+    spec = a_spec(environment=load_environment(name), has_gpu=has_gpu)
+
+    assert len(user_data(spec)) <= 16384
+
+
+def test_one_specification_gives_one_text():
+    """A launch that is asked again with its client token must send the same bytes, or EC2 refuses it."""
+    assert user_data(a_spec()) == user_data(a_spec())
+
+
+def test_an_environment_that_is_too_large_is_refused_with_its_size():
+    """A course with 400 packages must hear it before the launch, with what to do."""
+    spec = a_spec()
+    pins = tuple(
+        replace(pin, name=f"{pin.name}-{n}", hashes=(f"{hash((pin.name, n)) & (2**256 - 1):064x}",))
+        for pin in spec.environment.cpu.pins
+        for n in range(9)
+    )
+    large = replace(spec.environment, cpu=replace(spec.environment.cpu, pins=pins))
+
+    with pytest.raises(
+        InvalidRequest, match=r"the user data has \d+ bytes, \d+ over EC2's limit"
+    ) as refused:
+        user_data(replace(spec, environment=large))
+
+    assert "Make the environment tf2-small smaller or bake it into an image" == refused.value.hint
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_hostile_value_stays_a_value(value):
+    """A course file names labs; whoever writes it must not become root on every student's instance."""
+    plain, hostile = (
+        cloud_config(a_spec()),
+        unpacked(user_data(a_spec(name=value, lab=value, course=value, owner=value))),
+    )
+    spec = json.loads(file_of(hostile, "/etc/gpulab/spec.json"))
+
+    assert [value] * 4 == [spec[key] for key in ("name", "lab", "course", "owner")]
+    assert (plain["bootcmd"], plain["runcmd"]) == (hostile["bootcmd"], hostile["runcmd"])
+
+
+@pytest.mark.parametrize(
+    "user", ["-oProxyCommand=x", "root; id", "../etc", "", "Ubuntu", "a" * 33, "x\n"]
+)
+def test_a_login_user_that_could_be_an_option_or_a_path_is_refused(user):
+    """The name becomes part of a unit's name and a path."""
+    with pytest.raises(InvalidRequest, match="is not a login user"):
+        a_spec(user=user)
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_yaml_reads_it_as_json_does(value):
+    """cloud-init reads YAML; an escape that YAML reads otherwise would change a value, or end the boot."""
+    text = gzip.decompress(user_data(a_spec(name=value))).decode()
+
+    assert json.loads(text.partition("\n")[2]) == yaml.safe_load(text)
+
+
+def test_the_power_off_is_armed_before_anything_else():
+    """Bootcmd runs before any file is written: a broken agent, index or lock still costs no more than planned."""
+    (command,) = cloud_config(a_spec())["bootcmd"]
+
+    assert ["systemd-run", "systemctl", "poweroff"] == [command[0], *command[-2:]]
+    assert "--on-active=14400" in command
+    assert "--no-block" in command
+
+
+def test_runcmd_waits_for_nothing():
+    """Runcmd runs inside a unit itself: waiting for another one from there can deadlock the boot."""
+    last = cloud_config(a_spec())["runcmd"][-1]
+
+    assert ["systemctl", "start", "--no-block"] == last[:3]
+
+
+def test_nothing_in_it_is_secret():
+    """Every process on the instance and anyone with DescribeInstanceAttribute can read it."""
+    config = cloud_config(a_spec())
+    spec = a_spec().as_json() | {"environment": None}
+    files = [f for f in config["write_files"] if "/systemd/" in f["path"]]
+    text = json.dumps([spec, files])
+
+    assert not re.search(r"AKIA|ASIA|PRIVATE KEY|password|secret|token", text, re.IGNORECASE)
+
+
+def test_it_is_valid_for_cloud_init():
+    """An older cloud-init ignores a key it does not know, so a typing mistake shows as an instance without sshd settings."""
+    schema = _schema()
+    validator = jsonschema.Draft4Validator(schema)
+    mistake = {**cloud_config(a_spec()), "runcmds": []}
+
+    assert [] == [error.message for error in validator.iter_errors(cloud_config(a_spec()))]
+    assert ["runcmds"] == [
+        word
+        for error in validator.iter_errors(mistake)
+        for word in re.findall(r"'(\w+)' was", error.message)
+    ]
+
+
+def _schema() -> dict:
+    if not SCHEMA.exists():
+        pytest.skip(
+            "no cloud-init here: install it, or name its schema-cloud-config-v1.json in CLOUDINIT_SCHEMA"
+        )
+    schema = json.loads(SCHEMA.read_text())
+    if schema.get("additionalProperties") is not False:
+        pytest.skip(
+            f"the cloud-init of {SCHEMA} is too old to know unknown keys: 23.1 or newer is wanted"
+        )
+    return schema
+
+
+def test_the_units_keep_their_promises():
+    """Each line was a lost server somewhere: a killed kernel, a crashed agent, a slow stop inside the two-minute notice."""
+    config = cloud_config(a_spec())
+    jupyter = file_of(config, "/etc/systemd/system/gpulab-jupyter@.service").splitlines()
+    agent = file_of(config, "/etc/systemd/system/gpulab-agent.service").splitlines()
+
+    assert {
+        "User=%i",
+        "Restart=always",
+        "RestartSec=2",
+        "OOMPolicy=continue",
+        "KillMode=mixed",
+        "TimeoutStopSec=20",
+    } <= {*jupyter}
+    assert "RuntimeDirectoryMode=0700" in jupyter
+    assert {"Restart=always", "OOMScoreAdjust=-900", "StartLimitIntervalSec=0"} <= {*agent}
+    assert not [
+        line for line in jupyter if line.startswith(("NoNewPrivileges", "Protect", "Private"))
+    ]
+
+
+def test_sshd_takes_keys_only():
+    """An instance has a public address: passwords, root and forwarded agents are doors nobody needs."""
+    lines = file_of(cloud_config(a_spec()), "/etc/ssh/sshd_config.d/10-gpulab.conf").splitlines()
+
+    assert {
+        "PasswordAuthentication no",
+        "PermitRootLogin no",
+        "AllowAgentForwarding no",
+        "AllowTcpForwarding local",
+    } <= {*lines}
+
+
+def test_the_shipped_agent_is_a_program_that_runs(tmp_path):
+    """What travels is not the source: it is smaller and renamed, so the shipped form itself is run here."""
+    program, root = tmp_path / "gpulab-agent", tmp_path / "root"
+    program.write_text(shipped_agent())
+    (root / "etc/gpulab").mkdir(parents=True)
+    (root / "etc/gpulab/spec.json").write_text(json.dumps(a_spec().as_json()))
+    env = {**os.environ, "AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9"}
+
+    def say(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", program, "--root", root, *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    idle, status, usage = say("idle", "--minutes", "5"), say("status"), say("dance")
+
+    assert "idle limit 5 min\n" == idle.stdout, idle.stderr
+    assert (5, "2026-11-23T17:00:00Z") == (
+        json.loads(status.stdout)["idle_minutes"],
+        json.loads(status.stdout)["deadline"],
+    )
+    assert (2, True) == (
+        usage.returncode,
+        usage.stderr.startswith("usage: gpulab-agent [--root DIR] arm | setup"),
+    )
+
+
+def test_the_shipped_agent_leaves_out_only_what_it_says():
+    """The part that keeps the work lies in the bucket; everything that ends an instance must travel."""
+    source = small_source()
+
+    assert "partNumber" not in source
+    assert "systemd-run" in source
+    assert "spot/instance-action" in source
+    assert '"""' not in source

@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import time
-import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from environment import CHECKOUT
 
 FOLDER = CHECKOUT / ".demo"
 NAME = "demo"
+NOTEBOOK = "demo.ipynb"
 _CELLS = [
     "import platform, sys\nprint('Python', platform.python_version(), 'behind the tunnel')",
     "total = sum(n * n for n in range(1_000))\ntotal",
@@ -60,8 +60,8 @@ class Demo:
         if code:
             raise Failed(f"`gpulab {' '.join(words)}` ended with {code}")
 
-    def ask(self, *words: str) -> Any:
-        """Run a command that answers in JSON; its progress stays visible."""
+    def read(self, *words: str) -> str:
+        """Run a command and give what it printed; its progress stays visible."""
         self._say(words)
         ended = subprocess.run(
             self._command(words),
@@ -73,7 +73,11 @@ class Demo:
         )
         if ended.returncode:
             raise Failed(f"`gpulab {' '.join(words)}` ended with {ended.returncode}")
-        return json.loads(ended.stdout)
+        return ended.stdout.strip()
+
+    def ask(self, *words: str) -> Any:
+        """Run a command that answers in JSON."""
+        return json.loads(self.read(*words))
 
     def _command(self, words: Sequence[str]) -> list[str | Path]:
         return [self.gpulab, *words]
@@ -135,34 +139,33 @@ def _prepare() -> Demo:
 def _job(demo: Demo, *, is_headless: bool) -> None:
     demo.show("sandbox", "start")
     demo.show("init", "--yes")
-    opened = demo.ask("up", NAME, "--env", "tf2-small", "--hours", "1", "--yes", "--json")
-    url = opened["url"]
-    print(f"\nJupyterLab: {url}", flush=True)
-    server = notebook.Server.at(url)
-    status = server.call("GET", "api/status")
-    print(f"/api/status answered through the tunnel: up since {status['started']}", flush=True)
+    start = ("up", NAME, "--env", "tf2-small", "--hours", "1", "--yes")
     if is_headless:
-        _work(server)
+        url = demo.ask(*start, "--json")["url"]
+        print(f"\nJupyterLab: {url}", flush=True)
+        _work(notebook.Server.at(url, token=demo.read("ssh", NAME, "--", "gpulab-agent", "token")))
     else:
-        _wait_for_the_reader(url)
+        demo.show(*start)
+        _wait_for_the_reader()
     demo.show("ls")
-    demo.show("stop", NAME, "--yes")
-    _check_kept(demo)
-    demo.show("ledger")
+    demo.show("stop", NAME)
+    _check_kept(demo, is_headless=is_headless)
+    demo.show("report")
 
 
 def _work(server: notebook.Server) -> None:
+    status = server.call("GET", "api/status")
+    print(f"/api/status answered through the tunnel: up since {status['started']}", flush=True)
     started = time.monotonic()
-    outputs = notebook.run(server, "demo.ipynb", _CELLS)
-    print(f"\ndemo.ipynb, executed in {time.monotonic() - started:.1f} s:", flush=True)
+    outputs = notebook.run(server, NOTEBOOK, _CELLS)
+    print(f"\n{NOTEBOOK}, executed in {time.monotonic() - started:.1f} s:", flush=True)
     for output in outputs:
         print(f"  {output}", flush=True)
     if outputs[-1] != _ANSWER:
         raise Failed(f"the notebook computed {outputs[-1]} instead of {_ANSWER}")
 
 
-def _wait_for_the_reader(url: str) -> None:
-    webbrowser.open(url)
+def _wait_for_the_reader() -> None:
     print("\nWork in the browser. Press Ctrl-C here to stop and see what it cost.", flush=True)
     try:
         while True:
@@ -171,11 +174,14 @@ def _wait_for_the_reader(url: str) -> None:
         print()
 
 
-def _check_kept(demo: Demo) -> None:
+def _check_kept(demo: Demo, *, is_headless: bool) -> None:
     """The instance is gone; its work must not be."""
     demo.show("pull", NAME, str(FOLDER / "work"))
-    files = sorted(path.name for path in (FOLDER / "work").rglob("*") if path.is_file())
-    print(f"kept: {', '.join(files) or 'nothing was saved'}", flush=True)
+    if is_headless:
+        kept = json.loads((FOLDER / "work" / NOTEBOOK).read_text(encoding="utf-8"))
+        if _ANSWER not in json.dumps(kept["cells"][-1]["outputs"]):
+            raise Failed(f"the kept {NOTEBOOK} has lost its outputs")
+        print(f"the kept {NOTEBOOK} has its outputs", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 _TIMEOUT_S = 120
@@ -34,17 +34,16 @@ class Server:
 
     Attributes:
         host: Name and port, such as `127.0.0.1:8888`.
-        token: The secret of this server, from the URL that `gpulab up` prints.
+        token: The secret of this server, as `gpulab-agent token` says it on the instance.
     """
 
     host: str
     token: str
 
     @classmethod
-    def at(cls, url: str) -> Server:
-        """Read the address JupyterLab is opened with: `http://127.0.0.1:8888/lab?token=...`."""
-        parts = urlsplit(url)
-        return cls(host=parts.netloc, token=parse_qs(parts.query).get("token", [""])[0])
+    def at(cls, url: str, *, token: str) -> Server:
+        """Read the address that `gpulab up` prints, `http://127.0.0.1:8888/lab`."""
+        return cls(host=urlsplit(url).netloc, token=token)
 
     def call(self, method: str, path: str, body: object | None = None) -> Any:
         """One call of the HTTP API; the JSON of its answer, `None` where it has none."""

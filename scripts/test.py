@@ -346,6 +346,10 @@ def _wheel(gate: Gate) -> bool:
     )
 
 
+def _demo(gate: Gate) -> bool:
+    return gate.run([sys.executable, "scripts/demo.py", "--headless"]) == 0
+
+
 def _figures(gate: Gate) -> bool:
     """Size and start of the installed wheel; a start over its target is measured again, since others use this computer too."""
     installed = environment.Environment(_INSTALLED).python
@@ -378,6 +382,7 @@ STEPS = (
     Step("machine", "machines behind simulated instances, one after the other", _machine),
     Step("coverage", "branches the tests took", _coverage),
     Step("wheel", "the wheel alone, without development tools", _wheel),
+    Step("demo", "the README's demonstration, without a browser", _demo),
     Step("figures", "what it takes on disk and before it does anything", _figures),
 )
 

@@ -71,7 +71,7 @@ def _cases() -> list[Case]:
         ),
         Case("gpulab up --help", (gpulab, "up", "--help"), 10),
         Case("gpulab completion bash", (gpulab, "completion", "bash"), 10),
-        Case("gpulab ledger --json", (gpulab, "ledger", "--json"), 10),
+        Case("gpulab ledger show --json", (gpulab, "ledger", "show", "--json"), 10),
         Case("import boto3", (sys.executable, "-c", "import boto3")),
     ]
 

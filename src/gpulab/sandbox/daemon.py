@@ -18,7 +18,7 @@ from pathlib import Path
 from gpulab.errors import GpulabError
 from gpulab.sandbox.control import Daemon, NotRunning, ask, find, record
 from gpulab.sandbox.machines.process import trees
-from gpulab.sandbox.machines.process.kind import reap
+from gpulab.sandbox.machines.process.remains import reap
 
 _START_LIMIT_S = 120.0
 _STOP_LIMIT_S = 60.0

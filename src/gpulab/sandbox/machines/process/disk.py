@@ -24,7 +24,7 @@ _HOST_VARIABLES_KEPT = (
 )
 _HOST_PREFIXES_KEPT = ("UV_", "PIP_")
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
-_COMMANDS = ("halt", "poweroff", "reboot", "shutdown", "systemctl", "wall", "who")
+_COMMANDS = ("halt", "poweroff", "reboot", "shutdown", "systemctl", "wall", "who", "hostname")
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from gpulab.sandbox.machines import Birth, CannotBoot, Ingress, LiveMetadata
 from gpulab.sandbox.machines import Disk as Volume
 from gpulab.sandbox.machines.metadata import Guest, MetadataService
 from gpulab.sandbox.machines.process import trees
 from gpulab.sandbox.machines.process.disk import MARK, Disk, environment_inside, format_disk
+from gpulab.sandbox.machines.process.remains import reap, remove
 
 _CLOSE_LIMIT_S = 30.0
 
@@ -71,7 +69,7 @@ class ProcessKind:
         try:
             machine.power_on()
         except OSError as error:
-            shutil.rmtree(place, ignore_errors=True)
+            remove(place, trash=self._folder / "trash")
             raise CannotBoot(f"could not start {birth.instance_id}: {error}") from error
         self._machines[birth.instance_id] = machine
         return machine
@@ -86,7 +84,7 @@ class ProcessKind:
 
     def delete_volume(self, volume_id: str) -> None:
         """Remove a kept volume."""
-        remove(self._folder / "volumes" / Path(volume_id).name)
+        remove(self._folder / "volumes" / Path(volume_id).name, trash=self._folder / "trash")
 
     def close(self) -> None:
         """Cut every machine off and remove every disk and volume."""
@@ -96,41 +94,6 @@ class ProcessKind:
             machine.wait_until_off(_CLOSE_LIMIT_S)
         self._machines.clear()
         reap(self._folder)
-
-
-def reap(folder: Path) -> tuple[str, ...]:
-    """
-    End whatever an earlier sandbox left behind in this folder, and remove its disks and volumes.
-
-    Returns:
-        The instance ids that were found, sorted.
-    """
-    machines = folder / "machines"
-    found = sorted(entry.name for entry in machines.iterdir()) if machines.is_dir() else []
-    for name in found:
-        _kill_recorded(machines / name / "machine.json")
-    prefix = str(machines) + os.sep
-    trees.kill_until_gone(lambda: trees.marked(MARK, lambda value: value.startswith(prefix)))
-    for name in found:
-        remove(machines / name)
-    for volume in (folder / "volumes").iterdir() if (folder / "volumes").is_dir() else []:
-        remove(volume)
-    return tuple(found)
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder with all in it, also what was made read-only; a missing one is no error."""
-
-    def make_writable(function: Any, path: str, _error: object) -> None:
-        with contextlib.suppress(OSError):
-            Path(path).parent.chmod(stat.S_IRWXU)
-            Path(path).chmod(stat.S_IRWXU)
-            function(path)
-
-    for _ in range(3):  # a program that is being killed may write once more
-        if not folder.exists():
-            return
-        shutil.rmtree(folder, onerror=make_writable)
 
 
 @dataclass
@@ -158,6 +121,7 @@ class ProcessMachine:
         self._birth = birth
         self._place = place
         self._volumes = volumes
+        self._trash = volumes.with_name("trash")
         self._host = host
         self._on_exit = on_exit
         self._guest = Guest(birth)
@@ -235,7 +199,7 @@ class ProcessMachine:
         """Remove the disk, after cutting a machine that is still on; volumes that outlive the instance stay."""
         with self._lock:
             self._is_discarded = True
-        # An environment has ten thousand files: whoever holds the world's lock shall not wait for them.
+        # Whoever holds the world's lock shall not wait for the end of the processes.
         threading.Thread(target=self._remove, name=f"discard {self._birth.instance_id}").start()
 
     def _remove(self) -> None:
@@ -243,8 +207,8 @@ class ProcessMachine:
         self.wait_until_off(_CLOSE_LIMIT_S)
         for volume in self._attached.values():
             if volume.delete_on_termination and not volume.is_root:
-                remove(self._volumes / Path(volume.volume_id).name)
-        remove(self._place)
+                remove(self._volumes / Path(volume.volume_id).name, trash=self._trash)
+        remove(self._place, trash=self._trash)
 
     def wait_until_off(self, limit_s: float) -> None:
         """Wait until the machine is off and `on_exit` has been called; not for the simulated EC2's own threads."""
@@ -339,16 +303,3 @@ def _loopback() -> socket.socket:
 
 def _append(path: Path) -> IO[bytes]:
     return path.open("ab")
-
-
-def _kill_recorded(record: Path) -> None:
-    """Kill a machine's tree from its record, if the number still means the process that was recorded."""
-    try:
-        pid, started = (
-            json.loads(record.read_text(encoding="ascii"))[k] for k in ("pid", "started")
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if trees.is_running(pid, started):
-        trees.kill_until_gone(lambda: trees.descendants(pid))
-        trees.kill_until_gone(lambda: {pid} if trees.is_running(pid, started) else ())

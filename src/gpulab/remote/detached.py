@@ -220,7 +220,7 @@ def _read(file: Path) -> TunnelRecord | None:
             return None
         ports = {int(remote): int(local) for remote, local in values.pop("ports").items()}
         record = TunnelRecord(ports=ports, **values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     texts = (record.name, record.instance_id, record.born, record.log_file)
     is_sound = type(record.pid) is int and record.pid > 1 and all(isinstance(t, str) for t in texts)

@@ -23,7 +23,7 @@ from environment import CHECKOUT, LOCKS
 _LOCKS: dict[str, tuple[str, ...]] = {
     "run": (),
     "demo": ("--extra", "sandbox", "--group", "build"),
-    "dev": ("--extra", "sandbox", "--group", "dev"),
+    "dev": ("--all-extras", "--group", "dev"),
 }
 _HEADER = "# Written by scripts/relock.py; for pyproject.toml's requirements {digest}.\n"
 

@@ -281,7 +281,10 @@ def _machine(gate: Gate) -> bool:
 
 def _pytest(gate: Gate, name: str, arguments: list[str]) -> bool:
     results = gate.output / f"{name}.xml"
-    recorded = {"COVERAGE_FILE": str(gate.output / "coverage" / f".coverage.{name}")}
+    recorded = {
+        "COVERAGE_FILE": str(gate.output / "coverage" / f".coverage.{name}"),
+        "GPULAB_TEST_OUTPUT": str(gate.output),  # pictures a person may want to see
+    }
     (gate.output / "coverage").mkdir(exist_ok=True)
     code, tail = gate.capture(
         [

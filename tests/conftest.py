@@ -68,7 +68,8 @@ def _strangers_computer(
     with pytest.MonkeyPatch.context() as patch:
         home = Path.home()
         for name in [n for n in os.environ if n.startswith(("AWS_", "GPULAB_", "BOTO_"))]:
-            patch.delenv(name)
+            if not name.startswith("GPULAB_TEST_"):
+                patch.delenv(name)
         # Downloads and base systems of machines stay where they are: they take minutes to make again.
         patch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(home / ".cache"))
         patch.setenv("XDG_DATA_HOME", os.environ.get("XDG_DATA_HOME") or str(home / ".local/share"))

@@ -96,12 +96,12 @@ def _lock(folder: Path, wanted: dict[str, Any], *, keep: Lock | None) -> Lock:
         extra = everywhere  # what one target needs is installed on all, so that one list of names serves them
     files: dict[str, set[str]] = {}
     for package in (package for packages in resolved for package in packages):
-        files.setdefault(package["name"], set()).update(
-            w["hashes"]["sha256"] for w in package["wheels"]
-        )
-    download = sum(max(w["size"] for w in package["wheels"]) for package in resolved[0])
+        found = _files(package)
+        files.setdefault(package["name"], set()).update(one["hashes"]["sha256"] for one in found)
+    download = sum(max(one["size"] for one in _files(package)) for package in resolved[0])
     locked = tuple(sorted(replace(pins[name], hashes=tuple(sorted(files[name]))) for name in files))
-    return Lock(locked, datetime.now(UTC).date(), round(download / 2**20))
+    build = tuple(wanted.get("build", []))
+    return Lock(locked, datetime.now(UTC).date(), round(download / 2**20), build)
 
 
 def _resolve(
@@ -126,6 +126,7 @@ def _resolve(
                 *("--python-version", target[0], "--python-platform", target[1]),
                 *("--constraints", constraints, "--output-file", out),
                 *(("--overrides", folder / wanted["overrides"]) if "overrides" in wanted else ()),
+                *(f"--no-binary={name}" for name in wanted.get("build", [])),
                 folder / wanted["requirements"],
                 also,
             ],
@@ -135,12 +136,17 @@ def _resolve(
         return packages
 
 
+def _files(package: dict[str, Any]) -> list[dict[str, Any]]:
+    return package.get("wheels") or [package["sdist"]]
+
+
 def _header(lock: Lock, wanted: dict[str, Any]) -> str:
     return (
         "# Made by scripts/locks.py; do not edit.\n"
         f"# locked-on: {lock.locked_on}\n"
         f"# download-mib: {lock.download_mib}\n"
-        f"# for: Python {', '.join(wanted['pythons'])} on {', '.join(wanted['platforms'])}\n"
+        + (f"# build: {' '.join(lock.build)}\n" if lock.build else "")
+        + f"# for: Python {', '.join(wanted['pythons'])} on {', '.join(wanted['platforms'])}\n"
     )
 
 

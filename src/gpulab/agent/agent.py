@@ -602,18 +602,29 @@ def install(here: Here, name: str, lock: dict[str, Any]) -> str:
     asked = here.spec["environment"]["python"]
     run(here, [uv, "venv", "--quiet", "--clear", "--python", asked, str(place)], env=env)
     python = str(place / "bin/python")
+    source = [f"--no-binary={name}" for name in lock.get("build", "").split()]
     pins = place / "pins.txt"
     pins.write_text("".join(f"{pin.split()[0]}\n" for pin in _pins(lock)))
     offered = run(
         here,
-        [uv, *_COMPILE.split(), "--python", python, str(pins)],
+        [uv, *_COMPILE.split(), *source, "--python", python, str(pins)],
         env=env,
     )
     locked = place / "requirements.txt"
     locked.write_text(expand(lock, offered))
     run(
         here,
-        [uv, "pip", "sync", "--quiet", "--require-hashes", "--python", python, str(locked)],
+        [
+            uv,
+            "pip",
+            "sync",
+            "--quiet",
+            "--require-hashes",
+            *source,
+            "--python",
+            python,
+            str(locked),
+        ],
         env=env,
     )
     marker.write_text(lock["sha256"])

@@ -47,11 +47,13 @@ class Lock:
         pins: Sorted by name; unique names.
         locked_on: When the versions were chosen; `None` if the file does not say.
         download_mib: What an instance downloads, MiB; `None` if the file does not say.
+        build: Names of packages that were only published as source, and run their own code to be installed.
     """
 
     pins: tuple[Pin, ...]
     locked_on: date | None = None
     download_mib: int | None = None
+    build: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -63,9 +65,12 @@ class Lock:
         Give the form that fits into user data: hash prefixes, and one digest over the full hashes.
 
         Returns:
-            `{"pins": "name==1.2 abcd;other==3 1234 5678", "sha256": "..."}`.
+            `{"pins": "name==1.2 abcd;other==3 1234 5678", "sha256": "..."}`, and `"build": "name other"` where
+            packages come as source.
         """
+        build = {"build": " ".join(self.build)} if self.build else {}
         return {
+            **build,
             "pins": ";".join(
                 f"{pin.name}=={pin.version} " + " ".join(h[:PREFIX_LENGTH] for h in pin.hashes)
                 for pin in self.pins
@@ -116,6 +121,7 @@ def parse_lock(text: str, *, source: str = "the lock") -> Lock:
         pins=tuple(sorted(pins)),
         locked_on=date.fromisoformat(header["locked-on"]) if "locked-on" in header else None,
         download_mib=int(header["download-mib"]) if "download-mib" in header else None,
+        build=tuple(header.get("build", "").split()),
     )
 
 

@@ -22,8 +22,10 @@ from gpulab.launch.events import (
     Event,
     Launched,
     PlaceRefused,
+    Planned,
     Question,
     Running,
+    StartPlan,
     WaitingFor,
     Warned,
 )
@@ -59,14 +61,23 @@ class Attempts:
 
     Args:
         confirm: Asks the user; only for what the plan did not cover.
+        further: Plans the next region once every attempt of the plan came to nothing; `None` when there is none.
     """
 
     def __init__(
-        self, context: Context, plan: LaunchPlan, *, confirm: Callable[[Question], bool]
+        self,
+        context: Context,
+        plan: LaunchPlan,
+        *,
+        confirm: Callable[[Question], bool],
+        further: Callable[[], LaunchPlan | None],
     ) -> None:
         self._context = context
         self._plan = plan
         self._confirm = confirm
+        self._further = further
+        self._agreed_usd = plan.at_most_usd
+        self._on_demand_offers = list(plan.on_demand)
         self._launch_id = context.new_id()
         self._number = 0
         self._keep: Keep | None = None
@@ -93,7 +104,7 @@ class Attempts:
             except GpulabError as error:
                 left = yield from self._after(error, offer, left)
             if not left:
-                left = self._on_demand()
+                left = (yield from self._next_region()) or self._on_demand()
         raise conclusion(self._failures)
 
     def _find_keep(self) -> Generator[Event, None, None]:
@@ -142,10 +153,24 @@ class Attempts:
         if isinstance(error, NotOffered):
             remember_never(self._context, offer.place)
 
+    def _next_region(self) -> Generator[Event, None, Sequence[Offer]]:
+        """Plan the next region, and ask again only if it may cost more than was agreed to."""
+        if any(what_next(f.error) is Next.ON_DEMAND for f in self._failures):
+            return ()  # what is missing is missing in every region
+        plan = self._further()
+        if plan is None:
+            return ()
+        yield Planned(self._context.now(), plan)
+        if plan.at_most_usd > self._agreed_usd and not self._confirm(StartPlan(plan)):
+            return ()
+        self._plan, self._agreed_usd = plan, max(self._agreed_usd, plan.at_most_usd)
+        self._on_demand_offers += plan.on_demand
+        return plan.attempts
+
     def _on_demand(self) -> Sequence[Offer]:
         """Ask whether to buy on demand, once every spot place has said no for a reason that on demand cures."""
         markets = {f.offer.place.market for f in self._failures}
-        offers = self._plan.on_demand
+        offers = self._on_demand_offers
         if not offers or Market.ON_DEMAND in markets or not on_demand_cures(self._failures):
             return ()
         extra = offers[0].usd_per_hour - self._plan.attempts[0].usd_per_hour

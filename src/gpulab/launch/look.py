@@ -1,8 +1,5 @@
 """
 Looking at AWS once, before a decision: prices, quotas, instances, credit. Hides what is remembered and for how long.
-
-The first region is read fresh; other regions, which only matter when the first is full, at most once an hour unless something of
-ours runs there. That keeps a launch at a handful of calls.
 """
 
 from __future__ import annotations
@@ -27,7 +24,6 @@ from gpulab.planning.quotas import CODES
 from gpulab.planning.snapshot import Snapshot
 from gpulab.planning.wishes import types_for
 
-_OTHER_REGIONS = timedelta(hours=1)
 _PRICE_LIST = timedelta(days=7)
 _QUOTA = timedelta(hours=1)
 
@@ -50,16 +46,12 @@ def snapshot(context: Context, request: LaunchRequest) -> Snapshot:
         GpulabError: No region answered; the first region's error.
     """
     wanted = types_for(request, instance_types())
-    first = request.regions[0]
     with ThreadPoolExecutor(1) as beside:
         asked = beside.submit(credit_left_usd, context)
-        answers = ask_each(
-            request.regions,
-            lambda region: _read(context, region, wanted, request, is_first=region == first),
-        )
+        answers = ask_each(request.regions, lambda region: _read(context, region, wanted, request))
         found = answers.or_raise()
         credit, credit_notes = asked.result()
-    listed = _on_demand(context, found, wanted)
+    listed = _on_demand(context, found, wanted, is_every_type=False)
     return Snapshot(
         read_at=context.now(),
         types=instance_types(),
@@ -68,7 +60,7 @@ def snapshot(context: Context, request: LaunchRequest) -> Snapshot:
         instances=tuple(i for said in found.values() for i in said.running.mine),
         full_until=full_places(context),
         never=never_places(context),
-        root_gib=int(context.cache.get(root_gib_key(context, first, wanted)) or 0),
+        root_gib=int(context.cache.get(root_gib_key(context, request.regions[0], wanted)) or 0),
         credit_left_usd=credit,
         notes=(
             *credit_notes,
@@ -90,7 +82,7 @@ def spot_and_on_demand(
         return _Region(prices, nothing, {})
 
     found = ask_each(regions, ask).or_raise()
-    listed = _on_demand(context, found, types)
+    listed = _on_demand(context, found, types, is_every_type=True)
     return tuple(o for r, said in found.items() for o in _offers(r, said, types, listed))
 
 
@@ -101,51 +93,19 @@ def root_gib_key(context: Context, region: str, types: Iterable[InstanceType]) -
 
 
 def _read(
-    context: Context,
-    region: str,
-    wanted: Sequence[InstanceType],
-    request: LaunchRequest,
-    *,
-    is_first: bool,
+    context: Context, region: str, wanted: Sequence[InstanceType], request: LaunchRequest
 ) -> _Region:
     """Ask one region; its three questions go out together."""
+    names, owner = sorted(t.name for t in wanted), context.profile.owner
     questions: dict[str, Callable[[], Any]] = {
-        "prices": lambda: _prices(context, region, wanted, is_fresh=is_first),
-        "running": lambda: _running(context, region, is_fresh=is_first),
+        "prices": lambda: market.spot_prices(context.cloud, region, names, now=context.now()),
+        "running": lambda: instances.in_region(context.cloud, region, owner=owner),
         "limits": lambda: _limits(context, region, wanted, request),
     }
     said = ask_each(questions, lambda name: questions[name]())
     for error in said.failed.values():
         raise error
     return _Region(**said.by_region)
-
-
-def _prices(
-    context: Context, region: str, wanted: Sequence[InstanceType], *, is_fresh: bool
-) -> tuple[SpotPrice, ...]:
-    names = sorted(t.name for t in wanted)
-    key = f"{context.account}/prices/{region}/{','.join(names)}"
-    known = None if is_fresh else context.cache.get(key)
-    if known is not None:
-        return tuple(_price(row) for row in known)
-    prices = market.spot_prices(context.cloud, region, names, now=context.now())
-    rows = [[p.instance_type, p.zone, str(p.usd_per_hour), p.seen_at.isoformat()] for p in prices]
-    context.cache.put(key, rows, lasting=_OTHER_REGIONS)
-    return prices
-
-
-def _price(row: Sequence[str]) -> SpotPrice:
-    return SpotPrice(row[0], row[1], Decimal(row[2]), datetime.fromisoformat(row[3]))
-
-
-def _running(context: Context, region: str, *, is_fresh: bool) -> instances.RegionInstances:
-    key = f"{context.account}/quiet/{region}"
-    if not is_fresh and context.cache.get(key):
-        return instances.RegionInstances((), {})
-    found = instances.in_region(context.cloud, region, owner=context.profile.owner)
-    if not found.mine and not found.used_vcpus:
-        context.cache.put(key, value=True, lasting=_OTHER_REGIONS)
-    return found
 
 
 def _limits(
@@ -173,27 +133,39 @@ def _limit(
 
 
 def _on_demand(
-    context: Context, found: Mapping[str, _Region], wanted: Sequence[InstanceType]
+    context: Context,
+    found: Mapping[str, _Region],
+    wanted: Sequence[InstanceType],
+    *,
+    is_every_type: bool,
 ) -> dict[tuple[str, str], Decimal]:
-    """Find on-demand prices: remembered, else today's price list, else the shipped one."""
+    """
+    Find on-demand prices: remembered, else shipped and not old, else today's price list.
+
+    The price list takes a call for each type; unless every type is wanted, it is asked for the smallest one only.
+    """
     prices: dict[tuple[str, str], Decimal] = {}
     for region, said in found.items():
         sold = {p.instance_type for p in said.prices}
-        for kind in (t.name for t in wanted if t.name in sold):
-            price = _on_demand_price(context, region, kind)
+        types = sorted((t for t in wanted if t.name in sold), key=lambda t: (t.vcpus, t.name))
+        for n, kind in enumerate(types):
+            may_ask = is_every_type or n == 0
+            price = _on_demand_price(context, region, kind.name, may_ask=may_ask)
             if price is not None:
-                prices[(region, kind)] = price
+                prices[(region, kind.name)] = price
     return prices
 
 
-def _on_demand_price(context: Context, region: str, kind: str) -> Decimal | None:
+def _on_demand_price(context: Context, region: str, kind: str, *, may_ask: bool) -> Decimal | None:
     key = f"on-demand/{region}/{kind}"
     known = context.cache.get(key)
     if known is not None:
         return Decimal(known) if known else None
     shipped = on_demand_prices().get((region, kind))
-    if shipped is not None and not shipped.is_old(context.now()):
+    if shipped is not None and not (may_ask and shipped.is_old(context.now())):
         return shipped.usd_per_hour
+    if not may_ask:
+        return None
     live = market.on_demand_price(context.cloud, region, kind)
     context.cache.put(key, str(live or ""), lasting=_PRICE_LIST)
     return live if live is not None else shipped.usd_per_hour if shipped else None

@@ -72,6 +72,22 @@ def look_back(context: Context) -> tuple[Intent, ...]:
     return tuple(left)
 
 
+def known_elsewhere(context: Context, request: LaunchRequest) -> Instance | None:
+    """
+    Find a live instance of the name that this computer launched in a region other than the first.
+
+    Asks AWS only if the journal's last launch of that name went elsewhere.
+    """
+    last = next((m for m in reversed(context.journal.read().made) if m.name == request.name), None)
+    if last is None or last.region == request.regions[0]:
+        return None
+    try:
+        found = instances.read(context.cloud, last.region, last.instance_id)
+    except NotFound:
+        return None
+    return found if found.state.is_alive else None
+
+
 def _settle_other(context: Context, intent: Intent) -> Generator[Event, None, None]:
     """Settle a launch of another name as far as looking goes."""
     if context.journal.is_launching(intent.name):

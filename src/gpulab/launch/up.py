@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from datetime import timedelta
 
 from gpulab.errors import GpulabError
 from gpulab.launch import resuming
@@ -15,22 +14,20 @@ from gpulab.launch.booting import until_ready
 from gpulab.launch.context import Context
 from gpulab.launch.events import AlreadyUp, Declined, Event, Planned, Question, StartPlan
 from gpulab.launch.guarding import arm
-from gpulab.launch.look import snapshot
+from gpulab.launch.route import Route
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
-from gpulab.planning import Limits, plan_launch
-from gpulab.planning.plan import already_up
 
 Confirm = Callable[[Question], bool]
 
 
 def plan(context: Context, request: LaunchRequest) -> LaunchPlan:
     """
-    Decide what would be tried and what it would cost; reads only.
+    Decide what would be tried first and what it would cost; reads only.
 
     Raises:
         GpulabError: A refusal (see `plan_launch`), or AWS does not answer.
     """
-    return plan_launch(request, snapshot(context, request), limits=_limits(context))
+    return Route(context, request).next_plan()
 
 
 def up(context: Context, request: LaunchRequest, *, confirm: Confirm) -> Iterator[Event]:
@@ -75,18 +72,18 @@ def _launched_or_found(
     resumed = yield from resuming.resume(context, request)
     if resumed is not None:
         return (yield from _found(context, resumed)), False
-    seen = snapshot(context, request)
-    existing = already_up(request, seen)
+    route = Route(context, request)
+    existing = route.already_up() or resuming.known_elsewhere(context, request)
     if existing is not None:
         yield AlreadyUp(context.now(), existing)
         return (yield from _found(context, existing)), False
-    decided = plan_launch(request, seen, limits=_limits(context))
+    decided = route.next_plan()
     yield Planned(context.now(), decided)
     if not confirm(StartPlan(decided)):
         yield Declined(context.now())
         return None
-    instance = yield from Attempts(context, decided, confirm=confirm).run()
-    return instance, True
+    attempts = Attempts(context, decided, confirm=confirm, further=route.further)
+    return (yield from attempts.run()), True
 
 
 def _found(context: Context, instance: Instance) -> Generator[Event, None, Instance]:
@@ -98,7 +95,3 @@ def _found(context: Context, instance: Instance) -> Generator[Event, None, Insta
     except GpulabError as error:
         hint = error.hint or f"`gpulab up {instance.name}` launches a new one"
         raise type(error)(error.message, hint=hint, code=error.code) from error
-
-
-def _limits(context: Context) -> Limits:
-    return Limits(duration=timedelta(seconds=int(context.profile.hours_limit * 3600)))

@@ -120,6 +120,7 @@ class LaunchPlan:
         expected_usd: The first attempt at today's price for the whole duration, with disk and address.
         credit_left_usd: What remains before this launch; `None` when no source knows.
         warnings: Sentences the user should read before confirming.
+        later_regions: Looked at only if every attempt here is full.
     """
 
     request: LaunchRequest
@@ -133,3 +134,4 @@ class LaunchPlan:
     expected_usd: Decimal = Decimal(0)
     credit_left_usd: Decimal | None = None
     warnings: tuple[str, ...] = field(default=())
+    later_regions: tuple[str, ...] = ()

@@ -8,14 +8,14 @@ Places that were full a moment ago come last: capacity often returns in minutes,
 from __future__ import annotations
 
 import calendar
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from gpulab.errors import CreditTooLow, GpulabError, Refused
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
-from gpulab.model.market import Market, Offer
+from gpulab.model.market import InstanceType, Market, Offer
 from gpulab.planning import quotas
 from gpulab.planning.snapshot import Limits, Snapshot, gp3_usd_per_gib_month
 from gpulab.planning.wishes import types_for
@@ -39,8 +39,7 @@ def plan_launch(
         CreditTooLow: The worst case does not fit into the credit.
     """
     limits = limits or Limits()
-    _check_duration(request.duration, limits)
-    wanted = {t.name for t in types_for(request, snapshot.types)}
+    wanted = {t.name for t in check_request(request, snapshot.types, limits)}
     sold = [
         o
         for o in snapshot.offers
@@ -56,6 +55,22 @@ def plan_launch(
     plan = _priced(request, snapshot, attempts, on_demand, limits)
     _check_credit(plan)
     return replace(plan, warnings=_warnings(plan, snapshot, sold))
+
+
+def check_request(
+    request: LaunchRequest, types: Iterable[InstanceType], limits: Limits
+) -> tuple[InstanceType, ...]:
+    """
+    Refuse what no region could serve, before anything is looked up.
+
+    Returns:
+        The types that meet the wish, see `types_for`.
+
+    Raises:
+        WrongUsage, Refused: As `plan_launch`.
+    """
+    _check_duration(request.duration, limits)
+    return types_for(request, types)
 
 
 def already_up(request: LaunchRequest, snapshot: Snapshot) -> Instance | None:

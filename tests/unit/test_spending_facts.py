@@ -270,3 +270,30 @@ def test_usage_is_read_as_spans():
     spans = timeline_of((usage("i-1", at=T0, seconds=600, idle_seconds=300),)).usage
 
     assert [("i-1", 600, 300)] == [(s.instance_id, s.seconds, s.idle_seconds) for s in spans]
+
+
+def test_a_restart_seen_by_aws_keeps_the_first_run():
+    """EC2 overwrites the launch time at a restart; the first run must not vanish from the books."""
+    facts = (
+        a_launch(),
+        ended("i-1", at=after(30), by=EndedBy.USER, is_final=False, source=Source.AWS),
+        a_launch(at=after(60), source=Source.AWS),
+    )
+
+    assert (Run(T0, after(30), EndedBy.USER), Run(after(60))) == (
+        timeline_of(facts).timeline.instances[0].runs
+    )
+
+
+def test_a_run_counts_from_the_state_running():
+    """AWS bills from running, some seconds after the launch time; a stop in between is no such sighting."""
+    seen = started("i-1", at=after(0.25))
+    ended_before = ended("i-1", at=after(0.1), by=EndedBy.USER, is_final=False)
+
+    runs = [
+        timeline_of(facts).timeline.instances[0].runs
+        for facts in ((a_launch(), seen), (a_launch(), ended_before, seen))
+    ]
+
+    assert (Run(after(0.25)),) == runs[0]
+    assert (Run(T0, after(0.1), EndedBy.USER), Run(after(0.25))) == runs[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from gpulab.cli.context import Context
-from gpulab.cli.options import listing_options
+from gpulab.cli.options import json_option, listing_options
 from gpulab.store.ledger import Ledger
 
 
@@ -86,6 +86,37 @@ def import_(context: Context, file: str) -> None:
     facts = import_lines(content_of(file))
     new = _ledger(context).append(facts)
     context.console.say(f"{len(facts)} facts read, {new} new")
+
+
+@command.command()
+@click.option(
+    "--region",
+    "regions",
+    multiple=True,
+    metavar="REGION",
+    help="Look here; repeatable.  [default: the profile's regions]",
+)
+@json_option
+@click.pass_obj
+def rebuild(context: Context, regions: tuple[str, ...], as_json: bool) -> None:
+    """
+    Add what the account and the kept work remember, and say what nobody could tell.
+
+    After a lost laptop, or when an instance ended while this computer was off. Repeatable; nothing is counted twice.
+
+    \b
+    Example:
+      gpulab ledger rebuild
+    """
+    from gpulab.launch import rebuilding
+
+    found = rebuilding.rebuild(context.launch, regions or context.profile.regions)
+    if as_json:
+        context.console.show_json(found)
+        return
+    context.console.say(f"{found.facts} facts found, {found.new} new")
+    for text in found.unknown:
+        context.console.say(f"not known: {text}")
 
 
 def _ledger(context: Context) -> Ledger:

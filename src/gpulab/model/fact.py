@@ -127,7 +127,7 @@ def launched(
     zone: str,
     instance_type: str,
     market: Market,
-    usd_per_hour: Decimal,
+    usd_per_hour: Decimal | None,
     on_demand_usd_per_hour: Decimal | None = None,
     ipv4_usd_per_hour: Decimal | None = None,
     launch_id: str = "",
@@ -145,7 +145,7 @@ def launched(
 
     Args:
         at: EC2's `LaunchTime`.
-        usd_per_hour: The price seen at launch; used where the price history has nothing earlier.
+        usd_per_hour: The price seen at launch; used where the price history has nothing earlier. `None` if not seen.
         ipv4_usd_per_hour: Of its automatic public address; `None` when it has none.
     """
     return Fact(
@@ -173,7 +173,7 @@ def launched(
 
 
 def started(instance_id: str, *, at: datetime, source: Source = Source.LAPTOP) -> Fact:
-    """Say that a stopped instance runs again."""
+    """Say that an instance is seen to run: after a stop, or for the first time, from which on AWS bills it."""
     return Fact(FactKind.STARTED, instance_id, at, {}, source)
 
 

@@ -29,6 +29,9 @@ _BELIEVED = {Source.AWS: 0, Source.AGENT: 1, Source.LAPTOP: 2}
 # one at a launch means that nobody was looking.
 _STALE = timedelta(days=2)
 
+# A sighting of the state running so soon after the launch is that of the first run, not of a restart.
+_BOOTS_WITHIN = timedelta(minutes=5)
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchRecord:
@@ -157,7 +160,7 @@ class _Reader:
             zone=zone,
             instance_type=instance_type,
             market=market,
-            launched_at=best.at,
+            launched_at=min(fact.at for fact in facts),
             gpus=int(said["gpus"]) if said.get("gpus", "").isdecimal() else None,
             on_demand_usd_per_hour=_amount(said.get("on_demand_usd_per_hour")),
             expires_at=_moment(said.get("expires_at")),
@@ -198,15 +201,18 @@ class _Reader:
         return _joined(at_launch, history, launch.launched_at)
 
     def _runs(self, launch: LaunchRecord) -> tuple[Run, ...]:
-        starts = sorted(f.at for f in self._facts(FactKind.STARTED, launch.instance_id))
+        seen = sorted(f.at for f in self._facts(FactKind.STARTED, launch.instance_id))
+        # A restart gives an instance a new launch time, so a later launch of the same instance is a start.
+        told = [fact.at for fact in self._facts(FactKind.LAUNCHED, launch.instance_id)]
+        starts = sorted([*told, *seen])
         ends = sorted(self._facts(FactKind.ENDED, launch.instance_id), key=lambda fact: fact.at)
         runs: list[Run] = []
         begin: datetime | None = launch.launched_at
         while begin is not None:
             later = [fact for fact in ends if fact.at >= begin]
             restart = next((at for at in starts if later and at > later[0].at), None)
-            seen = [fact for fact in later if restart is None or fact.at < restart]
-            runs.append(self._run(launch, begin, seen))
+            found = [fact for fact in later if restart is None or fact.at < restart]
+            runs.append(self._run(launch, _running_from(begin, seen, later), found))
             begin = restart
         return tuple(runs)
 
@@ -310,6 +316,12 @@ class _Reader:
     def _unreadable(self, fact: Fact) -> None:
         cause = f"a fact of kind {fact.kind} at {fact.at:%Y-%m-%dT%H:%M:%SZ} cannot be read; it is left out"
         self._complain(ProblemKind.UNREADABLE_FACT, fact.subject, cause)
+
+
+def _running_from(launched_at: datetime, seen: list[datetime], ends: list[Fact]) -> datetime:
+    """AWS bills from the state running, some seconds after the launch time; take it where somebody saw it."""
+    last = min([launched_at + _BOOTS_WITHIN, *(end.at for end in ends[:1])])
+    return next((at for at in seen if launched_at <= at <= last), launched_at)
 
 
 def _belief(fact: Fact) -> tuple[int, datetime]:

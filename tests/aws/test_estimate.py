@@ -1,0 +1,201 @@
+"""The ledger's estimate against the simulated AWS's own bill: two computations that share no code, over a random month and more."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from gpulab.aws.history import history_of
+from gpulab.aws.session import Cloud
+from gpulab.cli.main import run
+from gpulab.model import instance as tags
+from gpulab.model.fact import Fact, FactKind, ended, launched, started, usage
+from gpulab.model.market import Market
+from gpulab.model.timeline import EndedBy
+from gpulab.spending.charging import cost_of
+from gpulab.spending.exact import Usd
+from gpulab.spending.facts import timeline_of
+from gpulab.store.home import Home
+from gpulab.store.ledger import Ledger
+
+REGION = "us-east-1"
+
+
+class Laptop:
+    """What `gpulab` on a student's computer writes down while it works, and what it reads again afterwards."""
+
+    def __init__(self, sandbox: Any, ec2: Any, a_launch: Callable[..., dict[str, Any]]) -> None:
+        self._sandbox, self._ec2, self._a_launch = sandbox, ec2, a_launch
+        self.cloud = Cloud()
+        self.facts: list[Fact] = []
+        self.unknown: list[str] = []
+
+    def launch(self, owner: str, market: Market) -> str:
+        pairs = {tags.TAG_OWNER: owner, tags.TAG_LAUNCH: f"l-{len(self.facts)}"}
+        said = [{"Key": key, "Value": value} for key, value in pairs.items()]
+        kinds = ["instance", "volume"]
+        options = {"MarketType": "spot"} if market is Market.SPOT else None
+        disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": 60, "VolumeType": "gp3", "DeleteOnTermination": True}}  # fmt: skip
+        reply = self._ec2.run_instances(
+            **self._a_launch(
+                InstanceMarketOptions=options,
+                BlockDeviceMappings=[disk],
+                TagSpecifications=[{"ResourceType": kind, "Tags": said} for kind in kinds],
+            )
+        )["Instances"][0]
+        self.facts.append(
+            launched(
+                reply["InstanceId"],
+                at=reply["LaunchTime"],
+                zone=reply["Placement"]["AvailabilityZone"],
+                instance_type=reply["InstanceType"],
+                market=market,
+                usd_per_hour=None,
+                owner=owner,
+            )
+        )
+        self._sandbox.advance(10)
+        self.facts.append(
+            started(reply["InstanceId"], at=self._sandbox.now() - timedelta(seconds=2))
+        )
+        self.look()
+        return str(reply["InstanceId"])
+
+    def look(self) -> None:
+        """Complete the books from the account, as `gpulab ledger rebuild` does."""
+        found = history_of(self.cloud, REGION, now=self._sandbox.now())
+        self.facts += found.facts
+        self.unknown += found.unknown
+
+    def cost_by_owner(self) -> dict[str, Decimal]:
+        timeline = timeline_of({fact.digest: fact for fact in self.facts}.values()).timeline
+        charges = cost_of(timeline, as_of=self._sandbox.now()).charges
+        owners = {charge.owner for charge in charges}
+        return {o: Usd.of(c for c in charges if c.owner == o).rounded() for o in owners}
+
+
+@pytest.fixture
+def laptop(sandbox, ec2, a_launch) -> Laptop:
+    for code in ("L-3819A6DF", "L-DB2E81BA"):
+        sandbox.set_quota(code, REGION, 64)
+    return Laptop(sandbox, ec2, a_launch)
+
+
+def test_every_students_estimate_is_within_a_tenth_of_a_percent_of_the_bill(sandbox, ec2, laptop):
+    """Interruptions, price moves, stops and starts, a month's end: what the report says is what AWS takes."""
+    rng = random.Random(3)
+    for turn in range(24):
+        market = rng.choice([Market.SPOT, Market.SPOT, Market.ON_DEMAND])
+        instance = laptop.launch(f"s{turn % 4}", market)
+        sandbox.advance(rng.randint(600, 20_000))
+        if market is Market.ON_DEMAND and rng.random() < 0.6:
+            ec2.stop_instances(InstanceIds=[instance])
+            sandbox.advance(60)
+            laptop.look()
+            sandbox.advance(rng.randint(600, 90_000))
+            ec2.start_instances(InstanceIds=[instance])
+            sandbox.advance(10)
+            laptop.facts.append(started(instance, at=sandbox.now() - timedelta(seconds=2)))
+            sandbox.advance(rng.randint(600, 9_000))
+        if market is Market.SPOT and rng.random() < 0.4:
+            sandbox.interrupt(instance)
+            sandbox.advance(180)
+        else:
+            ec2.terminate_instances(InstanceIds=[instance])
+            sandbox.advance(40)
+        laptop.look()
+        sandbox.advance(rng.randint(3_600, 200_000))
+    billed: dict[str, Decimal] = defaultdict(Decimal)
+    for line in sandbox.bill().lines:
+        billed[line.owner] += line.usd
+
+    estimated = laptop.cost_by_owner()
+
+    assert billed.keys() == estimated.keys()
+    apart = {o: abs(estimated[o] - billed[o]) / billed[o] for o in billed}
+    assert {owner: share for owner, share in apart.items() if share > Decimal("0.001")} == {}
+    assert sum(billed.values()) > 10
+
+
+def test_an_interruption_in_the_first_hour_is_known_as_aws_doing(sandbox, laptop):
+    """It is the difference between free and paid, and only AWS knows who it was."""
+    instance = laptop.launch("s1", Market.SPOT)
+    sandbox.advance(1200)
+    sandbox.interrupt(instance)
+    sandbox.advance(150)
+
+    laptop.look()
+
+    found = [f for f in laptop.facts if f.kind is FactKind.ENDED]
+    assert ["aws"] == [f.details["by"] for f in found]
+    assert ["Server.SpotInstanceTermination"] == [f.details["reason"] for f in found]
+
+
+def test_what_the_account_cannot_tell_is_said(sandbox, ec2, laptop):
+    """After a lost laptop the ledger is as good as AWS's memory, and the gaps have names."""
+    instance = laptop.launch("s1", Market.SPOT)
+    ec2.terminate_instances(InstanceIds=[instance])
+    sandbox.advance(40)
+
+    found = history_of(laptop.cloud, REGION, now=sandbox.now())
+
+    assert (f"{instance}: its disk is gone, and with it what it cost",) == found.unknown
+
+
+def test_looking_twice_adds_nothing(sandbox, laptop):
+    """The command is repeatable: the same account gives the same facts, to the digest."""
+    laptop.launch("s1", Market.SPOT)
+    now = sandbox.now()
+
+    first, second = (
+        {fact.digest for fact in history_of(laptop.cloud, REGION, now=now).facts} for _ in range(2)
+    )
+
+    assert first == second
+    assert len(first) >= 3
+
+
+def test_an_end_the_laptop_saw_first_is_corrected_by_aws(sandbox, ec2, laptop):
+    """The laptop's clock and its slowness do not end up in the bill."""
+    instance = laptop.launch("s1", Market.SPOT)
+    sandbox.advance(5000)
+    ec2.terminate_instances(InstanceIds=[instance])
+    at = sandbox.now()
+    late = at + timedelta(minutes=30)
+    laptop.facts.append(ended(instance, at=late, by=EndedBy.USER))
+
+    sandbox.advance(40)
+    laptop.look()
+
+    life = timeline_of(laptop.facts).timeline.instances[0]
+    assert at.replace(microsecond=0).astimezone(UTC) == life.runs[0].ends_at
+    assert isinstance(life.runs[0].ends_at, datetime)
+
+
+def test_a_lost_laptop_gets_its_ledger_back(sandbox, laptop, tmp_path, monkeypatch, capsys):
+    """A new computer, the account's memory and what the instance left beside the kept work: the trail goes on."""
+    instance = laptop.launch("me", Market.SPOT)
+    monkeypatch.setenv("GPULAB_HOME", str(tmp_path / "new"))
+    folder = Home(tmp_path / "new").folder("default")
+    left = folder.work / "week4" / ".gpulab" / "ledger" / f"{instance}.jsonl"
+    left.parent.mkdir(parents=True)
+    spent = usage(instance, at=sandbox.now(), seconds=600, idle_seconds=60)
+    left.write_text(f"{spent.line()}\n")
+    left.with_name("broken.jsonl").write_text("{half")
+
+    codes = [run(["ledger", "rebuild", "--region", REGION]) for _ in range(2)]
+
+    said = capsys.readouterr().err.splitlines()
+    facts = Ledger(folder.ledger).facts()
+    assert [0, 0] == codes
+    assert said[0].endswith(f" facts found, {len(facts)} new")
+    assert said[1].startswith("not known: broken.jsonl: line 1 is not a fact: ")
+    assert said[2].endswith(" facts found, 0 new")
+    assert spent in facts
+    assert [instance] == [f.subject for f in facts if f.kind is FactKind.LAUNCHED]

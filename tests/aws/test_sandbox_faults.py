@@ -61,6 +61,24 @@ def test_an_unfiltered_describe_has_the_smaller_bucket(sandbox, ec2, code_of):
     assert (["ok"] * 50 + ["RequestLimitExceeded"], ["ok"] * 51) == (plain, paged)
 
 
+def test_many_instances_at_once_have_a_bucket_of_their_own(sandbox, ec2, a_launch, code_of):
+    """A thousand at once, then two a second: counted in instances, beside the calls."""
+    sandbox.set_quota("L-34B43A08", "us-east-1", 10_000)
+    launch = a_launch(InstanceType="t3.micro", MinCount=1001, MaxCount=1001)
+
+    assert "RequestLimitExceeded" == code_of(ec2.run_instances, **launch)
+
+
+def test_a_rehearsal_may_set_a_bucket(sandbox, ec2, code_of):
+    """To see what a busy account does to a lab."""
+    sandbox.throttle.set_bucket("DescribeInstances", 1, 0.1)
+    codes = [code_of(ec2.describe_instances) for _ in range(2)]
+
+    sandbox.advance(10)
+
+    assert ["ok", "RequestLimitExceeded", "ok"] == [*codes, code_of(ec2.describe_instances)]
+
+
 # -- R20 ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -123,6 +141,22 @@ def test_a_session_key_without_its_token_is_refused(sandbox, client, code_of):
     half = client("ec2", aws_access_key_id=key.access_key, aws_secret_access_key=key.secret)
 
     assert "AuthFailure" == code_of(half.describe_instances)
+
+
+@pytest.mark.parametrize(
+    ("service", "method", "expected"),
+    [
+        ("ec2", "describe_instances", "AuthFailure"),
+        ("sts", "get_caller_identity", "SignatureDoesNotMatch"),
+        ("freetier", "get_account_plan_state", "InvalidSignatureException"),
+    ],
+)
+def test_a_wrong_secret_is_found(sandbox, client, code_of, service, method, expected):
+    """One character lost in pasting; moto does not look."""
+    key = sandbox.key_of()
+    wrong = {"aws_access_key_id": key.access_key, "aws_secret_access_key": key.secret[:-1]}
+
+    assert expected == code_of(getattr(client(service, **wrong), method))
 
 
 def test_a_denial_names_the_action_and_can_be_decoded(sandbox, ec2, a_launch, client):

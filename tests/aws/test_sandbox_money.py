@@ -6,7 +6,9 @@ import json
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+import boto3
 import pytest
+from botocore.exceptions import UnknownServiceError
 
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.books import ebs_cost
@@ -340,6 +342,39 @@ def ec2_again(spent, client):
 def test_what_cost_explorer_refuses(sandbox, client, code_of, asked):
     """The console's words are not the API's, and two groups are the limit."""
     assert "ValidationException" == code_of(explore, client=client, **asked)
+
+
+@pytest.mark.parametrize(("include_credit", "expected"), [(True, "1.66"), (False, "3.66")])
+def test_a_budget_that_counts_credit_hardly_moves(spent, client, include_credit, expected):
+    """`IncludeCredit` is true unless it is said, and then a budget never fires while credit pays."""
+    budgets = client("budgets")
+    budget = {
+        "BudgetName": "lab",
+        "BudgetLimit": {"Amount": "10", "Unit": "USD"},
+        "TimeUnit": "MONTHLY",
+        "BudgetType": "COST",
+        "CostTypes": {"IncludeCredit": include_credit},
+    }
+    budgets.create_budget(AccountId="123456789012", Budget=budget)
+
+    found = budgets.describe_budgets(AccountId="123456789012")["Budgets"][0]
+
+    amount = Decimal(found["CalculatedSpend"]["ActualSpend"]["Amount"])
+    assert Decimal(expected) == round(amount, 2)
+
+
+def test_an_older_botocore_does_not_know_the_credits(sandbox):
+    """`billing:GetCredits` came with botocore 1.43.41, and a student's installation may be older."""
+    with sandbox.old_botocore("billing", "GetCredits"):
+        older = boto3.Session().client("billing")
+    with sandbox.old_botocore("freetier"):
+        with pytest.raises(UnknownServiceError):
+            boto3.Session().client("freetier")
+
+    assert (False, True) == (
+        hasattr(older, "get_credits"),
+        hasattr(older, "get_credit_allocation_history"),
+    )
 
 
 # -- the price list -----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gpulab.sandbox import moto_bridge
+from gpulab.sandbox import moto_bridge, moto_services
 from gpulab.sandbox.calls import Call, Refusal
 from gpulab.sandbox.wire import read_call, with_params, write_refusal, write_result
 
@@ -220,20 +220,20 @@ def test_roles_profiles_and_keys_of_iam(plain_moto, client):
     iam.add_role_to_instance_profile(InstanceProfileName="i", RoleName="r")
     iam.create_user(UserName="u")
     key = iam.create_access_key(UserName="u")["AccessKey"]["AccessKeyId"]
-    moto_bridge.create_spot_role(ACCOUNT)
+    moto_services.create_spot_role(ACCOUNT)
 
-    found = moto_bridge.role_of_profile(ACCOUNT, "i")
+    found = moto_services.role_of_profile(ACCOUNT, "i")
     assert found is not None
     assert ("r", [json.loads(document)], ACCOUNT) == (
         found[2],
-        moto_bridge.role_policies(ACCOUNT, arn),
-        moto_bridge.account_of_key(key),
+        moto_services.role_policies(ACCOUNT, arn),
+        moto_services.account_of_key(key),
     )
     assert (True, None, None, None) == (
-        moto_bridge.has_role(ACCOUNT, "AWSServiceRoleForEC2Spot"),
-        moto_bridge.account_of_key("AKIANOBODYSKEY000000"),
-        moto_bridge.role_of_profile(ACCOUNT, "nobody"),
-        moto_bridge.trust_policy(ACCOUNT, "arn:aws:iam::123456789012:role/nobody"),
+        moto_services.has_role(ACCOUNT, "AWSServiceRoleForEC2Spot"),
+        moto_services.account_of_key("AKIANOBODYSKEY000000"),
+        moto_services.role_of_profile(ACCOUNT, "nobody"),
+        moto_services.trust_policy(ACCOUNT, "arn:aws:iam::123456789012:role/nobody"),
     )
 
 
@@ -250,12 +250,12 @@ def test_schedules_are_read_and_deleted(plain_moto, client):
         },
     )
 
-    found = next(moto_bridge.schedules(ACCOUNT, REGION))
+    found = next(moto_services.schedules(ACCOUNT, REGION))
     fields = (found.name, found.schedule_expression, found.state, found.action_after_completion)
-    moto_bridge.delete_schedule(ACCOUNT, REGION, "default", "s")
+    moto_services.delete_schedule(ACCOUNT, REGION, "default", "s")
 
     assert ("s", "at(2027-01-01T00:00:00)", "ENABLED", "DELETE") == fields
-    assert [] == list(moto_bridge.schedules(ACCOUNT, REGION))
+    assert [] == list(moto_services.schedules(ACCOUNT, REGION))
 
 
 # -- the wire -----------------------------------------------------------------------------------------------------------------

@@ -80,6 +80,23 @@ def test_parameters_are_listed_by_path(sandbox, client):
     assert all(name.endswith("/hvm/ebs-gp3/ami-id") for name in found)
 
 
+def test_plain_moto_has_all_types_in_one_page(plain_moto, client):
+    """Code that forgets to page would pass."""
+    assert "NextToken" not in client("ec2").describe_instance_types(MaxResults=5)
+
+
+def test_types_come_in_pages_of_100(sandbox, ec2):
+    """And filters work across them."""
+    first = ec2.describe_instance_types()
+    pages = ec2.get_paginator("describe_instance_types").paginate(
+        Filters=[{"Name": "instance-type", "Values": ["g4dn.*", "p2.*"]}]
+    )
+
+    names = sorted(t["InstanceType"] for page in pages for t in page["InstanceTypes"])
+    assert (100, True) == (len(first["InstanceTypes"]), "NextToken" in first)
+    assert (7, "g4dn.12xlarge") == (len(names), names[0])
+
+
 # -- R19 ----------------------------------------------------------------------------------------------------------------------
 
 

@@ -13,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from gpulab.sandbox import moto_bridge
+from gpulab.sandbox import moto_services
 from gpulab.sandbox.calls import Answer, Call, Forward, Refusal
+from gpulab.sandbox.signatures import is_signed_with
 from gpulab.sandbox.wire import write_result
 
 if TYPE_CHECKING:
@@ -149,14 +150,14 @@ class Credentials:
         """The account a key belongs to; `None` when nobody made it."""
         if access_key in self.keys:
             return self.keys[access_key].account
-        return moto_bridge.account_of_key(access_key)
+        return moto_services.account_of_key(access_key)
 
     def admit(self, call: Call, now: datetime) -> None:
         """
         Check the key and the permission to call.
 
         Raises:
-            Refusal: The key is unknown, expired or without its token, or the action is denied.
+            Refusal: The key is unknown, expired, without its token or with another secret, or the action is denied.
         """
         if not call.access_key:
             return
@@ -165,6 +166,8 @@ class Credentials:
             raise _unknown(call)
         if key is not None and key.token and key.token != _token_of(call):
             raise _unknown(call)
+        if key is not None and not is_signed_with(call, key.secret):
+            raise _wrong_secret(call)
         expires_at = key.expires_at if key else self.plain_expiry.get(call.access_key)
         if expires_at is not None and now >= expires_at:
             raise _expired(call)
@@ -266,6 +269,20 @@ def _unknown(call: Call) -> Refusal:
         "InvalidClientTokenId" if call.service in ("sts", "iam") else "UnrecognizedClientException"
     )
     return Refusal(code, "The security token included in the request is invalid", status=403)
+
+
+def _wrong_secret(call: Call) -> Refusal:
+    if call.service == "ec2":
+        return _unknown(call)
+    code = (
+        "SignatureDoesNotMatch" if call.service in ("sts", "iam") else "InvalidSignatureException"
+    )
+    return Refusal(
+        code,
+        "The request signature we calculated does not match the signature you provided. "
+        "Check your AWS Secret Access Key and signing method.",
+        status=403,
+    )
 
 
 def _expired(call: Call) -> Refusal:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 from unittest.mock import patch
 
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
-from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
+from botocore.exceptions import ConnectionClosedError, ReadTimeoutError, UnknownServiceError
+from botocore.loaders import Loader
 from moto import mock_aws
 from moto.core.botocore_stubber import MockRawResponse
 
@@ -69,6 +70,29 @@ class Sandbox(World):
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    @contextmanager
+    def old_botocore(self, service: str, operation: str = "") -> Iterator[None]:
+        """
+        Let clients that are made meanwhile not know an operation, or a whole service, as an older botocore does not.
+
+        Use a `boto3.Session` that has not loaded the service yet.
+        """
+        load = Loader.load_service_model
+
+        def load_older(
+            loader: Loader, name: str, type_name: str, api_version: str | None = None
+        ) -> Any:
+            if name == service and not operation:
+                raise UnknownServiceError(service_name=name, known_service_names="")
+            model = load(loader, name, type_name, api_version)
+            if name == service and type_name == "service-2":
+                kept = {o: shape for o, shape in model["operations"].items() if o != operation}
+                return {**model, "operations": kept}
+            return model
+
+        with patch.object(Loader, "load_service_model", load_older):
+            yield
 
     def _environment(self) -> dict[str, str]:
         return {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from gpulab.sandbox import births, lifecycle, moto_bridge
+from gpulab.sandbox import births, lifecycle, moto_services
 
 if TYPE_CHECKING:
     from gpulab.sandbox.instances import SimInstance
@@ -112,7 +112,7 @@ def _mark(world: World, instance: SimInstance, status: str) -> None:
 
 
 def _event(world: World, instance: SimInstance, detail_type: str, detail: dict[str, Any]) -> None:
-    moto_bridge.put_event(
+    moto_services.put_event(
         instance.account,
         instance.region,
         detail_type,

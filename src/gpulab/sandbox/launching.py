@@ -14,6 +14,7 @@ from gpulab.sandbox import (
     describing,
     lifecycle,
     moto_bridge,
+    moto_services,
     quotas,
     spot_requests,
     validation,
@@ -292,7 +293,7 @@ def _adopt(world: World, call: Call, wish: Wish, zone: str, body: bytes) -> list
             host_key=new_host_key(),
             shutdown_behavior=wish.params.get("InstanceInitiatedShutdownBehavior")
             or ("terminate" if wish.market == "spot" else "stop"),
-            profile=moto_bridge.role_of_profile(call.account, named) if named else None,
+            profile=moto_services.role_of_profile(call.account, named) if named else None,
             protects_from_termination=bool(wish.params.get("DisableApiTermination")),
         )
         _tag_the_rest(backend, instance)

@@ -7,7 +7,6 @@ Each function is held by a contract test (`tests/aws/test_sandbox_moto_contract.
 from __future__ import annotations
 
 import base64
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -244,6 +243,11 @@ def instance_type(name: str) -> dict[str, Any] | None:
     return found
 
 
+def types_in(region: str) -> list[dict[str, Any]]:
+    """DescribeInstanceTypes' entries of every type a region has, by name."""
+    return [INSTANCE_TYPES[name] for name in sorted(_offerings(region)) if name in INSTANCE_TYPES]
+
+
 def offered_in(name: str, region: str) -> frozenset[str]:
     """The zones of a region that have a type."""
     return _offerings(region).get(name, frozenset())
@@ -307,114 +311,3 @@ def add_image(
 def image(backend: Any, image_id: str) -> Any:
     """Moto's object of an image; `None` when unknown."""
     return backend.amis.get(image_id)
-
-
-# -- other services -----------------------------------------------------------------------------------------------------------
-
-
-def role_of_profile(account: str, name_or_arn: str) -> tuple[str, str, str] | None:
-    """ARN and id of an instance profile and its role's name; `None` when the profile is unknown."""
-    from moto.iam.models import iam_backends
-
-    for profile in iam_backends[account]["aws"].instance_profiles.values():
-        if name_or_arn in (profile.name, profile.arn):
-            role = profile.roles[0].name if profile.roles else ""
-            return profile.arn, profile.id, role
-    return None
-
-
-def has_role(account: str, name: str) -> bool:
-    """Whether an account has an IAM role."""
-    from moto.iam.models import iam_backends
-
-    return any(role.name == name for role in iam_backends[account]["aws"].roles.values())
-
-
-def trust_policy(account: str, role_arn: str) -> str | None:
-    """The trust policy of a role as text; `None` when there is no such role."""
-    role = _role(account, role_arn)
-    return str(role.assume_role_policy_document) if role else None
-
-
-def role_policies(account: str, role_arn: str) -> list[dict[str, Any]] | None:
-    """Every policy of a role, inline and attached; `None` when there is no such role."""
-    role = _role(account, role_arn)
-    if role is None:
-        return None
-    attached = [policy.default_version.document for policy in role.managed_policies.values()]
-    return [json.loads(text) for text in [*role.policies.values(), *attached]]
-
-
-def _role(account: str, role_arn: str) -> Any:
-    from moto.iam.models import iam_backends
-
-    roles = iam_backends[account]["aws"].roles.values()
-    return next((role for role in roles if role.arn == role_arn), None)
-
-
-_SPOT_TRUST = (
-    '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", '
-    '"Principal": {"Service": "spot.amazonaws.com"}, "Action": "sts:AssumeRole"}]}'
-)
-
-
-def create_spot_role(account: str) -> None:
-    """Create the service-linked role of EC2 Spot."""
-    from moto.iam.models import iam_backends
-
-    iam_backends[account]["aws"].create_role(
-        role_name="AWSServiceRoleForEC2Spot",
-        assume_role_policy_document=_SPOT_TRUST,
-        path="/aws-service-role/spot.amazonaws.com/",
-        permissions_boundary=None,
-        description="Default EC2 Spot Service Linked Role",
-        tags=[],
-        max_session_duration="3600",
-        linked_service="spot.amazonaws.com",
-    )
-
-
-def account_of_key(access_key: str) -> str | None:
-    """The account of an access key that IAM made; `None` when it made none such."""
-    from moto.iam.models import iam_backends
-
-    for account, partitions in list(iam_backends.items()):
-        if access_key in partitions["aws"].access_keys:
-            return str(account)
-    return None
-
-
-def schedules(account: str, region: str) -> Iterator[Any]:
-    """Every EventBridge schedule of an account in a region."""
-    from moto.scheduler.models import scheduler_backends
-
-    for group in list(scheduler_backends[account][region].schedule_groups.values()):
-        yield from list(group.schedules.values())
-
-
-def delete_schedule(account: str, region: str, group: str, name: str) -> None:
-    """Delete a schedule."""
-    from moto.scheduler.models import scheduler_backends
-
-    scheduler_backends[account][region].delete_schedule(group, name)
-
-
-def put_event(
-    account: str,
-    region: str,
-    detail_type: str,
-    detail: Mapping[str, Any],
-    resources: list[str],
-    at: datetime,
-) -> None:
-    """Send an event of EC2 to the rules of an account's default bus."""
-    from moto.events.models import events_backends
-
-    event = {
-        "Source": "aws.ec2",
-        "DetailType": detail_type,
-        "Detail": json.dumps(dict(detail)),
-        "Resources": resources,
-        "Time": at.timestamp(),
-    }
-    events_backends[account][region].put_events([event])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpulab.sandbox import (
     births,
+    budgets,
     consistency,
     console,
     cost_explorer,
@@ -17,11 +18,13 @@ from gpulab.sandbox import (
     instances,
     money,
     moto_bridge,
+    moto_services,
     price_list,
     prices,
     quotas,
     schedules,
     spot_requests,
+    type_pages,
     vpc,
 )
 from gpulab.sandbox.calls import Answer, Call, Forward, Refusal
@@ -41,6 +44,7 @@ _TABLE: tuple[tuple[str, Mapping[str, Handler], str], ...] = (
     ("ec2", console.OPERATIONS, "console"),
     ("ec2", vpc.OPERATIONS, "vpc"),
     ("ec2", fleets.OPERATIONS, "capacity"),
+    ("ec2", type_pages.OPERATIONS, ""),
     ("ssm", images.OPERATIONS, "images"),
     ("service-quotas", quotas.OPERATIONS, "quotas"),
     ("sts", credentials.OPERATIONS, "credentials"),
@@ -48,6 +52,7 @@ _TABLE: tuple[tuple[str, Mapping[str, Handler], str], ...] = (
     ("freetier", money.FREE_TIER, "money"),
     ("ce", cost_explorer.OPERATIONS, "money"),
     ("pricing", price_list.OPERATIONS, "money"),
+    ("budgets", budgets.OPERATIONS, "money"),
     ("scheduler", schedules.OPERATIONS, ""),
 )
 _HANDLERS: dict[tuple[str, str], tuple[Handler, str]] = {
@@ -88,8 +93,8 @@ def furnish(world: World, account: str, region: str) -> None:
         world.images.stock(account, region)
     if world.rules.vpc:
         moto_bridge.add_gateway(moto_bridge.ec2(account, region))
-    if world.is_ready and not moto_bridge.has_role(account, "AWSServiceRoleForEC2Spot"):
-        moto_bridge.create_spot_role(account)
+    if world.is_ready and not moto_services.has_role(account, "AWSServiceRoleForEC2Spot"):
+        moto_services.create_spot_role(account)
 
 
 def _guarded(world: World, forward: Forward) -> Forward:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from gpulab.sandbox import moto_bridge
+from gpulab.sandbox import moto_services
 from gpulab.sandbox.calls import Answer, Call, Forward, Refusal
 
 if TYPE_CHECKING:
@@ -67,13 +67,13 @@ def _plan(world: World, call: Call, moment: datetime) -> None:
     account, region = call.account, call.region
 
     def fire() -> None:
-        for schedule in moto_bridge.schedules(account, region):
+        for schedule in moto_services.schedules(account, region):
             if (schedule.name, schedule.group_name or "default") != (name, group):
                 continue
             if schedule.schedule_expression == expression and schedule.state != "DISABLED":
                 _invoke(world, account, region, schedule.target)
                 if schedule.action_after_completion == "DELETE":
-                    moto_bridge.delete_schedule(account, region, group, name)
+                    moto_services.delete_schedule(account, region, group, name)
 
     world.at(moment, fire)
 
@@ -83,7 +83,7 @@ def _invoke(world: World, account: str, region: str, target: Mapping[str, Any]) 
     if found is None:
         return
     service, operation = found[1], found[2][0].upper() + found[2][1:]
-    policies = moto_bridge.role_policies(account, str(target.get("RoleArn", "")))
+    policies = moto_services.role_policies(account, str(target.get("RoleArn", "")))
     params = json.loads(target.get("Input") or "{}")
     if policies is None or not allows(policies, f"{service}:{operation}"):
         # AWS tells nobody either, unless the schedule has a dead-letter queue.
@@ -94,7 +94,7 @@ def _invoke(world: World, account: str, region: str, target: Mapping[str, Any]) 
 
 def _check_role(call: Call) -> None:
     role = str(call.params.get("Target", {}).get("RoleArn", ""))
-    trust = moto_bridge.trust_policy(call.account, role)
+    trust = moto_services.trust_policy(call.account, role)
     if trust is None or "scheduler.amazonaws.com" not in trust:
         raise Refusal(
             "ValidationException",

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from gpulab.sandbox import launching, moto_bridge
+from gpulab.sandbox import launching, moto_bridge, moto_services
 from gpulab.sandbox.calls import Call, Refusal
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _check_profile(world: World, call: Call, profile: Mapping[str, str] | None) 
         return
     name = profile.get("Name") or profile.get("Arn") or ""
     where = "iamInstanceProfile.name" if profile.get("Name") else "iamInstanceProfile.arn"
-    found = moto_bridge.role_of_profile(call.account, name)
+    found = moto_services.role_of_profile(call.account, name)
     if found is None or not world.consistency.shows(found[0]):
         raise Refusal(
             "InvalidParameterValue",

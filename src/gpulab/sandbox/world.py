@@ -28,7 +28,7 @@ from gpulab.sandbox import (
 from gpulab.sandbox.books import Bill, Books
 from gpulab.sandbox.calls import Answer, Call, CallLog, ConnectionLost, Forward, LoggedCall, Refusal
 from gpulab.sandbox.capacity import Capacity, no_capacity
-from gpulab.sandbox.clock import Agenda, Clock, ManualClock
+from gpulab.sandbox.clock import Clock, ManualClock
 from gpulab.sandbox.credentials import DEFAULT_ACCOUNT, Credentials, Denial, Key
 from gpulab.sandbox.faults import Fault, Faults
 from gpulab.sandbox.images import Images
@@ -41,6 +41,7 @@ from gpulab.sandbox.quotas import Quotas
 from gpulab.sandbox.rules import Rules
 from gpulab.sandbox.spot_requests import SpotRequest
 from gpulab.sandbox.throttle import Throttle
+from gpulab.sandbox.timekeeping import Timekeeper
 from gpulab.sandbox.tokens import Tokens
 from gpulab.sandbox.wire import error_code, write_refusal
 
@@ -76,6 +77,7 @@ class World:
         self.is_ready = ready
         self.endpoint_for_machines = endpoint_for_machines
         self.lock = threading.RLock()
+        self._time = Timekeeper(self.clock, self.lock)
         self.calls = CallLog()
         self.faults = Faults()
         self.throttle = Throttle()
@@ -94,12 +96,8 @@ class World:
         self.instances_by_id: dict[str, SimInstance] = {}
         self.spot_requests: dict[str, SpotRequest] = {}
         self.forward: Forward = _nothing_behind
-        self._agenda = Agenda()
-        self._agenda_changed = threading.Condition()
         self._random = random.Random(seed)  # noqa: S311 - ids repeat with the seed on purpose
         self._opened: set[tuple[str, str]] = set()
-        self._ticker: threading.Thread | None = None
-        self._closed = False
 
     # -- the life of a world ---------------------------------------------------------------------------------------------------
 
@@ -111,19 +109,14 @@ class World:
 
     def close(self) -> None:
         """End every machine and give moto back."""
-        with self._agenda_changed:
-            self._closed = True
-            self._agenda_changed.notify_all()
+        self._time.close()
         if self.machines is not None:
             self.machines.close()
         moto_bridge.follow_clock(None)
 
     def start_ticking(self) -> None:
         """Let a running clock fire what is due by itself, on a thread that ends with `close`."""
-        self._ticker = threading.Thread(
-            target=self._tick_until_closed, name="sandbox-clock", daemon=True
-        )
-        self._ticker.start()
+        self._time.start()
 
     def handle(self, call: Call, forward: Forward) -> Answer:
         """
@@ -139,7 +132,7 @@ class World:
         self.forward = forward
         self._delay(self.faults.latency_of(call))
         with self.lock:
-            self.tick()
+            self._time.tick()
             entry = self.calls.begin(call, self.now())
             try:
                 answer = self._answer(call, forward)
@@ -150,7 +143,9 @@ class World:
             except ConnectionLost as lost:
                 entry.outcome = str(lost)
                 raise
-            self.tick()
+            finally:
+                entry.outcome = entry.outcome or "the sandbox failed"
+            self._time.tick()
         date = self.now().strftime("%a, %d %b %Y %H:%M:%S GMT")
         return Answer(answer.status, {**answer.headers, "Date": date}, answer.body)
 
@@ -158,19 +153,7 @@ class World:
         self, account: str, region: str, service: str, operation: str, params: Mapping[str, Any]
     ) -> Answer:
         """Do something inside the world as AWS itself does for an account, such as a schedule's target; logged like any call."""
-        headers = {"x-moto-account-id": account}
-        call = Call(
-            "POST",
-            "https://internal/",
-            headers,
-            b"",
-            service,
-            region,
-            operation,
-            "",
-            account,
-            params,
-        )
+        call = _from_inside(account, region, service, operation, params)
         return self.handle(call, self.forward)
 
     # -- time ------------------------------------------------------------------------------------------------------------------
@@ -182,36 +165,23 @@ class World:
     @property
     def speed(self) -> float:
         """Simulated seconds for each real one; 1 for a clock that is moved by hand."""
-        return float(getattr(self.clock, "speed", 1.0))
+        return self._time.speed
 
     def advance(self, seconds: float) -> None:
         """Move the clock; everything that falls due on the way happens at its own moment."""
-        with self.lock:
-            target = self.now() + timedelta(seconds=seconds)
-            while (due := self._agenda.next_at()) is not None and due <= target:
-                self.clock.move_to(due)
-                self.tick()
-            self.clock.move_to(target)
+        self._time.advance(seconds)
 
     def sleep(self, seconds: float) -> None:
         """`advance` under the name that a `sleep` argument wants."""
-        self.advance(seconds)
+        self._time.advance(seconds)
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Let something happen later."""
-        self.at(self.now() + timedelta(seconds=seconds), action)
+        self._time.at(self.now() + timedelta(seconds=seconds), action)
 
     def at(self, moment: datetime, action: Callable[[], None]) -> None:
         """Let something happen at a moment; one that has passed is now."""
-        with self._agenda_changed:
-            self._agenda.at(moment, action)
-            self._agenda_changed.notify_all()
-
-    def tick(self) -> None:
-        """Do what is due."""
-        with self.lock:
-            while (action := self._agenda.pop_due(self.now())) is not None:
-                action()
+        self._time.at(moment, action)
 
     # -- what tests and `gpulab sandbox` turn ----------------------------------------------------------------------------------
 
@@ -406,7 +376,7 @@ class World:
         code: str,
     ) -> None:
         """Log what AWS itself tried to do for an account and could not."""
-        call = Call("POST", "", {}, b"", service, region, operation, "", account, params)
+        call = _from_inside(account, region, service, operation, params)
         self.calls.begin(call, self.now()).outcome = code
 
     def machine_exited(self, instance_id: str) -> None:
@@ -482,14 +452,12 @@ class World:
         else:
             time.sleep(seconds)
 
-    def _tick_until_closed(self) -> None:
-        while not self._closed:
-            self.tick()
-            with self._agenda_changed:
-                due = self._agenda.next_at()
-                wait = 60.0 if due is None else (due - self.now()).total_seconds() / self.speed
-                if not self._closed and wait > 0:
-                    self._agenda_changed.wait(min(wait, 60.0))
+
+def _from_inside(
+    account: str, region: str, service: str, operation: str, params: Mapping[str, Any]
+) -> Call:
+    url, headers = "https://internal/", {"x-moto-account-id": account}
+    return Call("POST", url, headers, b"", service, region, operation, "", account, params)
 
 
 def _nothing_behind(call: Call) -> Answer:

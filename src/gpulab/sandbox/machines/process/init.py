@@ -1,7 +1,7 @@
 """
 The first process of a machine: it starts the services, takes in orphans, powers off, and dies with the sandbox.
 
-Run as a program: `python -P -m gpulab.sandbox.machines.process.init ROOT`. Its standard input is the lifeline: at its end (the sandbox
+Run as a program: `python -P -m gpulab.sandbox.machines.process.init ROOT GRACE_S`. Its standard input is the lifeline: at its end (the sandbox
 was stopped or killed) every process of the machine is killed at once. SIGTERM powers off cleanly, SIGUSR1 restarts, SIGHUP looks for
 a scheduled shutdown. Standard library only, so that it is small.
 """
@@ -24,7 +24,6 @@ from gpulab.sandbox.machines.process import trees
 from gpulab.sandbox.machines.process.disk import Disk
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-_GRACE_S = 8.0  # what services have between SIGTERM and SIGKILL; systemd's own default is longer
 _AFTER_END_S, _AFTER_FAILURE_S = 2.0, 20.0
 _LONGEST_NAP_S = 30.0
 _PACKAGE = "gpulab.sandbox.machines.process"
@@ -50,10 +49,16 @@ class Service:
 
 
 class Init:
-    """The life of one machine from power-on to power-off."""
+    """
+    The life of one machine from power-on to power-off.
 
-    def __init__(self, disk: Disk) -> None:
+    Args:
+        grace_s: What programs have between SIGTERM and SIGKILL, seconds.
+    """
+
+    def __init__(self, disk: Disk, *, grace_s: float) -> None:
         self._disk = disk
+        self._grace_s = grace_s
         self._services: list[Service] = []
         self._ending = ""  # "poweroff", "reboot" or "cut" once it is decided
         self._shutdown_at: tuple[float, str] | None = None
@@ -161,7 +166,7 @@ class Init:
             for pid in trees.descendants(os.getpid()):
                 trees.send(pid, signal.SIGTERM)
                 trees.send(pid, signal.SIGCONT)
-            self._wait_for_the_last(time.monotonic() + _GRACE_S)
+            self._wait_for_the_last(time.monotonic() + self._grace_s)
         trees.kill_until_gone(self._whoever_is_left)
 
     def _wait_for_the_last(self, until: float) -> None:
@@ -181,12 +186,12 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def main(root: Path) -> int:
+def main(root: Path, grace_s: float) -> int:
     """Be the first process of the machine on this disk."""
     disk = Disk(root)
     _adopt_orphans()
     disk.init_pid.write_text(str(os.getpid()), encoding="ascii")
-    init = Init(disk)
+    init = Init(disk, grace_s=grace_s)
     say("A machine of kind `process`: no kernel, systemd or cloud-init of its own starts here")
     while init.live() == "reboot":
         say("Restarting")
@@ -230,4 +235,4 @@ def _scheduled(file: Path) -> tuple[float, str] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 20.0))

@@ -36,6 +36,7 @@ class ProcessKind:
     Args:
         folder: Where the machines' disks lie; made if needed. One kind at a time uses it.
         host: The environment of this process; a machine sees the little of it that `environment_inside` lets in.
+        grace_s: What programs have to end at a power-off, seconds, as systemd's `TimeoutStopSec=` of the agent's unit.
 
     Raises:
         CannotBoot: On Windows, which has no process groups, terminals and signals of this sort.
@@ -43,7 +44,7 @@ class ProcessKind:
 
     name = "process"
 
-    def __init__(self, folder: Path, *, host: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, *, host: Mapping[str, str], grace_s: float = 20.0) -> None:
         if sys.platform == "win32":
             raise CannotBoot(
                 "machines of kind `process` need Linux or macOS; in WSL they run, and"
@@ -51,6 +52,7 @@ class ProcessKind:
             )
         self._folder = folder
         self._host = host
+        self._grace_s = grace_s
         self._machines: dict[str, ProcessMachine] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / "machines").mkdir(exist_ok=True, mode=0o700)
@@ -64,6 +66,7 @@ class ProcessKind:
             place=place,
             volumes=self._folder / "volumes",
             host=self._host,
+            grace_s=self._grace_s,
             on_exit=on_exit,
         )
         try:
@@ -115,6 +118,7 @@ class ProcessMachine:
         place: Path,
         volumes: Path,
         host: Mapping[str, str],
+        grace_s: float,
         on_exit: Callable[[str], None],
     ) -> None:
         self.disk = Disk(place / "disk")
@@ -123,6 +127,7 @@ class ProcessMachine:
         self._volumes = volumes
         self._trash = volumes.with_name("trash")
         self._host = host
+        self._grace_s = grace_s
         self._on_exit = on_exit
         self._guest = Guest(birth)
         self._ingress = birth.ingress
@@ -244,7 +249,7 @@ class ProcessMachine:
         module = "gpulab.sandbox.machines.process.init"
         with _append(self._console_file) as console:
             return subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(self.disk.root)],
+                [sys.executable, "-P", "-m", module, str(self.disk.root), str(self._grace_s)],
                 stdin=subprocess.PIPE,
                 stdout=console,
                 stderr=console,

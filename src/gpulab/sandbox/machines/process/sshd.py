@@ -63,6 +63,10 @@ class Server(asyncssh.SSHServer):
             self._connection.set_authorized_keys(str(self._disk.authorized_keys))
         return True
 
+    def public_key_auth_supported(self) -> bool:
+        """Refuse a stranger in the words of OpenSSH, which offers keys to everyone."""
+        return True
+
     def session_requested(self) -> Session:
         """Open a session: a command, a shell or a subsystem."""
         peer = self._connection.get_extra_info("peername")

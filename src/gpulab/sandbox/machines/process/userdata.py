@@ -128,7 +128,7 @@ class Metadata:
         headers = {"X-aws-ec2-metadata-token": self._token} if self._token else {}
         if method == "PUT":
             headers = {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
-        request = urllib.request.Request(self._url + path, method=method, headers=headers)  # noqa: S310
+        request = urllib.request.Request(self._url + path, method=method, headers=headers)  # noqa: S310 - always http, our own service
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=10) as answer:
             content: bytes = answer.read()

@@ -101,7 +101,13 @@ def _lock(folder: Path, wanted: dict[str, Any], *, keep: Lock | None) -> Lock:
     download = sum(max(one["size"] for one in _files(package)) for package in resolved[0])
     locked = tuple(sorted(replace(pins[name], hashes=tuple(sorted(files[name]))) for name in files))
     build = tuple(wanted.get("build", []))
-    return Lock(locked, datetime.now(UTC).date(), round(download / 2**20), build)
+    today, mib = datetime.now(UTC).date(), round(download / 2**20)
+    return Lock(locked, today, mib, build, _range(wanted["pythons"]))
+
+
+def _range(pythons: list[str]) -> str:
+    minors = sorted(int(python.split(".")[1]) for python in pythons)
+    return f">=3.{minors[0]},<3.{minors[-1] + 1}"
 
 
 def _resolve(
@@ -145,6 +151,7 @@ def _header(lock: Lock, wanted: dict[str, Any]) -> str:
         "# Made by scripts/locks.py; do not edit.\n"
         f"# locked-on: {lock.locked_on}\n"
         f"# download-mib: {lock.download_mib}\n"
+        f"# python: {lock.python}\n"
         + (f"# build: {' '.join(lock.build)}\n" if lock.build else "")
         + f"# for: Python {', '.join(wanted['pythons'])} on {', '.join(wanted['platforms'])}\n"
     )

@@ -547,7 +547,8 @@ class Setup:
     def _gpu(self) -> str:
         gpus = read_gpus(self.here)
         names = ", ".join(f"{gpu['name']} {gpu['memory_total_mib']} MiB" for gpu in gpus)
-        return warm(self.here, names) if names else "no GPU on this instance" + warm(self.here, "")
+        said = warm(self.here, names)
+        return said if names else f"no GPU on this instance; {said}".removesuffix("; ")
 
 
 def warm(here: Here, gpus: str) -> str:
@@ -556,7 +557,8 @@ def warm(here: Here, gpus: str) -> str:
     if not any(pin.startswith("tensorflow") for pin in _pins(kernel)):
         return gpus
     code = (
-        "import tensorflow as t; print(t.__version__, len(t.config.list_physical_devices('GPU')))"
+        "import tensorflow as t; c = t.config; c = getattr(c, 'list_physical_devices', 0) or c.experimental."
+        "list_physical_devices; print(t.__version__, len(c('GPU')))"
     )
     python = str(venv(here, "kernel") / "bin/python")
     version, count = run(here, [python, "-c", code], timeout_s=900).split()[-2:]
@@ -599,7 +601,7 @@ def install(here: Here, name: str, lock: dict[str, Any]) -> str:
     if marker.exists() and marker.read_text() == lock["sha256"]:
         return f"{packages} packages were already there"
     uv, env = find_uv(here), _uv_environment(here, place.parent / "cache")
-    asked = here.spec["environment"]["python"]
+    asked = lock.get("python") or ">=3.11"
     run(here, [uv, "venv", "--quiet", "--clear", "--python", asked, str(place)], env=env)
     python = str(place / "bin/python")
     source = [f"--no-binary={name}" for name in lock.get("build", "").split()]

@@ -28,7 +28,6 @@ class Environment:
     Attributes:
         name: Folder name, `tf2`.
         title: What JupyterLab shows as the kernel's name.
-        python: A version or a range as uv reads it, `>=3.11,<3.14`.
         server: The lock of JupyterLab.
         cpu: The kernel's lock on an instance without a GPU.
         gpu: The kernel's lock on an instance with one; the same as `cpu` where the environment has no other.
@@ -40,7 +39,6 @@ class Environment:
 
     name: str
     title: str
-    python: str
     server: Lock
     cpu: Lock
     gpu: Lock
@@ -78,7 +76,6 @@ def load_environment(name: str, extra_folders: Sequence[Path] = ()) -> Environme
     return Environment(
         name=name,
         title=described["title"],
-        python=described["python"],
         server=_lock(server / f"{described.get('server', 'cpu')}.lock"),
         cpu=cpu,
         gpu=_lock(gpu_file) if gpu_file.exists() else cpu,
@@ -113,9 +110,10 @@ def _description(folder: Path) -> dict[str, Any]:
         described = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise WrongUsage(f"{path} is not TOML: {error}") from error
-    for key in ("title", "python"):
-        if not isinstance(described.get(key), str):
-            raise WrongUsage(f"{path} has no {key}", hint=f'Add `{key} = "..."`')
+    if not isinstance(described.get("title"), str):
+        raise WrongUsage(
+            f"{path} has no title", hint='Add `title = "..."`, what JupyterLab calls the kernel'
+        )
     return described
 
 

@@ -47,6 +47,7 @@ class Lock:
         pins: Sorted by name; unique names.
         locked_on: When the versions were chosen; `None` if the file does not say.
         download_mib: What an instance downloads, MiB; `None` if the file does not say.
+        python: Which Pythons it is for, as uv reads it: `>=3.11,<3.13`; empty if the file does not say.
         build: Names of packages that were only published as source, and run their own code to be installed.
     """
 
@@ -54,6 +55,7 @@ class Lock:
     locked_on: date | None = None
     download_mib: int | None = None
     build: tuple[str, ...] = ()
+    python: str = ""
 
     @property
     def sha256(self) -> str:
@@ -65,12 +67,12 @@ class Lock:
         Give the form that fits into user data: hash prefixes, and one digest over the full hashes.
 
         Returns:
-            `{"pins": "name==1.2 abcd;other==3 1234 5678", "sha256": "..."}`, and `"build": "name other"` where
-            packages come as source.
+            `{"python": ">=3.11,<3.13", "pins": "name==1.2 abcd;other==3 1234 5678", "sha256": "..."}`, and
+            `"build": "name other"` where packages come as source.
         """
-        build = {"build": " ".join(self.build)} if self.build else {}
+        more = {"python": self.python, "build": " ".join(self.build)}
         return {
-            **build,
+            **{key: value for key, value in more.items() if value},
             "pins": ";".join(
                 f"{pin.name}=={pin.version} " + " ".join(h[:PREFIX_LENGTH] for h in pin.hashes)
                 for pin in self.pins
@@ -122,6 +124,7 @@ def parse_lock(text: str, *, source: str = "the lock") -> Lock:
         locked_on=date.fromisoformat(header["locked-on"]) if "locked-on" in header else None,
         download_mib=int(header["download-mib"]) if "download-mib" in header else None,
         build=tuple(header.get("build", "").split()),
+        python=header.get("python", ""),
     )
 
 

@@ -105,7 +105,6 @@ class InstanceSpec:
             "environment": {
                 "name": self.environment.name,
                 "title": self.environment.title,
-                "python": self.environment.python,
                 "server": self.environment.server.compact(),
                 "kernel": kernel.compact(),
                 "uv": self.environment.uv,

@@ -164,10 +164,15 @@ def _spawn(folder: Path, wish: Wish, environment: Mapping[str, str]) -> subproce
             stdout=log,
             stderr=log,
             cwd=folder,
-            env=dict(environment),
+            env=_without_aws_settings(environment),
             start_new_session=True,
             creationflags=_DETACHED if sys.platform == "win32" else 0,
         )
+
+
+def _without_aws_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Keep the user's real credentials, profile and endpoint away: the simulated AWS is nobody's client."""
+    return {name: value for name, value in environment.items() if not name.startswith("AWS_")}
 
 
 def _wait_for_start(folder: Path, child: subprocess.Popen[bytes], waiting: Waiting) -> Daemon:

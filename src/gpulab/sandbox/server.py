@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,7 +40,6 @@ _LARGEST_REQUEST = 1024 * 1024
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Be the sandbox until SIGTERM or a `stop` request."""
     options = _parser().parse_args(arguments)
-    _forget_aws_settings()
     try:
         kind = machine_kind(options.machines, options.folder / "process", environment)
     except CannotBoot as reason:
@@ -139,6 +139,8 @@ def make_world(options: argparse.Namespace, kind: MachineKind | None) -> World:
 
 
 def _serve(options: argparse.Namespace, kind: MachineKind | None) -> int:
+    # First, because it may be refused, and what follows imports moto, which takes a second.
+    opened = _open_ports(options.port, kind)
     from gpulab.sandbox.steering import ANSWERS
     from gpulab.sandbox.wsgi import wsgi_app
 
@@ -147,7 +149,8 @@ def _serve(options: argparse.Namespace, kind: MachineKind | None) -> int:
     over = threading.Event()
     answers = {name: _bound(answer, world) for name, answer in ANSWERS.items()}
     control = ControlApi(secret, {**answers, "stop": lambda _: over.set()})
-    listeners = _listen(beside(control, wsgi_app(world)), options.port, kind)
+    application = beside(control, wsgi_app(world))
+    listeners = [_server_on(one, application) for one in opened]
     port = listeners[0].port
     world.endpoint_for_machines = f"http://{kind.endpoint_host() if kind else '127.0.0.1'}:{port}"
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -171,10 +174,17 @@ def _bound(answer: Callable[[World, Mapping[str, Any]], Any], world: World) -> A
     return lambda request: answer(world, request)
 
 
-def _listen(
-    application: WSGIApplication, port: int, kind: MachineKind | None
-) -> list[BaseWSGIServer]:
+def _open_ports(port: int, kind: MachineKind | None) -> list[socket.socket]:
     """Listen on 127.0.0.1, and where machines with addresses of their own find us under the same port."""
+    hosts = dict.fromkeys(["127.0.0.1", kind.endpoint_host() if kind else "127.0.0.1"])
+    opened: list[socket.socket] = []
+    for host in hosts:
+        at = opened[0].getsockname()[1] if opened else port
+        opened.append(socket.create_server((host, at), backlog=128))
+    return opened
+
+
+def _server_on(opened: socket.socket, application: WSGIApplication) -> BaseWSGIServer:
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):
@@ -183,12 +193,10 @@ def _listen(
         def log_request(self, *_: Any) -> None:
             """Nothing."""
 
-    hosts = dict.fromkeys(["127.0.0.1", kind.endpoint_host() if kind else "127.0.0.1"])
-    listeners: list[BaseWSGIServer] = []
-    for host in hosts:
-        at = listeners[0].port if listeners else port
-        listeners.append(make_server(host, at, application, threaded=True, request_handler=Quiet))
-    return listeners
+    host, port = opened.getsockname()[:2]
+    return make_server(
+        host, port, application, threaded=True, request_handler=Quiet, fd=opened.fileno()
+    )
 
 
 def _record_of(world: World, options: argparse.Namespace, secret: str, port: int) -> Daemon:
@@ -222,12 +230,6 @@ def _body(environ: WSGIEnvironment) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise WrongUsage("the request is not a JSON object")
     return value
-
-
-def _forget_aws_settings() -> None:
-    """The simulated AWS is nobody's client: it shall not see its user's real credentials, profile or endpoint."""
-    for name in [n for n in os.environ if n.startswith("AWS_") and n != "AWS_CA_BUNDLE"]:
-        del os.environ[name]
 
 
 def _say(sentence: str) -> int:

@@ -326,6 +326,12 @@ def test_services_that_moto_lets_out_are_answered_here(sandbox, client, code_of)
     assert "ok" == code_of(client("freetier").get_account_plan_state)
 
 
+def test_a_region_that_does_not_exist_does_not_answer(sandbox, client):
+    """A misspelt Region is a host without an address."""
+    with pytest.raises(ConnectionClosedError):
+        client("ec2", region_name="us-eats-1").describe_instances()
+
+
 def test_what_nobody_simulates_says_so(sandbox, client, code_of):
     """A clear answer beats a page of HTML or a call that leaves."""
     codes = [

@@ -175,6 +175,32 @@ def test_a_volume_stays_in_its_zone(ec2, running, code_of):
     assert ["InvalidVolume.ZoneMismatch", "ok", "VolumeInUse", "VolumeInUse", "ok", "ok"] == codes
 
 
+def test_snapshots_of_public_images_are_not_ones_own(sandbox, ec2):
+    """A sweep that takes them for its own would offer to delete Canonical's."""
+    volume = ec2.create_volume(AvailabilityZone="us-east-1a", Size=1)["VolumeId"]
+    own = ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+
+    found = ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
+
+    assert [own] == [snapshot["SnapshotId"] for snapshot in found]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_launch_says_whether_it_wants_a_public_address(sandbox, ec2, running, wanted):
+    """Without one there is nothing to pay for it, and no way in."""
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    running(
+        Placement=None,
+        NetworkInterfaces=[
+            {"DeviceIndex": 0, "SubnetId": subnet, "AssociatePublicIpAddress": wanted}
+        ],
+    )
+    sandbox.advance(3600)
+
+    has_one = "PublicIpAddress" in {k for k, v in sandbox.instances()[0].items() if v}
+    assert (wanted, wanted) == (has_one, sandbox.bill().of_kind("ipv4") > 0)
+
+
 def test_five_elastic_addresses_and_no_more(ec2, code_of):
     """The quota of a new account."""
     codes = [code_of(ec2.allocate_address, Domain="vpc") for _ in range(6)]

@@ -253,6 +253,50 @@ def test_delays_are_the_tests_own(client):
         assert ["running"] == [i["State"]["Name"] for i in sandbox.instances()]
 
 
+@pytest.mark.parametrize(
+    ("market", "expected"), [({"MarketType": "spot"}, "terminate"), (None, "stop")]
+)
+def test_a_shutdown_from_inside_ends_spot_and_stops_on_demand(ec2, running, market, expected):
+    """The default of InstanceInitiatedShutdownBehavior, as the API shows it."""
+    id_ = running(InstanceMarketOptions=market)
+
+    shown = ec2.describe_instance_attribute(
+        InstanceId=id_, Attribute="instanceInitiatedShutdownBehavior"
+    )
+
+    assert expected == shown["InstanceInitiatedShutdownBehavior"]["Value"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "matches"),
+    [
+        ("instance-lifecycle", "spot", True),
+        ("client-token", "t-1", True),
+        ("spot-instance-request-id", "sir-*", True),
+        ("network-interface.subnet-id", "subnet-0", False),
+        ("metadata-options.http-tokens", "required", False),
+        ("block-device-mapping.device-name", "/dev/sda1", True),
+        ("instance-type", "g4dn.*", True),
+    ],
+)
+def test_filters_that_moto_lacks(ec2, running, name, value, matches):
+    """Adoption looks by client token; moto raises NotImplementedError at most of these."""
+    running(ClientToken="t-1")
+
+    found = ec2.describe_instances(Filters=[{"Name": name, "Values": [value]}])["Reservations"]
+
+    assert matches == bool(found)
+
+
+def test_an_unknown_filter_is_refused_even_when_there_is_nothing(ec2, code_of):
+    """A misspelt filter must not look like an empty account."""
+    code = code_of(
+        ec2.describe_instances, Filters=[{"Name": "instance-liefcycle", "Values": ["spot"]}]
+    )
+
+    assert "InvalidParameterValue" == code
+
+
 # -- R15 ----------------------------------------------------------------------------------------------------------------------
 
 

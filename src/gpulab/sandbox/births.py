@@ -135,4 +135,5 @@ def _blocks(instance: SimInstance) -> list[tuple[str, Any]]:
 
 def _set_addresses(instance: SimInstance) -> None:
     if instance.fixed_addresses is not None:
-        moto_bridge.set_addresses(instance.moto, *instance.fixed_addresses)
+        private, public = instance.fixed_addresses
+        moto_bridge.set_addresses(instance.moto, private, public if instance.moto.public_ip else "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpulab.sandbox import births, moto_bridge, paging
 from gpulab.sandbox.calls import Answer, Call, Forward, Refusal
-from gpulab.sandbox.filters import Finder, matches
+from gpulab.sandbox.filters import Finder, check, matches
 from gpulab.sandbox.wire import write_result
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def describe_instances(world: World, call: Call, forward: Forward) -> Answer:
     """Answer DescribeInstances."""
+    check(call.params.get("Filters", []), _FILTERS)
     described = [
         (i, d)
         for i, d in _seen(world, call)
@@ -40,6 +41,7 @@ def describe_instances(world: World, call: Call, forward: Forward) -> Answer:
 
 def describe_instance_status(world: World, call: Call, forward: Forward) -> Answer:
     """Answer DescribeInstanceStatus: `initializing` until the checks are through, then `ok` or `impaired`."""
+    check(call.params.get("Filters", []), _STATUS_FILTERS)
     wants_all = bool(call.params.get("IncludeAllInstances"))
     statuses = [
         status(world, instance)

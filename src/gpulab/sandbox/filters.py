@@ -14,6 +14,19 @@ from gpulab.sandbox.calls import Refusal
 Finder = str | Callable[[Mapping[str, Any]], Iterable[Any]]
 
 
+def check(filters: Sequence[Mapping[str, Any]], finders: Mapping[str, Finder]) -> None:
+    """
+    Refuse filters that EC2 does not have, also when there is nothing to filter.
+
+    Raises:
+        Refusal: `InvalidParameterValue`.
+    """
+    for entry in filters:
+        name = entry["Name"]
+        if not name.startswith("tag:") and name not in _OF_TAGS and name not in finders:
+            raise Refusal("InvalidParameterValue", f"The filter '{name}' is invalid")
+
+
 def matches(
     described: Mapping[str, Any],
     filters: Sequence[Mapping[str, Any]],
@@ -25,8 +38,6 @@ def matches(
     Args:
         finders: Where to look, by the filter's name; tags are always understood.
 
-    Raises:
-        Refusal: A filter is unknown.
     """
     return all(
         any(
@@ -36,6 +47,9 @@ def matches(
         )
         for entry in filters
     )
+
+
+_OF_TAGS = ("tag-key", "tag-value")
 
 
 def timestamp(moment: datetime) -> str:
@@ -53,8 +67,6 @@ def _values(
         return [tag["Key"] for tag in tags]
     if name == "tag-value":
         return [tag["Value"] for tag in tags]
-    if name not in finders:
-        raise Refusal("InvalidParameterValue", f"The filter '{name}' is invalid")
     finder = finders[name]
     return _at(described, finder.split(".")) if isinstance(finder, str) else finder(described)
 

@@ -91,14 +91,17 @@ class SimInstance:
     @property
     def had_public_address(self) -> bool:
         """Whether it has an automatic public IPv4 address while it runs."""
-        return any(nic.public_ip_auto_assign for nic in self.moto.nics.values()) or bool(
-            self.fixed_addresses and self.fixed_addresses[1]
-        )
+        return any(nic.public_ip_auto_assign for nic in self.moto.nics.values())
 
     @property
     def is_gone(self) -> bool:
         """Whether it has ended or is about to."""
         return self.state in ("shutting-down", "terminated")
+
+    def behave(self, behavior: str) -> None:
+        """Set what a shutdown from inside does: `stop` or `terminate`."""
+        self.shutdown_behavior = behavior
+        self.moto.instance_initiated_shutdown_behavior = behavior
 
     def note(self, at: datetime, type_: str) -> None:
         """Add to the instance's history."""
@@ -196,8 +199,7 @@ def modify_instance_attribute(world: World, call: Call, forward: Forward) -> Ans
         return write_result(call, {})
     if behavior := call.params.get("InstanceInitiatedShutdownBehavior", {}).get("Value"):
         validation.check_shutdown_behavior(behavior, instance.market)
-        instance.shutdown_behavior = behavior
-        instance.moto.instance_initiated_shutdown_behavior = behavior
+        instance.behave(behavior)
         return write_result(call, {})
     protect = call.params.get("DisableApiTermination", {}).get("Value")
     if protect is not None:

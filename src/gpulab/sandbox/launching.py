@@ -297,6 +297,9 @@ def _adopt(world: World, call: Call, wish: Wish, zone: str, body: bytes) -> list
             protects_from_termination=bool(wish.params.get("DisableApiTermination")),
         )
         _tag_the_rest(backend, instance)
+        instance.behave(instance.shutdown_behavior)
+        if (wants_public := _wants_public(wish.params)) is not None:
+            moto_bridge.make_public(moto_instance, wanted=wants_public)
         world.instances_by_id[instance.id] = instance
         launched.append(instance)
     return launched
@@ -308,6 +311,14 @@ def _tag_the_rest(backend: Any, instance: SimInstance) -> None:
             tags = {tag["Key"]: tag.get("Value", "") for tag in spec["Tags"]}
             for interface in instance.moto.nics.values():
                 moto_bridge.tag(backend, interface.id, tags)
+
+
+def _wants_public(params: Mapping[str, Any]) -> bool | None:
+    """What the launch says of a public address; `None` when the subnet decides."""
+    for interface in params.get("NetworkInterfaces", []):
+        if interface.get("AssociatePublicIpAddress") is not None:
+            return bool(interface["AssociatePublicIpAddress"])
+    return None
 
 
 def _message(body: bytes) -> str:

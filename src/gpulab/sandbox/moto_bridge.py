@@ -218,6 +218,14 @@ def set_addresses(moto_instance: Any, private: str, public: str) -> None:
     interface.public_ip = public
 
 
+def make_public(moto_instance: Any, *, wanted: bool) -> None:
+    """Give an instance an automatic public address, or none."""
+    interface = moto_instance.nics[0]
+    interface.public_ip_auto_assign = wanted
+    interface.public_ip = None
+    interface.start()
+
+
 def user_data(moto_instance: Any) -> bytes:
     """The user data as the instance reads it."""
     kept = moto_instance.user_data

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpulab.sandbox import catalogue, moto_bridge, paging
 from gpulab.sandbox.calls import Answer, Call, Forward
-from gpulab.sandbox.filters import Finder, matches, timestamp
+from gpulab.sandbox.filters import Finder, check, matches, timestamp
 from gpulab.sandbox.wire import write_result
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def describe_spot_price_history(world: World, call: Call, forward: Forward) -> A
 
 def _sorted_rows(world: World, call: Call) -> list[dict[str, Any]]:
     wanted = call.params.get("Filters", [])
+    check(wanted, _FILTERS)
     rows = [row for row in _rows(world, call) if matches(row, wanted, _FILTERS)]
     rows.sort(key=lambda row: row["AvailabilityZone"] + row["InstanceType"])
     rows.sort(key=lambda row: row["Timestamp"], reverse=True)

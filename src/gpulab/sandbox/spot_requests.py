@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpulab.sandbox import moto_bridge, paging
 from gpulab.sandbox.calls import Answer, Call, Forward, Refusal
-from gpulab.sandbox.filters import Finder, matches
+from gpulab.sandbox.filters import Finder, check, matches
 from gpulab.sandbox.wire import write_result
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def attach(
     request.become("active", "fulfilled", now)
     instance.spot_request_id = request.id
     if wish.params.get("InstanceInitiatedShutdownBehavior") is None:
-        instance.shutdown_behavior = "terminate" if request.type == "one-time" else "stop"
+        instance.behave("terminate" if request.type == "one-time" else "stop")
 
 
 def leaving(world: World, instance: SimInstance, *, change: str, by: str) -> None:
@@ -132,6 +132,7 @@ def ended(world: World, instance: SimInstance) -> None:
 
 def describe_spot_instance_requests(world: World, call: Call, forward: Forward) -> Answer:
     """Answer DescribeSpotInstanceRequests; an unknown id is an error, as on AWS."""
+    check(call.params.get("Filters", []), _FILTERS)
     ids = call.params.get("SpotInstanceRequestIds", [])
     found = {r.id: r for r in _own(world, call)}
     _check_known(ids, found)

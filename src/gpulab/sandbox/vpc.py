@@ -150,6 +150,16 @@ def allocate_address(world: World, call: Call, forward: Forward) -> Answer:
     return forward(call)
 
 
+def describe_snapshots(world: World, call: Call, forward: Forward) -> Answer:
+    """Answer DescribeSnapshots with the owners a caller asks for; moto shows every image's snapshot as well."""
+    owners = [call.account if o == "self" else o for o in call.params.get("OwnerIds", [])]
+    if not owners:
+        return forward(call)
+    wanted = [*call.params.get("Filters", []), {"Name": "owner-id", "Values": owners}]
+    params = {k: v for k, v in call.params.items() if k != "OwnerIds"}
+    return forward(with_params(call, {**params, "Filters": wanted}))
+
+
 def _is_used(world: World, call: Call, group_id: str) -> bool:
     here = (call.account, call.region)
     users = (
@@ -198,6 +208,7 @@ OPERATIONS: Mapping[str, Any] = {
     "AuthorizeSecurityGroupIngress": authorize_security_group_ingress,
     "CreateVolume": create_volume,
     "AttachVolume": attach_volume,
+    "DescribeSnapshots": describe_snapshots,
     "DetachVolume": detach_volume,
     "DeleteVolume": delete_volume,
     "AllocateAddress": allocate_address,

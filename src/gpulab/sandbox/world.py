@@ -394,6 +394,9 @@ class World:
         if self.rules.throttling and call.access_key:
             self.throttle.admit(call, self.now())
         if call.service == "ec2":
+            if not moto_bridge.zones(call.region):
+                # There is no such host, so no connection either.
+                raise ConnectionLost(took_effect=False)
             self._open_region(call.account, call.region)
         answer = operations.answer(self, call, forward)
         self._strike(call, "after", zone)
@@ -412,7 +415,7 @@ class World:
         raise fault.as_error(message)
 
     def _zone_of(self, call: Call) -> str:
-        if call.service != "ec2":
+        if call.service != "ec2" or not moto_bridge.zones(call.region):
             return ""
         ids = call.params.get("InstanceIds") or [call.params.get("InstanceId")]
         instance = self.instances_by_id.get(str(ids[0]))

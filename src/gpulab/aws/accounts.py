@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from gpulab.aws.errors import code_of
 from gpulab.aws.session import Cloud
-from gpulab.errors import AwsError, GpulabError, NotAllowed, NotFound
+from gpulab.errors import AwsError, GpulabError, NotFound
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -92,7 +92,8 @@ def make_spot_role(cloud: Cloud) -> None:
         with cloud.explained("make the spot role"):
             iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
     except AwsError as error:
-        if isinstance(error, NotAllowed) or "has been taken" not in error.detail:
+        is_there = error.code == "EntityAlreadyExists" or "has been taken" in error.detail
+        if not is_there:
             raise
 
 

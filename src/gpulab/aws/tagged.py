@@ -68,7 +68,7 @@ def delete(cloud: Cloud, resource: Tagged) -> None:
         Kind.IMAGE: lambda: ec2.deregister_image(ImageId=resource.id),
         Kind.SNAPSHOT: lambda: ec2.delete_snapshot(SnapshotId=resource.id),
         Kind.SECURITY_GROUP: lambda: ec2.delete_security_group(GroupId=resource.id),
-        Kind.KEY_PAIR: lambda: ec2.delete_key_pair(KeyPairId=resource.id),
+        Kind.KEY_PAIR: lambda: ec2.delete_key_pair(KeyName=resource.id),
     }
     try:
         with cloud.explained(f"delete {resource.kind} {resource.id}"):
@@ -192,7 +192,7 @@ def _keys(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[
         rows = ec2.describe_key_pairs(Filters=filters)["KeyPairs"]  # type: ignore[arg-type] # plain dicts
     for row in rows:
         at = row.get("CreateTime")
-        yield _tagged(Kind.KEY_PAIR, row["KeyPairId"], region, row.get("Tags", []), created_at=at)
+        yield _tagged(Kind.KEY_PAIR, row["KeyName"], region, row.get("Tags", []), created_at=at)
 
 
 def _schedules(cloud: Cloud, region: str, live: Iterable[str], owner: str) -> Iterator[Tagged]:

@@ -29,7 +29,7 @@ class Tagged:
     One resource that carries our tags.
 
     Attributes:
-        id: AWS's id.
+        id: AWS's id; of a key pair its name.
         name: From the tag; `""` where it has none.
         launch_id: From the tag; `""` where it has none.
         state: In AWS's words; `""` for kinds without one.

@@ -47,7 +47,9 @@ class Run:
 class Student:
     """One computer with its folder, before one simulated account."""
 
-    def __init__(self, sandbox: Sandbox, folder: Path, **profile: Any) -> None:
+    def __init__(
+        self, sandbox: Sandbox, folder: Path, launches: str = "launch", **profile: Any
+    ) -> None:
         self.sandbox = sandbox
         numbers = itertools.count(1)
         settings: dict[str, Any] = {"regions": ("us-east-1",), **profile}
@@ -59,7 +61,7 @@ class Student:
             sleep=lambda s: sandbox.advance(seconds=s),
             random=random.Random(7),
             cidr="203.0.113.7/32",
-            new_id=lambda: f"launch{next(numbers):04d}",
+            new_id=lambda: f"{launches}{next(numbers):04d}",
         )
 
     def request(self, name: str = "week4", **changes: Any) -> LaunchRequest:

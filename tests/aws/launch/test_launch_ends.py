@@ -1,0 +1,437 @@
+"""Stopping with the work kept, extending, sweeping, checking: what comes after a launch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import boto3
+import pytest
+from tests.aws.launch.conftest import Student
+
+from gpulab.errors import Refused, StoreError, Unreachable, WrongUsage
+from gpulab.launch import doctor, extend, instances, keep, stop, sweep
+from gpulab.launch.events import Ended, Saved
+from gpulab.launch.prepare import prepare
+from gpulab.model.leftover import Kind
+from gpulab.remote.process import Completed
+
+FILES = {"week4.ipynb": b"cells", "data/numbers.csv": b"1,2,3\n"}
+
+
+class FakeHost:
+    """An instance over ssh that answers as its agent does."""
+
+    def __init__(self, answers):
+        self.answers = answers
+        self.asked = []
+
+    def run(self, command, **_more):
+        self.asked.append(list(command))
+        said = self.answers[command[1]]
+        if isinstance(said, Exception):
+            raise said
+        return Completed(0, said, "")
+
+
+@pytest.fixture
+def prepared(sandbox, tmp_path):
+    """A computer after `gpulab init`, with one instance up."""
+    made = prepare(Student(sandbox, tmp_path).context)
+    student = Student(
+        sandbox,
+        tmp_path,
+        owner=made.owner,
+        keep_bucket=made.keep_bucket,
+        instance_role=made.instance_role,
+        scheduler_role=made.scheduler_role,
+    )
+    student.instance = student.up().instance
+    return student
+
+
+def with_host(student, **answers):
+    host = FakeHost(answers)
+    return host, replace(student.context, connect=lambda target: host)
+
+
+def entries(files):
+    return [
+        {
+            "path": path,
+            "size": len(body),
+            "mtime_ns": 0,
+            "mode": 0o600,
+            "sha256": hashlib.sha256(body).hexdigest(),
+            "link": None,
+        }
+        for path, body in sorted(files.items())
+    ]
+
+
+def keep_in_bucket(student, files, *, launch="launch0001", spoil=""):
+    """Put into the bucket what the agent puts there: the files, then the manifest that names them."""
+    s3, profile = boto3.client("s3"), student.context.profile
+    prefix = f"{profile.owner}/week4/"
+    listed = []
+    for entry in entries(files):
+        key = f"{prefix}work/{entry['path']}"
+        body = files[entry["path"]] if entry["path"] != spoil else b"other bytes"
+        version = s3.put_object(Bucket=profile.keep_bucket, Key=key, Body=body)["VersionId"]
+        listed.append({**entry, "key": key, "version": version})
+    whole = {"version": 1, "at": "2026-11-16T09:00:00Z", "launch": launch, "entries": listed}
+    s3.put_object(
+        Bucket=profile.keep_bucket, Key=f"{prefix}manifest.json", Body=json.dumps(whole).encode()
+    )
+
+
+def lines(files):
+    return b"".join(json.dumps(e).encode() + b"\n" for e in entries(files))
+
+
+def test_stop_keeps_the_work_compares_it_and_then_ends_the_instance(prepared):
+    """The student pays no more and has lost nothing."""
+    keep_in_bucket(prepared, FILES)
+    _, context = with_host(
+        prepared, save=b'{"saved_at": "2026-11-16T09:00:00Z"}', manifest=lines(FILES)
+    )
+
+    events = list(stop.stop(context, prepared.instance))
+
+    saved = next(e for e in events if isinstance(e, Saved))
+    assert (2, 11) == (saved.files, saved.size_bytes)
+    assert Ended is type(events[-1])
+    assert [] == prepared.live()
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        ({"week4.ipynb": b"cells"}, "data/numbers.csv"),
+        ({**FILES, "week4.ipynb": b"old cells"}, "week4.ipynb"),
+    ],
+    ids=["a file is missing", "a file differs"],
+)
+def test_an_instance_whose_work_is_not_kept_whole_runs_on(prepared, kept, why):
+    """Ending it would destroy the only whole copy."""
+    keep_in_bucket(prepared, kept)
+    _, context = with_host(
+        prepared, save=b'{"saved_at": "2026-11-16T09:00:00Z"}', manifest=lines(FILES)
+    )
+
+    with pytest.raises(StoreError) as failure:
+        list(stop.stop(context, prepared.instance))
+
+    assert why in failure.value.message
+    assert failure.value.message.startswith("the work of week4 was not kept, so it runs on: ")
+    assert [prepared.instance.id] == prepared.live()
+
+
+def test_the_work_of_another_launch_does_not_count_as_kept(prepared):
+    """Last week's manifest is in the bucket; today's work is not."""
+    keep_in_bucket(prepared, FILES, launch="launch9999")
+    _, context = with_host(
+        prepared, save=b'{"saved_at": "2026-11-16T09:00:00Z"}', manifest=lines(FILES)
+    )
+
+    with pytest.raises(StoreError, match="does not hold the work of this launch"):
+        list(stop.stop(context, prepared.instance))
+
+    assert [prepared.instance.id] == prepared.live()
+
+
+def test_an_instance_that_does_not_answer_runs_on_and_the_way_out_is_named(prepared):
+    """The student decides whether the work may be lost."""
+    _, context = with_host(prepared, save=Unreachable("no answer"))
+
+    with pytest.raises(Unreachable) as failure:
+        list(stop.stop(context, prepared.instance))
+
+    assert "`gpulab stop week4 --no-save` ends it without its work" == failure.value.hint
+    assert [prepared.instance.id] == prepared.live()
+
+
+def test_stop_without_saving_asks_the_instance_nothing(prepared):
+    """A hung instance must still be ended."""
+    host, context = with_host(prepared)
+
+    list(stop.stop(context, prepared.instance, save=False))
+
+    assert ([], []) == (host.asked, prepared.live())
+
+
+def test_stop_leaves_no_schedule_and_writes_the_end_down(prepared):
+    """The ledger stops counting, and nothing in the account waits for a dead instance."""
+    _, context = with_host(prepared)
+
+    list(stop.stop(context, prepared.instance, save=False))
+
+    facts = [f for f in context.ledger.facts() if f.kind.value == "ended"]
+    assert [(prepared.instance.id, "user")] == [(f.subject, f.details["by"]) for f in facts]
+    assert [] == boto3.client("scheduler").list_schedules()["Schedules"]
+
+
+def test_stopping_what_has_ended_already_is_done(prepared):
+    """Its time was over a moment ago; the student wanted it to end."""
+    prepared.sandbox.advance(seconds=5 * 3600)
+    _, context = with_host(prepared)
+
+    events = list(stop.stop(context, prepared.instance, save=False))
+
+    assert Ended is type(events[-1])
+
+
+def test_extend_moves_the_timer_the_schedule_and_the_tag(prepared):
+    """An end that stays behind in one place would end the instance at the old time."""
+    host, context = with_host(prepared, extend=b"")
+    until = prepared.sandbox.now().replace(microsecond=0) + timedelta(hours=6)
+
+    moved = extend.extend(context, prepared.instance, until)
+
+    schedule = boto3.client("scheduler").list_schedules()["Schedules"][0]["Name"]
+    found = boto3.client("scheduler").get_schedule(Name=schedule)["ScheduleExpression"]
+    assert (True, True, True, ()) == (moved.agent, moved.guard, moved.tag, moved.notes)
+    assert [["gpulab-agent", "extend", "--until", f"{until:%Y-%m-%dT%H:%M:%SZ}"]] == host.asked
+    assert f"at({until + timedelta(minutes=3):%Y-%m-%dT%H:%M:%S})" == found
+    assert until == instances.find(context, "week4").expires_at
+
+
+def test_an_instance_that_cannot_be_reached_is_extended_through_its_tag(prepared):
+    """The student is on a train; the agent reads the tag within a minute."""
+    _, context = with_host(prepared, extend=Unreachable("no answer"))
+    until = prepared.sandbox.now() + timedelta(hours=6)
+
+    moved = extend.extend(context, prepared.instance, until)
+
+    assert (False, True, True) == (moved.agent, moved.guard, moved.tag)
+    assert "it reads the new end from its tag within a minute" in moved.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("hours", "message"),
+    [(13, "that is more than 12 h from now"), (-1, "the new end lies in the past")],
+)
+def test_extend_refuses_ends_beyond_the_limit_and_in_the_past(prepared, hours, message):
+    """The limit that a launch has must not be walked around."""
+    _, context = with_host(prepared)
+
+    with pytest.raises(Refused, match=message):
+        extend.extend(context, prepared.instance, prepared.sandbox.now() + timedelta(hours=hours))
+
+
+def test_kept_work_is_fetched_whole_when_the_instance_is_gone(prepared, tmp_path):
+    """`gpulab pull` on the evening before the deadline, nothing running."""
+    keep_in_bucket(prepared, FILES)
+
+    work = keep.find(prepared.context, "week4")
+    report = keep.fetch(prepared.context, work, tmp_path / "here")
+
+    there = {
+        str(p.relative_to(tmp_path / "here")): p.read_bytes()
+        for p in (tmp_path / "here").rglob("*")
+        if p.is_file()
+    }
+    assert (FILES, 2, 11) == (there, report.files, report.bytes)
+
+
+def test_a_spoilt_kept_file_is_refused(prepared, tmp_path):
+    """A copy that is not what was kept must not pass for it."""
+    keep_in_bucket(prepared, FILES, spoil="week4.ipynb")
+
+    with pytest.raises(StoreError, match=r"'week4.ipynb' is not what its manifest says"):
+        keep.fetch(prepared.context, keep.find(prepared.context, "week4"), tmp_path / "here")
+
+    assert not (tmp_path / "here" / "week4.ipynb").exists()
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../outside", "CON"])
+def test_a_hostile_name_in_the_kept_work_is_not_written(prepared, tmp_path, path):
+    """The names come from an instance where any notebook was root."""
+    keep_in_bucket(prepared, {"good.txt": b"fine", path: b"evil"})
+
+    report = keep.fetch(prepared.context, keep.find(prepared.context, "week4"), tmp_path / "here")
+
+    assert [path] == [s.path for s in report.skipped]
+    assert ["good.txt"] == [p.name for p in (tmp_path / "here").iterdir()]
+
+
+def test_forgotten_work_is_gone_with_its_old_versions(prepared):
+    """`gpulab rm` says it cannot be undone, so nothing may stay and cost."""
+    keep_in_bucket(prepared, FILES)
+    keep_in_bucket(prepared, FILES)
+
+    keep.forget(prepared.context, keep.find(prepared.context, "week4"))
+
+    bucket = prepared.context.profile.keep_bucket
+    left = boto3.client("s3").list_object_versions(Bucket=bucket)
+    assert ([], []) == (left.get("Versions", []), left.get("DeleteMarkers", []))
+    with pytest.raises(WrongUsage, match="no work of `week4` is kept"):
+        keep.find(prepared.context, "week4")
+
+
+def test_the_bucket_is_private_versioned_and_encrypted(prepared):
+    """Student work is personal; a mistake must be undone for 30 days."""
+    s3, named = boto3.client("s3"), {"Bucket": prepared.context.profile.keep_bucket}
+
+    blocked = s3.get_public_access_block(**named)["PublicAccessBlockConfiguration"]
+
+    assert all(blocked.values())
+    assert "Enabled" == s3.get_bucket_versioning(**named)["Status"]
+    assert "AES256" in str(s3.get_bucket_encryption(**named))
+
+
+def test_preparing_twice_changes_nothing(prepared):
+    """`gpulab init` is typed again whenever something seems wrong."""
+    profile = prepared.context.profile
+
+    again = prepare(prepared.context)
+
+    assert (
+        profile.owner,
+        profile.keep_bucket,
+        profile.instance_role,
+        profile.scheduler_role,
+        (),
+    ) == (
+        again.owner,
+        again.keep_bucket,
+        again.instance_role,
+        again.scheduler_role,
+        again.notes,
+    )
+
+
+def test_what_the_account_does_not_allow_is_an_answer(sandbox, tmp_path):
+    """Many student accounts may make neither buckets nor roles; gpulab works without."""
+    sandbox.deny("s3:CreateBucket")
+    sandbox.deny("iam:CreateRole")
+
+    made = prepare(Student(sandbox, tmp_path).context)
+
+    assert ("", "", "") == (made.keep_bucket, made.instance_role, made.scheduler_role)
+    assert any("the work is kept on this computer" in note for note in made.notes)
+    assert any("only the timer on the instance ends it" in note for note in made.notes)
+
+
+def test_sweep_leaves_alone_what_is_within_its_time(prepared):
+    """A student who cleans up must not end the training that runs."""
+    prepared.sandbox.advance(seconds=900)
+
+    left = sweep.look(prepared.context)
+
+    assert () == left.found
+    assert {Kind.INSTANCE, Kind.VOLUME, Kind.SPOT_REQUEST, Kind.SCHEDULE} <= {
+        item.resource.kind for item in left.untouchable
+    }
+
+
+def test_sweep_finds_in_every_region_what_nobody_knows_any_more(prepared, tmp_path):
+    """The other computer is lost; what it started still costs."""
+    elsewhere = Student(
+        prepared.sandbox,
+        tmp_path / "other",
+        launches="elsewhere",
+        regions=("eu-west-1",),
+        owner=prepared.context.profile.owner,
+    )
+    forgotten = elsewhere.up("forgotten").instance
+    prepared.sandbox.advance(seconds=900)
+
+    left = sweep.look(prepared.context)
+
+    found = {item.resource.id: item.why for item in left.found}
+    assert "this computer did not launch it; its work is not saved first" == found[forgotten.id]
+
+
+def test_sweep_deletes_what_is_left_and_nothing_untagged(prepared, ec2):
+    """After `--apply` nothing of ours costs, and nothing of others is gone."""
+    foreign = ec2.create_security_group(GroupName="theirs", Description="not ours")["GroupId"]
+    list(stop.stop(prepared.context, prepared.instance, save=False))
+    prepared.sandbox.advance(seconds=900)
+
+    outcomes = list(sweep.apply(prepared.context, sweep.look(prepared.context).found))
+
+    assert outcomes
+    assert all(o.is_done for o in outcomes)
+    assert () == sweep.look(prepared.context).found
+    assert foreign in [g["GroupId"] for g in ec2.describe_security_groups()["SecurityGroups"]]
+
+
+def test_a_launch_after_a_sweep_works(prepared):
+    """The group and the key are gone; the next launch makes them again."""
+    list(stop.stop(prepared.context, prepared.instance, save=False))
+    prepared.sandbox.advance(seconds=900)
+    list(sweep.apply(prepared.context, sweep.look(prepared.context).found))
+
+    run = prepared.again().up("week5")
+
+    assert [run.instance.id] == prepared.live()
+
+
+def test_doctor_finds_a_virgin_account_wanting(tmp_path):
+    """Quotas take days to raise: the student learns of it weeks before the lab."""
+    from gpulab.sandbox import Sandbox
+
+    with Sandbox(ready=False) as sandbox:
+        found = list(doctor.checks(Student(sandbox, tmp_path).context))
+
+    quota = next(c for c in found if c.name == "us-east-1 quota G spot")
+    assert ("failed", "0 of 0 vCPUs in use (L-3819A6DF)") == (quota.state, quota.text)
+    assert "aws service-quotas request-service-quota-increase" in quota.hint
+
+
+def test_doctor_of_a_ready_account_fails_nothing_and_changes_nothing(sandbox, student):
+    """It may be run at any time, at no cost."""
+    found = list(doctor.checks(student.context))
+
+    assert [] == [c.name for c in found if c.state == "failed"]
+    changing = [c for c in sandbox.calls if c.operation.startswith(("Create", "Put", "Delete"))]
+    assert all(c.params.get("DryRun") for c in changing)
+
+
+def test_doctor_names_a_free_plan_and_a_missing_permission(sandbox, student):
+    """Both stop every launch, and neither is cured by trying again."""
+    sandbox.set_plan("FREE")
+    sandbox.deny("ec2:RunInstances")
+
+    found = {c.name: c for c in doctor.checks(student.context)}
+
+    assert "an account on the Free plan cannot start a GPU" == found["account plan"].text
+    assert "failed" == found["us-east-1 permissions"].state
+    assert "ec2:RunInstances" in found["us-east-1 permissions"].text
+
+
+def test_doctor_without_credentials_stops_at_the_credentials(sandbox, student):
+    """Every further check would say the same in other words."""
+    sandbox.expire_credentials()
+
+    found = list(doctor.checks(student.context))
+
+    assert ("credentials", "failed") == (found[-1].name, found[-1].state)
+    assert "`gpulab init`" in found[-1].hint
+
+
+def test_finding_an_instance_names_what_there_is(prepared):
+    """A typing slip in a name costs one line."""
+    prepared.sandbox.advance(seconds=60)
+
+    with pytest.raises(WrongUsage) as refusal:
+        instances.find(prepared.context, "wek4")
+
+    assert ("no instance is called `wek4`", "There is week4") == (
+        refusal.value.message,
+        refusal.value.hint,
+    )
+    assert prepared.instance.id == instances.find(prepared.context, None).id
+
+
+def test_a_bucket_of_somebody_else_is_refused(sandbox, tmp_path):
+    """Bucket names are one namespace for all of AWS: anybody can take ours first."""
+    sandbox.refuse("CreateBucket", "BucketAlreadyExists", status=409)
+
+    made = prepare(Student(sandbox, tmp_path).context)
+
+    assert "" == made.keep_bucket
+    assert "somebody else owns a bucket called gpulab-123456789012-us-east-1" in made.notes[0]

@@ -9,6 +9,7 @@ from decimal import Decimal
 import pytest
 
 from gpulab.bootstrap import InstanceSpec, load_environment, user_data
+from gpulab.sandbox.machines import LiveMetadata
 
 
 def a_spec(**changes) -> InstanceSpec:
@@ -89,3 +90,49 @@ def test_an_instance_whose_agent_is_broken_still_ends(machines, eventually):
     booted.wait_until_off()
 
     assert datetime.now(UTC) - deadline < timedelta(seconds=150)
+
+
+@pytest.mark.slow
+def test_an_instance_in_trouble_still_ends_in_time(machines, eventually):
+    """A full disk, no metadata, a killed agent: each alone has kept somebody's GPU running over a weekend."""
+    booted = machines.boot(user_data=user_data(a_spec())).wait_for_ssh()
+    eventually(lambda: is_set_up(booted), lambda: booted.ssh("gpulab-agent log").stdout[-3000:])
+    deadline = datetime.now(UTC) + timedelta(seconds=60)
+
+    armed = booted.run(f"gpulab-agent extend --until {deadline.isoformat()}")
+    booted.run("sudo ip route replace blackhole 169.254.169.254/32")
+    booted.run(
+        "sudo fallocate -l 20G /full || sudo dd if=/dev/zero of=/full bs=1M 2>/dev/null || true"
+    )
+    first = booted.run("systemctl show -p MainPID --value gpulab-agent")
+    booted.run(f"sudo kill -9 {first}")
+    eventually(
+        lambda: (
+            booted.ssh("systemctl show -p MainPID --value gpulab-agent").stdout.strip()
+            not in ("0", first)
+        )
+    )
+    booted.wait_until_off()
+
+    assert armed == f"deadline {deadline.strftime('%Y-%m-%dT%H:%M:%SZ')}"
+    assert datetime.now(UTC) - deadline < timedelta(seconds=90)
+
+
+@pytest.mark.slow
+def test_a_spot_notice_is_seen_within_seconds_and_told(machines, eventually):
+    """The notice is two minutes, best effort; what the student sees and what is saved both hang on seeing it."""
+    booted = machines.boot(user_data=user_data(a_spec())).wait_for_ssh()
+    eventually(lambda: is_set_up(booted), lambda: booted.ssh("gpulab-agent log").stdout[-3000:])
+    at = (datetime.now(UTC) + timedelta(minutes=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    booted.machine.publish(LiveMetadata(notice={"action": "terminate", "time": at}))
+    eventually(lambda: status(booted)["notice"] is not None)
+    told = booted.run(
+        "cat /opt/gpulab/server/share/jupyter/labextensions/gpulab-notice/static/notice.json"
+    )
+    facts = booted.run("cat ~/work/.gpulab/ledger/*.jsonl").splitlines()
+
+    assert status(booted)["ending"] == {"reason": "spot interruption", "at": at}
+    assert "takes this spot instance back at" in json.loads(told)["text"]
+    assert json.loads(facts[-1])["subject"] == booted.birth.instance_id
+    assert json.loads(facts[-1])["details"]["by"] == "aws"

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import shlex
-import sys
 from collections.abc import Mapping
-from datetime import timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
+from gpulab.cli import sandbox_turning
 from gpulab.cli.context import Context
-from gpulab.cli.options import Amount, Duration, json_option
-from gpulab.errors import GpulabError, WrongUsage
+from gpulab.cli.options import json_option
+from gpulab.errors import GpulabError
 
 if TYPE_CHECKING:
     from gpulab.sandbox.control import Daemon
@@ -28,7 +23,6 @@ _KINDS = {
     "container": "they really boot: systemd, cloud-init, sshd",
     "none": "nothing stands behind an instance",
 }
-_ZONE = "Availability zone, such as us-east-1a."
 _FOLLOW_EVERY_S = 0.5
 
 
@@ -108,6 +102,7 @@ def start(
     gpulab sandbox start
     gpulab sandbox start --speed 60 --seed 7
     """
+    from gpulab.cli.sandbox_profile import write_profile
     from gpulab.sandbox.daemon import Waiting, Wish
     from gpulab.sandbox.daemon import start as start_daemon
 
@@ -126,7 +121,7 @@ def start(
             daemon, left = start_daemon(
                 _folder(context), wish, environment=context.environment, waiting=Waiting()
             )
-    _write_profile(context, daemon)
+    write_profile(context, daemon)
     if as_json:
         context.console.show_json({**_public(daemon), "profile": _profile(), "cleared": left})
         return
@@ -221,198 +216,8 @@ def log(context: Context, follow: bool, as_json: bool) -> None:
         context.console.show_json(calls)
 
 
-@command.command()
-@click.argument("name", metavar="NAME|ID")
-@click.option(
-    "--in",
-    "delay",
-    type=Duration(),
-    default="2m",
-    show_default=True,
-    help="Simulated time from the notice to the end, such as 20s.",
-)
-@click.option(
-    "--action",
-    type=click.Choice(["terminate", "stop"]),
-    default="terminate",
-    show_default=True,
-    help="What AWS does at the end.",
-)
-@click.option(
-    "--rebalance-first",
-    is_flag=True,
-    help="Send a rebalance recommendation 2 min before the notice.",
-)
-@json_option
-@click.pass_obj
-def interrupt(
-    context: Context,
-    name: str,
-    delay: timedelta,
-    action: str,
-    rebalance_first: bool,
-    as_json: bool,
-) -> None:
-    """
-    Interrupt a spot instance: a notice, then the end.
-
-    \b
-    gpulab sandbox interrupt lab --in 20s
-    """
-    answer = _ask(
-        context,
-        "interrupt",
-        name=name,
-        in_seconds=delay.total_seconds(),
-        action=action,
-        rebalance_first=rebalance_first,
-    )
-    seconds = f"{delay.total_seconds():.0f} s"
-    start_of_it = "will have its notice in 120 s" if rebalance_first else "has its notice now"
-    _tell(
-        context,
-        answer,
-        f"{answer['id']} {start_of_it}, and {seconds} later AWS {action}s it.",
-        as_json=as_json,
-    )
-
-
-@command.command()
-@click.argument("instance_type", metavar="TYPE")
-@click.argument("zone", metavar="ZONE")
-@click.argument("slots", metavar="N")
-@json_option
-@click.pass_obj
-def capacity(context: Context, instance_type: str, zone: str, slots: str, as_json: bool) -> None:
-    """
-    Set how many more instances of TYPE fit into ZONE.
-
-    N is a number, or `any` for as many as wanted.
-
-    \b
-    gpulab sandbox capacity g4dn.xlarge us-east-1a 0
-    """
-    if slots != "any" and not (slots.isascii() and slots.isdigit() and len(slots) < 7):
-        raise WrongUsage(f"`{slots}` is not a number of instances", hint="0 or more, or `any`")
-    number = None if slots == "any" else int(slots)
-    answer = _ask(context, "capacity", type=instance_type, zone=zone, slots=number)
-    room = "as many as wanted" if number is None else f"{number} more"
-    _tell(context, answer, f"{zone} has room for {room} of {instance_type}.", as_json=as_json)
-
-
-@command.command()
-@click.argument("instance_type", metavar="TYPE")
-@click.argument("zone", metavar="ZONE")
-@click.argument("usd", metavar="USD", type=Amount())
-@json_option
-@click.pass_obj
-def price(context: Context, instance_type: str, zone: str, usd: Decimal, as_json: bool) -> None:
-    """
-    Set the spot price of TYPE in ZONE, USD per hour.
-
-    \b
-    gpulab sandbox price g4dn.xlarge us-east-1a 0.21
-    """
-    answer = _ask(context, "price", type=instance_type, zone=zone, usd=str(usd))
-    words = f"From now on {instance_type} in {zone} costs ${usd:f} per hour (simulated)."
-    _tell(context, answer, words, as_json=as_json)
-
-
-@command.command()
-@click.argument("code", metavar="CODE")
-@click.argument("vcpus", metavar="VCPUS", type=click.IntRange(0, 1_000_000))
-@click.option("--region", help="Only this region.  [default: all]")
-@json_option
-@click.pass_obj
-def quota(context: Context, code: str, vcpus: int, region: str | None, as_json: bool) -> None:
-    """
-    Set an account quota by its AWS code.
-
-    \b
-    gpulab sandbox quota L-3819A6DF 0
-    """
-    answer = _ask(context, "quota", code=code, vcpus=vcpus, region=region)
-    where = region or "every region"
-    words = f"{answer['code']} ({answer['name']}) is {vcpus} in {where}."
-    _tell(context, answer, words, as_json=as_json)
-
-
-@command.command()
-@click.argument("operation", metavar="OPERATION")
-@click.option(
-    "--size",
-    type=click.FloatRange(0, 100_000),
-    default=1,
-    show_default=True,
-    help="Calls that fit at once.",
-)
-@click.option(
-    "--per-second",
-    type=click.FloatRange(0, 100_000),
-    default=0.1,
-    show_default=True,
-    help="Calls that come back in a simulated second.",
-)
-@json_option
-@click.pass_obj
-def throttle(
-    context: Context, operation: str, size: float, per_second: float, as_json: bool
-) -> None:
-    """
-    Limit the rate of one EC2 operation.
-
-    Over it AWS answers RequestLimitExceeded.
-
-    \b
-    gpulab sandbox throttle RunInstances --size 1 --per-second 0.1
-    """
-    answer = _ask(context, "throttle", operation=operation, size=size, per_second=per_second)
-    words = f"{operation}: {size:g} at once, then {per_second:g} per second."
-    _tell(context, answer, words, as_json=as_json)
-
-
-@command.command()
-@click.argument("operation", metavar="OPERATION")
-@click.argument("code", metavar="CODE")
-@click.option("--times", type=click.IntRange(1), help="So many calls fail.  [default: all]")
-@click.option("--zone", help=f"Only calls for this place. {_ZONE}")
-@json_option
-@click.pass_obj
-def fail(
-    context: Context,
-    operation: str,
-    code: str,
-    times: int | None,
-    zone: str | None,
-    as_json: bool,
-) -> None:
-    """
-    Let calls of OPERATION fail with the AWS error CODE.
-
-    The code `reply-lost` breaks the connection after the call took effect, `request-lost` before it.
-    `gpulab sandbox mend` lifts every fault.
-
-    \b
-    gpulab sandbox fail RunInstances InsufficientInstanceCapacity --zone us-east-1a
-    gpulab sandbox fail RunInstances reply-lost --times 1
-    """
-    answer = _ask(context, "fail", operation=operation, code=code, times=times, zone=zone)
-    often = "every call" if times is None else f"the next {times}"
-    where = f" in {zone}" if zone else ""
-    _tell(context, answer, f"{operation}{where}: {often} fails with {code}.", as_json=as_json)
-
-
-@command.command()
-@json_option
-@click.pass_obj
-def mend(context: Context, as_json: bool) -> None:
-    """
-    Lift every fault that `fail` has set.
-
-    \b
-    gpulab sandbox mend
-    """
-    _tell(context, _ask(context, "mend"), "No call fails on purpose any more.", as_json=as_json)
+for turning in sandbox_turning.COMMANDS:
+    command.add_command(turning)
 
 
 @command.command()
@@ -430,15 +235,16 @@ def env(context: Context, shell: str | None, as_json: bool) -> None:
     \b
     eval "$(gpulab sandbox env)"
     """
+    from gpulab.cli.sandbox_profile import assignment, shell_of, variables
     from gpulab.sandbox.control import find
 
-    variables = _variables(find(_folder(context)))
+    found = variables(find(_folder(context)))
     if as_json:
-        context.console.show_json(variables)
+        context.console.show_json(found)
         return
-    shell = shell or _shell(context.environment)
-    for name, value in variables.items():
-        context.console.show(_assignment(shell, name, value))
+    shell = shell or shell_of(context.environment)
+    for name, value in found.items():
+        context.console.show(assignment(shell, name, value))
 
 
 @command.command()
@@ -504,19 +310,6 @@ def _the_same(folder: Path, **asked: Any) -> Daemon | None:
     )
 
 
-def _ask(context: Context, what: str, **parameters: Any) -> Any:
-    from gpulab.sandbox.control import ask, find
-
-    return ask(find(_folder(context)), what, **parameters)
-
-
-def _tell(context: Context, answer: Any, words: str, *, as_json: bool) -> None:
-    if as_json:
-        context.console.show_json(answer)
-    else:
-        context.console.say(words)
-
-
 def _public(daemon: Daemon) -> dict[str, Any]:
     """What everyone may see of the record: not the secret of the control API."""
     return {
@@ -552,84 +345,9 @@ def _show_status(context: Context, daemon: Daemon, world: Mapping[str, Any]) -> 
 
 def _log_line(call: Mapping[str, Any]) -> str:
     what = f"{call['service']}:{call['operation']}"
-    return f"{call['time']}  {call['account']}  {call['region']}  {what}  {call['outcome']}"
+    return f"{call['time'][:19]}Z  {call['account']}  {call['region']}  {what}  {call['outcome']}"
 
 
 def _check_configuration(context: Context) -> None:
     """Refuse a broken configuration before anything is started: its profile is written afterwards."""
     context.home.config()
-
-
-def _write_profile(context: Context, daemon: Daemon) -> None:
-    """Lead the profile `sandbox` of gpulab, and AWS files of its own, to the sandbox that runs."""
-    from gpulab.store.config import change_profile
-    from gpulab.store.files import write_atomically
-
-    folder = _folder(context) / "aws"
-    config, credentials = folder / "config", folder / "credentials"
-    write_atomically(config, _aws_config(daemon).encode())
-    write_atomically(credentials, _aws_credentials(daemon).encode())
-    proxy = [sys.executable, "-P", "-m", "gpulab.sandbox", "connect", "%h", "%p"]
-    change_profile(
-        context.home.config_file,
-        _profile(),
-        {
-            "aws_profile": _profile(),
-            "aws_config_file": str(config),
-            "aws_credentials_file": str(credentials),
-            # Nobody on the real internet can say where this computer reaches the machines from; the server's own address is it.
-            "cidr": f"{urlsplit(daemon.url).hostname}/32",
-            "ssh_proxy_command": proxy if daemon.machines == "process" else None,
-        },
-    )
-
-
-def _aws_config(daemon: Daemon) -> str:
-    return (
-        "# Written by `gpulab sandbox start`; a simulated AWS.\n"
-        f"[profile {_profile()}]\n"
-        f"region = {daemon.region}\n"
-        f"endpoint_url = {daemon.url}\n"
-        "s3 =\n"
-        "    addressing_style = path\n"
-    )
-
-
-def _aws_credentials(daemon: Daemon) -> str:
-    return (
-        "# Made up; they open nothing but the sandbox.\n"
-        f"[{_profile()}]\n"
-        f"aws_access_key_id = {daemon.access_key}\n"
-        f"aws_secret_access_key = {daemon.secret_key}\n"
-    )
-
-
-def _variables(daemon: Daemon) -> dict[str, str | None]:
-    """Variables to set, and with `None` those to unset, which would lead a client elsewhere."""
-    return {
-        "AWS_ENDPOINT_URL": daemon.url,
-        "AWS_ACCESS_KEY_ID": daemon.access_key,
-        "AWS_SECRET_ACCESS_KEY": daemon.secret_key,
-        "AWS_DEFAULT_REGION": daemon.region,
-        "AWS_REGION": daemon.region,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_PROFILE": None,
-        "AWS_SESSION_TOKEN": None,
-    }
-
-
-def _shell(environment: Mapping[str, str]) -> str:
-    if os.name == "nt" and "SHELL" not in environment:
-        return "powershell"
-    return "fish" if environment.get("SHELL", "").endswith("fish") else "sh"
-
-
-def _assignment(shell: str, name: str, value: str | None) -> str:
-    if shell == "fish":
-        return f"set -e {name}" if value is None else f"set -gx {name} {shlex.quote(value)}"
-    if shell == "powershell":
-        if value is None:
-            return f"Remove-Item Env:{name} -ErrorAction SilentlyContinue"
-        quoted = value.replace("'", "''")
-        return f"$Env:{name} = '{quoted}'"
-    return f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}"

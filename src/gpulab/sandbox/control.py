@@ -40,6 +40,7 @@ class Daemon:
         started: When its process started, see `trees.started_at`.
         machines: `process`, `container` or `none`.
         speed: Simulated seconds for each real one.
+        seen_as: The address from which machines see this computer; what a security group must admit.
         account, access_key, secret_key: The made-up account the profile belongs to.
     """
 
@@ -51,6 +52,7 @@ class Daemon:
     speed: float
     seed: int
     region: str
+    seen_as: str
     account: str
     access_key: str
     secret_key: str

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gpulab.sandbox.world import World
 
 REGION = "us-east-1"
+_LOOPBACK = "127.0.0.1"
 _LARGEST_REQUEST = 1024 * 1024
 
 
@@ -152,7 +153,8 @@ def _serve(options: argparse.Namespace, kind: MachineKind | None) -> int:
     application = beside(control, wsgi_app(world))
     listeners = [_server_on(one, application) for one in opened]
     port = listeners[0].port
-    world.endpoint_for_machines = f"http://{kind.endpoint_host() if kind else '127.0.0.1'}:{port}"
+    seen_as = _seen_as(kind)
+    world.endpoint_for_machines = f"http://{seen_as}:{port}"
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     world.open()
@@ -160,7 +162,7 @@ def _serve(options: argparse.Namespace, kind: MachineKind | None) -> int:
         world.start_ticking()
         for listener in listeners:
             threading.Thread(target=listener.serve_forever, daemon=True).start()
-        write_record(options.folder, _record_of(world, options, secret, port))
+        write_record(options.folder, _record_of(world, options, secret, (seen_as, port)))
         _wait(over)
     finally:
         record(options.folder).unlink(missing_ok=True)
@@ -176,7 +178,7 @@ def _bound(answer: Callable[[World, Mapping[str, Any]], Any], world: World) -> A
 
 def _open_ports(port: int, kind: MachineKind | None) -> list[socket.socket]:
     """Listen on 127.0.0.1, and where machines with addresses of their own find us under the same port."""
-    hosts = dict.fromkeys(["127.0.0.1", kind.endpoint_host() if kind else "127.0.0.1"])
+    hosts = dict.fromkeys([_LOOPBACK, _seen_as(kind)])
     opened: list[socket.socket] = []
     for host in hosts:
         at = opened[0].getsockname()[1] if opened else port
@@ -199,10 +201,18 @@ def _server_on(opened: socket.socket, application: WSGIApplication) -> BaseWSGIS
     )
 
 
-def _record_of(world: World, options: argparse.Namespace, secret: str, port: int) -> Daemon:
+def _seen_as(kind: MachineKind | None) -> str:
+    """The address under which machines reach this computer, and from which it reaches them."""
+    return kind.endpoint_host() if kind is not None else _LOOPBACK
+
+
+def _record_of(
+    world: World, options: argparse.Namespace, secret: str, place: tuple[str, int]
+) -> Daemon:
+    seen_as, port = place
     key = world.key_of()
     return Daemon(
-        url=f"http://127.0.0.1:{port}",
+        url=f"http://{_LOOPBACK}:{port}",
         secret=secret,
         pid=os.getpid(),
         started=trees.started_at(os.getpid()),
@@ -210,6 +220,7 @@ def _record_of(world: World, options: argparse.Namespace, secret: str, port: int
         speed=options.speed,
         seed=options.seed,
         region=REGION,
+        seen_as=seen_as,
         account=key.account,
         access_key=key.access_key,
         secret_key=key.secret,

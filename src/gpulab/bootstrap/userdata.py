@@ -7,6 +7,7 @@ It is one `#cloud-config` written as JSON, which is YAML: no value is ever put i
 from __future__ import annotations
 
 import json
+import struct
 import zlib
 from typing import Any
 
@@ -41,15 +42,15 @@ def user_data(spec: InstanceSpec) -> bytes:
 
 
 def _packed(text: bytes) -> bytes:
-    # The agent is noise to a compressor and the rest is text: a block of its own for each saves some hundred bytes.
+    # The agent is noise to a compressor and the rest is text. Each gets a deflate stream of its own, the second begun
+    # where the first was flushed to a byte; together they are one gzip file (RFC 1952), some hundred bytes smaller.
     split = text.rindex(b'"content":')
-    squeezer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    return (
-        squeezer.compress(text[:split])
-        + squeezer.flush(zlib.Z_SYNC_FLUSH)
-        + squeezer.compress(text[split:])
-        + squeezer.flush()
-    )
+    words = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    noise = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 8, zlib.Z_FILTERED)
+    body = words.compress(text[:split]) + words.flush(zlib.Z_FULL_FLUSH)
+    body += noise.compress(text[split:]) + noise.flush()
+    header = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"  # no name, no time: the same bytes for the same text
+    return header + body + struct.pack("<II", zlib.crc32(text), len(text))
 
 
 def cloud_config(spec: InstanceSpec) -> dict[str, Any]:

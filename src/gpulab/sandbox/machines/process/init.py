@@ -235,4 +235,4 @@ def _scheduled(file: Path) -> tuple[float, str] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 20.0))
+    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2])))

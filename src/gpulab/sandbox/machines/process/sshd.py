@@ -85,10 +85,14 @@ class Server(asyncssh.SSHServer):
     ) -> bool | Awaitable[Any]:
         """Forward to a port inside the machine; the host's own ports are refused as if nothing listened there."""
         port = port_on_host(self._disk, dest_port) if dest_host in _LOOPBACK else None
-        if port is None:
-            return False
-        connection: Awaitable[Any] = self._connection.forward_connection("127.0.0.1", port)
-        return connection
+        return False if port is None else self._forward(port)
+
+    async def _forward(self, port: int) -> Any:
+        try:
+            return await self._connection.forward_connection("127.0.0.1", port)
+        except asyncssh.ChannelOpenError as error:
+            # In OpenSSH's words: who reads them expects no Python there.
+            raise asyncssh.ChannelOpenError(error.code, "Connection refused") from error
 
     def unix_connection_requested(self, dest_path: str) -> bool | Awaitable[Any]:
         """Forward to a unix socket on the machine's disk."""

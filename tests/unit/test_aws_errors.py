@@ -1,0 +1,163 @@
+"""What never became an answer of AWS, and what AWS's words say beside its code."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from botocore import exceptions as boto
+
+from gpulab import errors
+from gpulab.aws.address import own_address
+from gpulab.aws.errors import denied_action, explained
+from gpulab.aws.network import checked_cidr, key_pair_name
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def raised(error: Exception, **how) -> errors.GpulabError:
+    with pytest.raises(errors.GpulabError) as found, explained("launch it", **how):
+        raise error
+    return found.value
+
+
+def a_refusal(code: str, words: str = "", *, status: int = 400, date: str = "") -> boto.ClientError:
+    answer = {
+        "Error": {"Code": code, "Message": words},
+        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {"date": date}},
+    }
+    return boto.ClientError(answer, "RunInstances")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (
+            boto.ReadTimeoutError(endpoint_url="u"),
+            errors.Ambiguous,
+            "the connection broke before AWS's answer",
+        ),
+        (
+            boto.ConnectionClosedError(endpoint_url="u"),
+            errors.Ambiguous,
+            "the connection broke before AWS's answer",
+        ),
+        (boto.EndpointConnectionError(endpoint_url="u"), errors.Throttled, "AWS cannot be reached"),
+        (boto.ConnectTimeoutError(endpoint_url="u"), errors.Throttled, "AWS cannot be reached"),
+        (
+            boto.NoCredentialsError(),
+            errors.CredentialsInvalid,
+            "there are no usable AWS credentials",
+        ),
+        (
+            boto.ProfileNotFound(profile="p"),
+            errors.WrongUsage,
+            "The config profile (p) could not be found",
+        ),
+        (boto.ParamValidationError(report="r"), errors.InvalidRequest, "ParamValidationError"),
+    ],
+)
+def test_what_was_lost_on_the_way_is_told_apart_from_what_was_never_sent(error, kind, says):
+    """A lost answer may have launched; a missing network has not; neither is a reason for another zone."""
+    found = raised(error)
+
+    assert kind is type(found)
+    assert says in found.message
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_server_error_of_an_unknown_code_is_ambiguous(status):
+    """Whatever AWS calls it: after a 5xx nobody knows what took effect."""
+    assert errors.Ambiguous is type(raised(a_refusal("NewTrouble", status=status)))
+
+
+@pytest.mark.parametrize("code", ["RequestExpired", "SignatureDoesNotMatch", "AuthFailure"])
+@pytest.mark.parametrize(
+    ("ahead_min", "kind", "says"),
+    [
+        (20, errors.ClockSkewed, "this computer's clock is 20 min ahead of AWS's"),
+        (-20, errors.ClockSkewed, "this computer's clock is 20 min behind AWS's"),
+        (1, errors.CredentialsInvalid, "AWS does not accept the credentials"),
+    ],
+)
+def test_a_wrong_clock_is_told_by_aws_own_date(code, ahead_min, kind, says):
+    """AWS gives the same codes for wrong keys and for a wrong clock; only its Date header tells."""
+    found = raised(
+        a_refusal(code, date="Mon, 23 Nov 2026 12:00:00 GMT"),
+        now=lambda: NOW + timedelta(minutes=ahead_min),
+    )
+
+    assert kind is type(found)
+    assert says in found.message
+
+
+def test_an_encoded_refusal_is_decoded_where_that_is_allowed():
+    """EC2 hides the denied action in an encoded message; the student needs its name."""
+    words = "You are not authorized to perform this operation. Encoded authorization failure message: abc123"
+
+    found = raised(a_refusal("UnauthorizedOperation", words), decode=lambda text: f"ec2:Run{text}")
+
+    assert "these credentials may not call ec2:Runabc123 (UnauthorizedOperation)" in found.message
+
+
+def test_the_denied_action_is_read_from_the_words():
+    """Newer refusals say it in plain text."""
+    words = "User: arn:aws:iam::1:user/a is not authorized to perform: ec2:RunInstances on resource: x because no policy"
+
+    assert "ec2:RunInstances" == denied_action(words)
+    assert "" == denied_action("no")
+
+
+def test_the_free_plan_is_recognised_by_its_words():
+    """The code is the same as for any wrong combination of values."""
+    words = "The specified instance type is not eligible for Free Tier. For a list of Free Tier instance types, run ..."
+
+    found = raised(a_refusal("InvalidParameterCombination", words))
+
+    assert errors.AccountNotReady is type(found)
+    assert words == found.detail
+
+
+@pytest.mark.parametrize(
+    "said", ["203.0.113.7\n", "10.0.0.1", "<html>", "", "1" * 60, "127.0.0.1", "169.254.1.1"]
+)
+def test_only_a_global_address_is_believed_to_be_ours(said):
+    """A captive portal answers anything; port 22 must not be opened to it."""
+    with pytest.raises(errors.AwsError) as failure:
+        own_address(lambda: said)
+
+    assert "Name it yourself: `--cidr 203.0.113.7/32`" == failure.value.hint
+
+
+@pytest.mark.parametrize("said", ["93.184.215.14\n", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])
+def test_a_global_address_is_taken(said):
+    """Both families occur on campus networks."""
+    assert said.strip() == own_address(lambda: said)
+
+
+@pytest.mark.parametrize("cidr", ["0.0.0.0/0", "::/0", "8.8.8.8/0"])
+def test_the_whole_internet_is_refused(cidr):
+    """A convenience that every scanner finds within minutes."""
+    with pytest.raises(errors.WrongUsage, match="would open ssh to the whole internet"):
+        checked_cidr(cidr)
+
+
+def test_a_lone_address_becomes_a_range_of_one():
+    """People type addresses."""
+    assert ("203.0.113.7/32", "2001:db8::1/128") == (
+        checked_cidr("203.0.113.7"),
+        checked_cidr("2001:db8::1"),
+    )
+
+
+def test_another_key_gets_another_name():
+    """So a name that exists is the same key, and nothing has to be replaced."""
+    one, other = (
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA== a",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5BBBBIB== a",
+    )
+
+    assert key_pair_name(one) == key_pair_name(one.replace(" a", " another comment"))
+    assert key_pair_name(one) != key_pair_name(other)
+    with pytest.raises(errors.WrongUsage):
+        key_pair_name("-----BEGIN OPENSSH PRIVATE KEY-----")

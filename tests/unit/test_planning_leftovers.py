@@ -1,0 +1,119 @@
+"""What `gpulab sweep` would delete, and what it never does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gpulab.model.leftover import Kind, Tagged
+from gpulab.planning.leftovers import sort_out
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+OLD = NOW - timedelta(hours=3)
+LIVE = Tagged(
+    Kind.INSTANCE,
+    "i-1",
+    "us-east-1",
+    "week4",
+    "l1",
+    created_at=OLD,
+    expires_at=NOW + timedelta(hours=1),
+)
+
+
+def a_thing(kind: Kind, **changes) -> Tagged:
+    return replace(Tagged(kind, "x-1", "us-east-1", "week4", "l1", created_at=OLD), **changes)
+
+
+def judged(resource: Tagged, *others: Tagged, kept_at=None, known=("l1",)) -> tuple[bool, str]:
+    over, stays = sort_out(
+        [resource, *others], known_launches=known, kept_at=kept_at or {}, now=NOW
+    )
+    verdict = {item.resource.id: (True, item.why) for item in over}
+    return (verdict | {item.resource.id: (False, item.why) for item in stays})[resource.id]
+
+
+@pytest.mark.parametrize(
+    ("resource", "verdict"),
+    [
+        (LIVE, (False, "it is within its time; `gpulab stop` saves its work and ends it")),
+        (replace(LIVE, expires_at=NOW - timedelta(minutes=11)), (True, "its time is over")),
+        (
+            replace(LIVE, expires_at=NOW - timedelta(minutes=9)),
+            (False, "it is within its time; `gpulab stop` saves its work and ends it"),
+        ),
+        (
+            replace(LIVE, launch_id="l9"),
+            (True, "this computer did not launch it; its work is not saved first"),
+        ),
+        (
+            replace(LIVE, launch_id="l9", created_at=NOW - timedelta(minutes=9)),
+            (False, "it is younger than 10 min"),
+        ),
+    ],
+    ids=["within its time", "over", "just over", "unknown", "unknown and young"],
+)
+def test_an_instance_is_left_over_when_its_time_is_over_or_nobody_knows_it(resource, verdict):
+    """A training that runs is not touched; what a lost laptop started is found."""
+    assert verdict == judged(resource)
+
+
+@pytest.mark.parametrize("kind", [Kind.VOLUME, Kind.SNAPSHOT, Kind.IMAGE])
+def test_what_may_hold_the_only_copy_of_work_is_never_deleted(kind):
+    """A forgotten disk costs cents; the thesis on it does not come back."""
+    resource = a_thing(kind, state="available")
+    later, earlier = OLD + timedelta(hours=1), OLD - timedelta(hours=1)
+
+    assert (False, "it may hold work that is kept nowhere else") == judged(resource)
+    assert (False, "it may hold work that is kept nowhere else") == judged(
+        resource, kept_at={"week4": earlier}
+    )
+    assert (True, "nothing uses it, and the work of week4 is kept") == judged(
+        resource, kept_at={"week4": later}
+    )
+
+
+def test_a_volume_that_an_instance_uses_stays():
+    """Its end comes with its instance."""
+    attached = a_thing(Kind.VOLUME, uses="i-1", state="in-use")
+
+    assert (False, "i-1 uses it") == judged(attached, LIVE, kept_at={"week4": NOW})
+    assert (False, "an instance uses it") == judged(attached, kept_at={"week4": NOW})
+
+
+@pytest.mark.parametrize(
+    ("kind", "uses", "with_live", "verdict"),
+    [
+        (Kind.SPOT_REQUEST, "i-1", True, (False, "i-1 is up")),
+        (Kind.SPOT_REQUEST, "i-1", False, (True, "its instance has ended")),
+        (Kind.SCHEDULE, "i-1", True, (False, "i-1 is up")),
+        (Kind.SCHEDULE, "i-1", False, (True, "its instance has ended")),
+        (Kind.ADDRESS, "eni-1", False, (False, "it is in use")),
+        (Kind.ADDRESS, "", False, (True, "nothing uses it")),
+        (Kind.SECURITY_GROUP, "", True, (False, "instances there use it")),
+        (Kind.SECURITY_GROUP, "", False, (True, "no instance uses it")),
+        (Kind.KEY_PAIR, "", False, (True, "no instance uses it")),
+        (Kind.KEPT_WORK, "", False, (False, "`gpulab rm` deletes it")),
+    ],
+)
+def test_what_serves_an_instance_goes_when_the_instance_has_gone(kind, uses, with_live, verdict):
+    """A schedule removed too early would take away the end of a running instance."""
+    others = (LIVE,) if with_live else ()
+
+    assert verdict == judged(a_thing(kind, uses=uses), *others)
+
+
+def test_users_are_deleted_before_what_they_use():
+    """A security group cannot go while an instance is in it."""
+    over, _ = sort_out(
+        [a_thing(kind, id=kind.value) for kind in reversed(Kind)],
+        known_launches=(),
+        kept_at={"week4": NOW},
+        now=NOW,
+    )
+
+    kinds = [item.resource.kind for item in over]
+    assert kinds == sorted(kinds, key=list(Kind).index)
+    assert Kind.INSTANCE is kinds[0]

@@ -2,8 +2,7 @@
 The front of the tunnel: sockets on 127.0.0.1 that stay open for good, and the copying between them and whatever ssh is
 there at the moment. Hides that ssh comes and goes: while it is away clients wait, and nobody is refused.
 
-One thread and one selector do all of it, with plain non-blocking sockets. asyncio's transports cost a third of the
-throughput and double the time of a new connection (docs/decisions/tunnel.md).
+One thread and one selector do all of it, with plain non-blocking sockets; docs/decisions/tunnel.md says why.
 """
 
 from __future__ import annotations
@@ -207,10 +206,12 @@ class _Loop:
 
     def _open_connection(self, client: socket.socket, remote_port: int) -> None:
         client.settimeout(0)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(self, client, remote_port)
         self._open[connection] = None
+        # First of all, so that ssh opens its channel while we do the rest.
         connection.reach()
+        with contextlib.suppress(OSError):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _expire(self) -> None:
         now = self.monotonic()

@@ -295,7 +295,7 @@ def a_statement(*lines: StatementSum, digest: str = "a", unreadable: int = 0) ->
 
 
 def a_line(resource: str, usd: str, *, kind: str = "instance", category=Category.USAGE):
-    return StatementSum(MONDAY.date(), resource, "1", category, kind, Decimal(usd))
+    return StatementSum(MONDAY.date(), resource, category, kind, Decimal(usd))
 
 
 def test_a_bill_that_agrees_is_no_problem():

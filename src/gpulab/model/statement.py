@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Category(StrEnum):
@@ -17,8 +18,7 @@ class Category(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class StatementSum:
+class StatementSum(NamedTuple):
     """
     What one resource cost on one UTC day.
 
@@ -26,16 +26,13 @@ class StatementSum:
         resource: Instance or volume id; empty for what belongs to no resource.
         kind: `instance`, `ebs`, `ipv4`, `transfer` or `other`.
         usd: Negative for credits.
-        on_demand_usd: What the statement says it costs on demand; `None` where it does not say.
     """
 
     day: date
     resource: str
-    account: str
     category: Category
     kind: str
     usd: Decimal
-    on_demand_usd: Decimal | None = None
 
 
 @dataclass(frozen=True)

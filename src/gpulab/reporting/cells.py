@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
@@ -37,7 +37,9 @@ class Cell:
     gpu_seconds: int = 0
     idle_seconds: int = 0
     interruptions: int = 0
-    usd: dict[ChargeKind, Usd] = field(default_factory=dict)
+    instance: Usd = _ZERO
+    ebs: Usd = _ZERO
+    ipv4: Usd = _ZERO
     on_demand: Usd = _ZERO
     compared: Usd = _ZERO
     wasted: Usd = _ZERO
@@ -49,8 +51,9 @@ class Cell:
         self.gpu_seconds += other.gpu_seconds
         self.idle_seconds += other.idle_seconds
         self.interruptions += other.interruptions
-        for kind, usd in other.usd.items():
-            self.usd[kind] = self.usd.get(kind, _ZERO) + usd
+        self.instance += other.instance
+        self.ebs += other.ebs
+        self.ipv4 += other.ipv4
         if other.on_demand is not _ZERO:
             self.on_demand += other.on_demand
             self.compared += other.compared
@@ -60,7 +63,16 @@ class Cell:
     @property
     def total(self) -> Usd:
         """Instances, disks and addresses."""
-        return sum(self.usd.values(), _ZERO)
+        return self.instance + self.ebs + self.ipv4
+
+    def charge(self, kind: ChargeKind, usd: Usd) -> None:
+        """Add an amount."""
+        if kind is ChargeKind.INSTANCE:
+            self.instance += usd
+        elif kind is ChargeKind.EBS:
+            self.ebs += usd
+        else:
+            self.ipv4 += usd
 
 
 Cells = dict[CellKey, Cell]
@@ -135,9 +147,9 @@ def row_of(key: str, cell: Cell) -> Row:
         hours=_hours(cell.seconds),
         gpu_hours=_hours(cell.gpu_seconds),
         usd=cell.total.rounded(),
-        instance_usd=cell.usd.get(ChargeKind.INSTANCE, _ZERO).rounded(),
-        ebs_usd=cell.usd.get(ChargeKind.EBS, _ZERO).rounded(),
-        ipv4_usd=cell.usd.get(ChargeKind.IPV4, _ZERO).rounded(),
+        instance_usd=cell.instance.rounded(),
+        ebs_usd=cell.ebs.rounded(),
+        ipv4_usd=cell.ipv4.rounded(),
         saved_usd=(cell.on_demand - cell.compared).rounded(),
         idle_hours=_hours(cell.idle_seconds),
         wasted_usd=cell.wasted.rounded(),
@@ -153,14 +165,19 @@ def week_of(day: date) -> str:
 
 def by_local_day(
     begin: datetime, end: datetime, zone: tzinfo
-) -> Iterator[tuple[date, datetime, datetime]]:
-    """Cut a span at local midnights."""
+) -> list[tuple[date, datetime, datetime]]:
+    """Cut a span at local midnights; an empty span has no parts."""
+    if begin >= end:
+        return []
+    day, last = begin.astimezone(zone).date(), end.astimezone(zone)
+    if day == last.date():
+        return [(day, begin, end)]
+    parts = []
     while begin < end:
-        day = begin.astimezone(zone).date()
         midnight = datetime.combine(day + timedelta(days=1), time(), zone).astimezone(UTC)
-        last = min(end, midnight)
-        yield day, begin, last
-        begin = last
+        parts.append((day, begin, min(end, midnight)))
+        begin, day = midnight, day + timedelta(days=1)
+    return parts
 
 
 def _hours(seconds: int) -> Decimal:
@@ -202,8 +219,8 @@ class _Adder:
             last = charge.begins_at + timedelta(seconds=charge.seconds)
             for day, begin, end in self._days(charge.begins_at, last, self._padded_end):
                 cell = self._cell(launch, charge, day)
-                usd = Usd.per_second(charge) * seconds_between(begin, end)
-                cell.usd[charge.kind] = cell.usd.get(charge.kind, _ZERO) + usd
+                usd = Usd.part(charge, seconds_between(begin, end))
+                cell.charge(charge.kind, usd)
                 if is_compared:
                     cell.compared += usd
 
@@ -225,10 +242,7 @@ class _Adder:
             cell.seconds += seconds
             cell.gpu_seconds += seconds * gpus
             if launch.market == "spot" and on_demand is not None:
-                charge = Charge(
-                    ChargeKind.INSTANCE, life.id, life.owner, begin, seconds, on_demand, 3600
-                )
-                cell.on_demand += Usd.of([charge])
+                cell.on_demand += Usd.hourly(on_demand, seconds)
 
     def add_usage(self, reading: LedgerReading) -> None:
         for span in reading.usage:
@@ -240,10 +254,7 @@ class _Adder:
             cell.idle_seconds += idle
             usd = self._lives[launch.instance_id].prices.in_force(span.begins_at)
             if usd is not None and idle:
-                charge = Charge(
-                    ChargeKind.INSTANCE, launch.instance_id, None, span.begins_at, idle, usd, 3600
-                )
-                cell.wasted += Usd.of([charge])
+                cell.wasted += Usd.hourly(usd, idle)
 
     def _days(
         self, begin: datetime, end: datetime, limit: datetime

@@ -328,8 +328,10 @@ def _belief(fact: Fact) -> tuple[int, datetime]:
     return _BELIEVED[fact.source], fact.at
 
 
-def _merged_details(facts: Iterable[Fact]) -> dict[str, str]:
+def _merged_details(facts: list[Fact]) -> Mapping[str, str]:
     """Join what several sources say; the most believed one wins each key."""
+    if len(facts) == 1:
+        return facts[0].details
     merged: dict[str, str] = {}
     for fact in sorted(facts, key=_belief, reverse=True):
         merged |= fact.details

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -12,20 +13,18 @@ class StatementFormat:
 
     Attributes:
         marks: Columns that only this format has.
-        on_demand: The same usage at public on-demand prices; empty when the format does not say.
-        types: Words of `line_type` by category; any other word is `other`.
+        line_type: Usage, credit, tax, ...
+        usage_type: Empty words where the format has no such column.
     """
 
     name: str
     marks: frozenset[str]
     begin: str
     resource: str
-    account: str
     line_type: str
     usage_type: str
     amount: str
     currency: str
-    on_demand: str = ""
 
 
 _CUR_2 = StatementFormat(
@@ -33,24 +32,20 @@ _CUR_2 = StatementFormat(
     marks=frozenset({"line_item_usage_start_date", "line_item_unblended_cost"}),
     begin="line_item_usage_start_date",
     resource="line_item_resource_id",
-    account="line_item_usage_account_id",
     line_type="line_item_line_item_type",
     usage_type="line_item_usage_type",
     amount="line_item_unblended_cost",
     currency="line_item_currency_code",
-    on_demand="pricing_public_on_demand_cost",
 )
 _CUR_LEGACY = StatementFormat(
     name="cur-legacy",
     marks=frozenset({"lineItem/UsageStartDate", "lineItem/UnblendedCost"}),
     begin="lineItem/UsageStartDate",
     resource="lineItem/ResourceId",
-    account="lineItem/UsageAccountId",
     line_type="lineItem/LineItemType",
     usage_type="lineItem/UsageType",
     amount="lineItem/UnblendedCost",
     currency="lineItem/CurrencyCode",
-    on_demand="pricing/publicOnDemandCost",
 )
 # FOCUS keeps AWS's usage type in columns of AWS's own, which not every export carries.
 _FOCUS = StatementFormat(
@@ -58,12 +53,10 @@ _FOCUS = StatementFormat(
     marks=frozenset({"ChargePeriodStart", "BilledCost", "ChargeCategory"}),
     begin="ChargePeriodStart",
     resource="ResourceId",
-    account="SubAccountId",
     line_type="ChargeCategory",
     usage_type="x_UsageType",
     amount="BilledCost",
     currency="BillingCurrency",
-    on_demand="ListCost",
 )
 FORMATS = (_CUR_2, _CUR_LEGACY, _FOCUS)
 
@@ -85,43 +78,42 @@ _KIND = """CASE
     ELSE 'other' END"""
 
 
-def summing(known: StatementFormat, source: str, columns: tuple[str, ...]) -> str:
+def summing(known: StatementFormat, source: str, columns: Mapping[str, str]) -> str:
     """
     Write the query that adds a file up.
 
+    Args:
+        columns: Type of each column of the file, in DuckDB's words.
+
     Returns:
-        SQL whose rows are day, resource, account, category, kind, USD, USD on demand, lines and unreadable lines; the day is NULL for
-        lines without a time. Our own texts and column names only; the file's name is its one parameter.
+        SQL whose rows are day, resource, category, kind, whole units of 1e-10 USD, lines and unreadable lines; the day is NULL for lines
+        without a time. Our own texts and column names only; the file's name is its one parameter.
     """
-    present = set(columns)
 
     def column(name: str) -> str:
-        return f'"{name}"' if name in present else "NULL::VARCHAR"
+        return f'"{name}"' if name in columns else "NULL::VARCHAR"
 
+    units = _units(column(known.amount), columns.get(known.amount, "VARCHAR"))
+    is_usd = f"coalesce({column(known.currency)}, 'USD') = 'USD'"
     # Texts are told apart once for each group, not once for each line: that is what keeps ten million lines quick.
     return f"""
-        SELECT day, resource, account, {_CATEGORY} AS category, {_KIND} AS kind, usd, on_demand, lines, unreadable
+        SELECT day, resource, {_CATEGORY} AS category, {_KIND} AS kind, units, lines, lines - readable
         FROM (
             SELECT TRY_CAST({column(known.begin)} AS TIMESTAMP)::DATE AS day,
                    {column(known.resource)} AS resource,
-                   {column(known.account)} AS account,
                    {column(known.line_type)} AS line_type,
                    {column(known.usage_type)} AS usage_type,
-                   sum({_decimal(column(known.amount))}) FILTER (WHERE {_is_usd(column(known.currency))}) AS usd,
-                   sum({_decimal(column(known.on_demand))}) AS on_demand,
+                   sum(CASE WHEN {is_usd} THEN {units} END)::BIGINT AS units,
                    count(*) AS lines,
-                   count(*) FILTER (
-                       WHERE {_decimal(column(known.amount))} IS NULL OR NOT {_is_usd(column(known.currency))}
-                   ) AS unreadable
+                   count(CASE WHEN {is_usd} THEN {units} END) AS readable
             FROM {source}
-            GROUP BY day, resource, account, line_type, usage_type
+            GROUP BY day, resource, line_type, usage_type
         )
     """  # noqa: S608 - our own texts; names of columns come from the lists above
 
 
-def _decimal(column: str) -> str:
-    return f"TRY_CAST({column} AS DECIMAL(18, 10))"
-
-
-def _is_usd(column: str) -> str:
-    return f"coalesce({column}, 'USD') = 'USD'"
+def _units(column: str, type_: str) -> str:
+    """Write an amount in whole units of 1e-10 USD, NULL when it is none; a text never passes through a double."""
+    if type_ in ("DOUBLE", "FLOAT"):
+        return f"TRY_CAST(round({column} * 1e10) AS BIGINT)"
+    return f"(TRY_CAST({column} AS DECIMAL(18, 10)) * 10000000000::HUGEINT)::HUGEINT"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections import defaultdict
+from collections.abc import Collection
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -21,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from gpulab.errors import StoreError, WrongUsage
 from gpulab.model.statement import Category, Statement, StatementSum
+from gpulab.spending.exact import EXACT
 from gpulab.store.statement_sql import FORMATS, StatementFormat, summing
 
 if TYPE_CHECKING:
     import duckdb
 
+_CATEGORIES = {category.value: category for category in Category}
 _MEMORY = "768MB"
 
 
@@ -60,9 +63,9 @@ def _read_table(path: Path, digest: str) -> Statement:
         name=path.name,
         format=known.name,
         digest=digest,
-        lines=sum(row[7] for row in rows),
-        unreadable=sum(row[7] if row[0] is None else row[8] for row in rows),
-        sums=tuple(_sum(*row[:7]) for row in rows if row[0] is not None and row[5] is not None),
+        lines=sum(row[5] for row in rows),
+        unreadable=sum(row[5] if row[0] is None else row[6] for row in rows),
+        sums=tuple(_sum(*row[:5]) for row in rows if row[0] is not None and row[4] is not None),
     )
 
 
@@ -74,13 +77,13 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
-def _opened(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return the table function that reads a file, with `?` for its name, and the file's columns."""
+def _opened(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, dict[str, str]]:
+    """Return the table function that reads a file, with `?` for its name, and the type of each column."""
     magic = _magic(path)
     packing = "gzip" if magic.startswith(_GZIP) else "none"
     source = "read_parquet(?)" if magic == b"PAR1" else _CSV.format(packing=packing)
     described = connection.execute(f"DESCRIBE SELECT * FROM {source}", [str(path)]).fetchall()  # noqa: S608 - one of two fixed texts
-    return source, tuple(row[0] for row in described)
+    return source, {row[0]: row[1] for row in described}
 
 
 # As texts: a decimal must not pass through a double, and the anonymous samples write NULL for nothing.
@@ -94,7 +97,7 @@ def _magic(path: Path) -> bytes:
         return file.read(4)
 
 
-def _format_of(path: Path, columns: tuple[str, ...]) -> StatementFormat:
+def _format_of(path: Path, columns: Collection[str]) -> StatementFormat:
     for known in FORMATS:
         if known.marks <= set(columns):
             return known
@@ -104,24 +107,9 @@ def _format_of(path: Path, columns: tuple[str, ...]) -> StatementFormat:
     )
 
 
-def _sum(
-    day: date,
-    resource: str | None,
-    account: str | None,
-    category: str,
-    kind: str,
-    usd: Decimal,
-    on_demand: Decimal | None,
-) -> StatementSum:
-    return StatementSum(
-        day=day,
-        resource=(resource or "").rsplit("/", 1)[-1],
-        account=account or "",
-        category=Category(category),
-        kind=kind,
-        usd=usd,
-        on_demand_usd=on_demand,
-    )
+def _sum(day: date, resource: str | None, category: str, kind: str, units: int) -> StatementSum:
+    name = resource.rsplit("/", 1)[-1] if resource else ""
+    return StatementSum(day, name, _CATEGORIES[category], kind, Decimal(units).scaleb(-10, EXACT))
 
 
 def _feed_lines(path: Path) -> list[str] | None:
@@ -157,7 +145,7 @@ def _read_feed(path: Path, digest: str, lines: list[str]) -> Statement:
         lines=len(data),
         unreadable=unreadable,
         sums=tuple(
-            StatementSum(day, instance, "", Category.USAGE, "instance", usd)
+            StatementSum(day, instance, Category.USAGE, "instance", usd)
             for (day, instance), usd in sorted(sums.items())
         ),
     )

@@ -142,7 +142,7 @@ class _Reader:
         return found
 
     def _launch(self, instance_id: str, facts: list[Fact]) -> LaunchRecord | None:
-        best = min(facts, key=_belief)
+        best = _most_believed(facts)
         said = _merged_details(facts)
         try:
             market = Market(said["market"])
@@ -219,7 +219,7 @@ class _Reader:
     def _run(self, launch: LaunchRecord, begin: datetime, seen: list[Fact]) -> Run:
         if not seen:
             return Run(begin)
-        end = min(seen, key=_belief)
+        end = _most_believed(seen)
         named = [fact.details["by"] for fact in sorted(seen, key=_belief) if "by" in fact.details]
         if named and named[0] in tuple(EndedBy):
             return Run(begin, end.at, EndedBy(named[0]))
@@ -230,7 +230,7 @@ class _Reader:
 
     def _volumes(self, instances: Mapping[str, InstanceLife]) -> Iterable[VolumeLife]:
         for volume_id, facts in self._of(FactKind.VOLUME):
-            first, said = min(facts, key=_belief), _merged_details(facts)
+            first, said = _most_believed(facts), _merged_details(facts)
             size = _amount(said.get("size_gb"))
             if size is None:
                 self._unreadable(first)
@@ -256,7 +256,7 @@ class _Reader:
     ) -> datetime | None:
         gone = self._facts(FactKind.VOLUME_DELETED, volume_id)
         if gone:
-            return max(created_at, min(gone, key=_belief).at)
+            return max(created_at, _most_believed(gone).at)
         if said.get("ends_with_instance") != "yes" or instance is None:
             return None
         ends = self._facts(FactKind.ENDED, instance.id)
@@ -266,14 +266,14 @@ class _Reader:
 
     def _addresses(self) -> Iterable[AddressLife]:
         for allocation_id, facts in self._of(FactKind.ADDRESS):
-            first, said = min(facts, key=_belief), _merged_details(facts)
+            first, said = _most_believed(facts), _merged_details(facts)
             gone = self._facts(FactKind.ADDRESS_RELEASED, allocation_id)
             yield AddressLife(
                 id=allocation_id,
                 owner=said.get("owner"),
                 usd_per_hour=_amount(said.get("usd_per_hour")),
                 allocated_at=first.at,
-                released_at=max(first.at, min(gone, key=_belief).at) if gone else None,
+                released_at=max(first.at, _most_believed(gone).at) if gone else None,
             )
 
     def _usage(self) -> Iterable[Usage]:
@@ -322,6 +322,10 @@ def _running_from(launched_at: datetime, seen: list[datetime], ends: list[Fact])
     """AWS bills from the state running, some seconds after the launch time; take it where somebody saw it."""
     last = min([launched_at + _BOOTS_WITHIN, *(end.at for end in ends[:1])])
     return next((at for at in seen if launched_at <= at <= last), launched_at)
+
+
+def _most_believed(facts: list[Fact]) -> Fact:
+    return facts[0] if len(facts) == 1 else min(facts, key=_belief)
 
 
 def _belief(fact: Fact) -> tuple[int, datetime]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gpulab.errors import StoreError
 from gpulab.model.fact import Fact, FactKind, written
-from gpulab.store.fact_lines import details_text, fact_of
+from gpulab.store.fact_lines import details_text, facts_of
 from gpulab.store.files import private_folder
 
 _VERSION = 1
@@ -87,7 +87,7 @@ class Ledger:
                 f"SELECT kind, subject, at, source, details FROM facts WHERE kind IN ({marks}) ORDER BY number",  # noqa: S608 - marks only
                 [kind.value for kind in wanted],
             )
-            return tuple(fact_of(*row) for row in rows)
+            return facts_of(rows.fetchall())
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -591,3 +591,22 @@ def _ssh(folder: Path, ec2: Any, instance: str, command: str) -> subprocess.Comp
         check=False,
         timeout=60,
     )
+
+
+def test_a_new_world_knows_nothing_of_the_former_one_but_keeps_the_users_work(capsys):
+    """Simulated money of yesterday, and a bucket that is gone, must not meet today's instances."""
+    from gpulab.cli.context import context_of
+    from gpulab.cli.sandbox_profile import forget_former_world
+    from gpulab.store.config import change_profile
+
+    context = context_of(profile_name="sandbox")
+    folder = context.home.folder("sandbox")
+    folder.journal.write_text("{}\n")
+    (folder.work / "week4").mkdir()
+    change_profile(context.home.config_file, "sandbox", {"keep_bucket": "gone", "gpu": "L4"})
+
+    forget_former_world(context)
+
+    profile = context.home.config().profile("sandbox")
+    assert ("", "L4") == (profile.keep_bucket, profile.gpu)
+    assert ["work"] == sorted(p.name for p in folder.root.iterdir())

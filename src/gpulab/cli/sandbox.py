@@ -102,7 +102,7 @@ def start(
     gpulab sandbox start
     gpulab sandbox start --speed 60 --seed 7
     """
-    from gpulab.cli.sandbox_profile import write_profile
+    from gpulab.cli.sandbox_profile import forget_former_world, write_profile
     from gpulab.sandbox.daemon import Waiting, Wish
     from gpulab.sandbox.daemon import start as start_daemon
 
@@ -121,6 +121,7 @@ def start(
             daemon, left = start_daemon(
                 _folder(context), wish, environment=context.environment, waiting=Waiting()
             )
+        forget_former_world(context)
     write_profile(context, daemon)
     if as_json:
         context.console.show_json({**_public(daemon), "profile": _profile(), "cleared": left})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 
@@ -32,6 +33,25 @@ def write_profile(context: Context, daemon: Daemon) -> None:
             "ssh_proxy_command": proxy if daemon.machines == "process" else None,
         },
     )
+
+
+def forget_former_world(context: Context) -> None:
+    """
+    Clear what the profile remembers of a world that has ended: its launches, its simulated money, its keys of machines, its bucket.
+
+    The ssh key and work kept on this computer stay.
+    """
+    from gpulab.remote import detached
+
+    folder = context.home.folder(PROFILE)
+    for tunnel in detached.listing(folder.tunnels):
+        detached.stop(folder.tunnels, tunnel.name)
+    for path in folder.root.iterdir():
+        if path.name in ("keys", "work"):
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    former = ("owner", "keep_bucket", "instance_role", "scheduler_role")
+    change_profile(context.home.config_file, PROFILE, dict.fromkeys(former))
 
 
 def _aws_config(daemon: Daemon) -> str:

@@ -307,7 +307,10 @@ def test_nothing_leaves_this_machine(sandbox, leave):
 def test_loopback_stays_open(sandbox):
     """Machines and tunnels of the sandbox live there."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        socket.create_connection(server.getsockname(), timeout=1).close()
+        address = server.getsockname()
+
+        with socket.create_connection(address, timeout=1) as connection:
+            assert address == connection.getpeername()
 
 
 def test_the_guard_is_gone_afterwards():

@@ -72,7 +72,7 @@ class Timekeeper:
         while not self._closed:
             try:
                 self.tick()
-            except Exception:
+            except Exception:  # one action's mistake must not stop the clock for all the others
                 traceback.print_exc()
             with self._changed:
                 due = self._agenda.next_at()

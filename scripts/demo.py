@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     print(
-        "It takes about 2 minutes the first time and 1 GB of disk, all inside this checkout (.demo, .cache).\n"
+        "It takes about 2 minutes the first time, 1 minute later, and 0.6 GB of disk, all inside this checkout (.demo, .cache).\n"
         "No account is needed and no money is spent: AWS is simulated, JupyterLab is real.",
         flush=True,
     )

@@ -45,6 +45,14 @@ def test_every_link_between_documents_leads_somewhere(documents):
     assert [] == dead
 
 
+def test_every_decision_is_in_the_list_of_decisions():
+    """A decision nobody finds is taken a second time, differently."""
+    index = (CHECKOUT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (CHECKOUT / "docs" / "decisions").glob("*.md")} - {"README.md"}
+
+    assert pages == set(re.findall(r"\]\(([a-z0-9-]+\.md)\)", index))
+
+
 def test_the_page_of_exit_codes_lists_every_error_with_its_code():
     """Scripts rely on these numbers; a class that moved to another number breaks them silently."""
     page = (CHECKOUT / "docs" / "exit-codes.md").read_text(encoding="utf-8")

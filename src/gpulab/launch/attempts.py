@@ -12,7 +12,16 @@ from datetime import UTC, timedelta
 from gpulab.aws import instances
 from gpulab.aws.errors import from_code
 from gpulab.bootstrap import Keep
-from gpulab.errors import AwsError, GpulabError, NoCapacity, NotFound, NotOffered, StoreError
+from gpulab.errors import (
+    AwsError,
+    GpulabError,
+    NoCapacity,
+    NotFound,
+    NotOffered,
+    QuotaTooLow,
+    StoreError,
+    WrongUsage,
+)
 from gpulab.launch import setup
 from gpulab.launch.asking import ask
 from gpulab.launch.context import Context
@@ -38,6 +47,7 @@ from gpulab.model.instance import Instance, LaunchPlan, State
 from gpulab.model.market import Market, Offer
 from gpulab.model.setup import Subnet
 from gpulab.model.timeline import EndedBy
+from gpulab.planning import quotas
 from gpulab.planning.failover import (
     Failure,
     Next,
@@ -52,6 +62,7 @@ from gpulab.store.journal import Intent
 # EC2 needs some seconds; asking earlier than it can be is a call for nothing.
 _FIRST_LOOK_S = 9.0
 _NEXT_LOOK_S = 4.0
+_VCPU_QUOTAS = frozenset({"MaxSpotInstanceCountExceeded", "VcpuLimitExceeded"})
 _STILL_PENDING = timedelta(minutes=8)
 
 
@@ -126,10 +137,28 @@ class Attempts:
         if then in (Next.SAME_CALL, Next.STOP, Next.ADOPT, Next.REPAIR, Next.NEW_TOKEN):
             # Nobody knows, or it is the same everywhere: another place would hide it, or cost twice.
             raise self._concluded(offer, error)
+        error = self._with_request(offer, error)
         self._failures.append(Failure(offer, error))
         self._remember(offer, error)
         yield PlaceRefused(self._context.now(), offer, error, then)
         return remaining(left, self._failures[-1])
+
+    def _with_request(self, offer: Offer, error: GpulabError) -> GpulabError:
+        """Add the request that raises a quota to EC2's refusal, which does not even name the quota."""
+        family, market, region = offer.type.quota_family, offer.place.market, offer.place.region
+        if not isinstance(error, QuotaTooLow) or error.code not in _VCPU_QUOTAS:
+            return error
+        self._context.cache.drop(f"{self._context.account}/quota/{region}/")
+        quota = quotas.unread(family, market, region)
+        hint = quotas.raise_hint(quota, needed_vcpus=offer.type.vcpus)
+        return QuotaTooLow(error.message, hint=hint, code=error.code, detail=error.detail)
+
+    def _agrees(self, question: Question) -> bool:
+        """Ask; where nobody can answer, the answer is no, so that the cause is told and not the missing person."""
+        try:
+            return self._confirm(question)
+        except WrongUsage:
+            return False
 
     def _concluded(self, offer: Offer, error: GpulabError) -> GpulabError:
         if not self._failures:
@@ -161,7 +190,7 @@ class Attempts:
         if plan is None:
             return ()
         yield Planned(self._context.now(), plan)
-        if plan.at_most_usd > self._agreed_usd and not self._confirm(StartPlan(plan)):
+        if plan.at_most_usd > self._agreed_usd and not self._agrees(StartPlan(plan)):
             return ()
         self._plan, self._agreed_usd = plan, max(self._agreed_usd, plan.at_most_usd)
         self._on_demand_offers += plan.on_demand
@@ -174,7 +203,7 @@ class Attempts:
         if not offers or Market.ON_DEMAND in markets or not on_demand_cures(self._failures):
             return ()
         extra = offers[0].usd_per_hour - self._plan.attempts[0].usd_per_hour
-        return offers if self._confirm(BuyOnDemand(self._plan, offers[0], extra)) else ()
+        return offers if self._agrees(BuyOnDemand(self._plan, offers[0], extra)) else ()
 
     def _attempt(self, offer: Offer) -> Generator[Event, None, Instance]:
         """Ask one place, and wait until the instance runs there."""

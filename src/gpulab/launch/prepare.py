@@ -13,6 +13,7 @@ from gpulab.aws.accounts import Identity, identity, make_spot_role
 from gpulab.aws.session import Cloud
 from gpulab.errors import CredentialsInvalid, GpulabError
 from gpulab.launch.context import Context
+from gpulab.launch.credit import credit_left_usd
 
 Made = TypeVar("Made")
 
@@ -68,6 +69,9 @@ def prepare(context: Context) -> Prepared:
         lambda: guard.ensure_role(cloud, owner=owner, account_id=who.account_id),
     )
     spot = _allowed(notes, "spot may not work", lambda: _spot_role(cloud))
+    # Also remembers the credit for the first plan; a free-plan or Academy account is told here, before anybody counts on it.
+    _, account_notes = credit_left_usd(context)
+    notes += account_notes
     return Prepared(
         identity=who,
         owner=owner,

@@ -45,6 +45,16 @@ def test_a_first_launch_on_a_virgin_account_takes_at_most_fourteen_calls(sandbox
     assert len(student.operations()) <= 14
 
 
+def test_a_first_launch_after_init_takes_at_most_fourteen_calls_too(prepared):
+    """With bucket, roles and a scheduled end it is still one breath."""
+    before = len(prepared.sandbox.calls)
+
+    run = prepared.up()
+
+    assert [run.instance.id] == prepared.live()
+    assert len(prepared.operations(before)) <= 14
+
+
 def test_a_warm_launch_takes_at_most_six_calls_with_bucket_and_scheduled_end(prepared):
     """What AWS said yesterday about images and networks is believed; prices, instances and the launch are not."""
     prepared.up("week3")

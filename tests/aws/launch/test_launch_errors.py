@@ -214,3 +214,31 @@ def test_a_group_deleted_behind_our_back_is_made_anew_once(sandbox, student, ec2
 
     assert ["make the missing thing anew, once"] == [e.then.value for e in run.of(PlaceRefused)]
     assert [run.instance.id] == student.live()
+
+
+def test_a_quota_that_shrank_since_it_was_read_is_told_with_its_request(sandbox, student):
+    """EC2's own refusal names neither the quota nor the way to raise it."""
+    student.up("first")
+    sandbox.set_quota("L-3819A6DF", "us-east-1", 4)
+
+    run = student.up("second", confirm=lambda question: not isinstance(question, BuyOnDemand))
+
+    assert "MaxSpotInstanceCountExceeded" == run.error.code
+    assert (
+        "aws service-quotas request-service-quota-increase --service-code ec2 --quota-code L-3819A6DF"
+        in run.error.hint
+    )
+
+
+def test_where_nobody_can_be_asked_the_cause_is_told_not_the_missing_person(sandbox, student):
+    """A script without `--yes` must learn that everything is full."""
+    sandbox.refuse("RunInstances", "InsufficientInstanceCapacity")
+
+    def alone(question):
+        if isinstance(question, BuyOnDemand):
+            raise errors.WrongUsage("nobody is there to confirm this")
+        return True
+
+    run = student.up(confirm=alone)
+
+    assert errors.NoCapacity is type(run.error)

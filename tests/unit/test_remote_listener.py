@@ -306,6 +306,25 @@ def test_many_clients_at_once_are_all_served(front, upstreams):
     assert {OK} == {read(client, len(OK)) for client in clients}
 
 
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no unix sockets")
+def test_a_full_backlog_is_tried_again(front, tmp_path):
+    """ssh accepts in bursts; a client that comes in between must not wait for the next ssh."""
+    upstream = Upstream(tmp_path / "full.sock")
+    upstream._listening.listen(0)
+    front.connect({PORT: upstream.endpoint})
+    clients = [a_client(front) for _ in range(10)]
+    for client in clients:
+        client.sendall(GET)
+
+    servers = [upstream.accept() for _ in clients]
+    for server in servers:
+        read(server, len(GET))
+        server.sendall(OK)
+
+    assert {OK} == {read(client, len(OK)) for client in clients}
+    upstream.close()
+
+
 def test_a_client_that_left_while_waiting_is_forgotten(front, upstreams):
     """A closed tab must not run its request minutes later."""
     leaving, staying = a_client(front), a_client(front)

@@ -103,3 +103,15 @@ def test_an_unreadable_file_is_one_sentence(name, tmp_path, capsys, monkeypatch)
 
     assert 2 == code
     assert capsys.readouterr().err.startswith(f"error: could not read {name}: ")
+
+
+def test_the_documents_example_works_as_it_stands(tmp_path, capsys):
+    """The page is where people copy their first timeline from."""
+    page = (Path(__file__).parents[2] / "docs" / "money.md").read_text(encoding="utf-8")
+    example = tmp_path / "example.json"
+    example.write_text(page.split("```json\n")[1].split("```")[0])
+
+    code = run(["cost", str(example), "--json"])
+
+    answer = json.loads(capsys.readouterr().out)
+    assert (0, "0.7096916667", "0.3362916667") == (code, answer["instance"], answer["ipv4"])

@@ -25,13 +25,14 @@ from gpulab.model.timeline import PriceRule
 @click.pass_obj
 def command(context: Context, file: str, price_rule: str, explain: bool, as_json: bool) -> None:
     """
-    Compute what a timeline of instances, disks and addresses cost.
+    Compute what a timeline of instances and disks cost.
 
     FILE is a JSON document in the cost timeline format (see docs/money.md); `-` reads it from stdin.
 
     \b
-    gpulab cost timeline.json
-    gpulab cost --json --price-rule per-second - < timeline.json
+    Example:
+      gpulab cost timeline.json
+      gpulab cost --json --price-rule per-second - < timeline.json
     """
     from gpulab.spending.charging import cost_of
     from gpulab.spending.document import read_document, render

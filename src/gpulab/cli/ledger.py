@@ -18,8 +18,9 @@ def command() -> None:
     Read, export, import or rebuild the record of what was spent.
 
     \b
-    gpulab ledger show
-    gpulab ledger export > facts.jsonl
+    Example:
+      gpulab ledger show
+      gpulab ledger export > facts.jsonl
     """
 
 
@@ -31,7 +32,8 @@ def show(context: Context, as_json: bool, as_csv: bool) -> None:
     List the facts in the order in which they were written.
 
     \b
-    gpulab ledger show --csv
+    Example:
+      gpulab ledger show --csv
     """
     from gpulab.view.report_ledger import FACT_COLUMNS, fact_rows
 
@@ -55,7 +57,8 @@ def export(context: Context, file: str) -> None:
     Write every fact as one line of JSON, to FILE or stdout.
 
     \b
-    gpulab ledger export facts.jsonl
+    Example:
+      gpulab ledger export facts.jsonl
     """
     from gpulab.store.fact_lines import export_lines
     from gpulab.store.files import write_atomically
@@ -78,7 +81,8 @@ def import_(context: Context, file: str) -> None:
     Add the facts of FILE (`-` for stdin); those already known stay as they are.
 
     \b
-    gpulab ledger import facts.jsonl
+    Example:
+      gpulab ledger import facts.jsonl
     """
     from gpulab.cli.cost import content_of
     from gpulab.store.fact_lines import import_lines

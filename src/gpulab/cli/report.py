@@ -114,7 +114,9 @@ def command(
     as_csv: bool,
 ) -> None:
     """
-    Report what was used and spent, and what does not add up.
+    Report what was used and spent.
+
+    By student, group, lab, week, instance type or market; what does not add up is listed with its cause.
 
     \b
     Example:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from importlib import resources
 
+from markupsafe import Markup
+
 from gpulab.model.report import Dimension, Report, Row, Standing
 from gpulab.view.report_plots import plots_of
 from gpulab.view.words import clean, money, percent
@@ -56,6 +58,13 @@ class _Card:
     note: str
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    title: str
+    summary: str
+    svg: Markup
+
+
 def page(report: Report, *, title: str = "") -> str:
     """
     Write the page.
@@ -64,7 +73,6 @@ def page(report: Report, *, title: str = "") -> str:
         ImportError: matplotlib is not installed.
     """
     from jinja2 import Environment, PackageLoader
-    from markupsafe import Markup
 
     plots = plots_of(report)
     css = f"{_asset('report.css')}\n{plots.css}\n"
@@ -73,13 +81,9 @@ def page(report: Report, *, title: str = "") -> str:
     return environment.get_template("report.html.jinja").render(
         title=clean(title) or "What the GPUs cost",
         policy=_policy(css, js),
-        # Our own files and matplotlib's drawing, whose labels it has escaped itself.
-        css=Markup(css),  # noqa: S704
-        js=Markup(js),  # noqa: S704
-        plots=[
-            {"title": p.title, "summary": p.summary, "svg": Markup(p.svg)}  # noqa: S704
-            for p in plots.plots
-        ],
+        css=Markup(css),  # noqa: S704 - our own file
+        js=Markup(js),  # noqa: S704 - our own file
+        plots=[_Drawn(p.title, p.summary, Markup(p.svg)) for p in plots.plots],  # noqa: S704 - matplotlib escapes its labels
         span=f"{report.begin:%Y-%m-%d} to {report.end:%Y-%m-%d %H:%M} UTC",
         timezone=report.timezone,
         price_rule=report.price_rule.value,

@@ -308,7 +308,7 @@ def test_many_clients_at_once_are_all_served(front, upstreams):
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no unix sockets")
 def test_a_full_backlog_is_tried_again(front, tmp_path):
-    """ssh accepts in bursts; a client that comes in between must not wait for the next ssh."""
+    """A burst fills the queue before ssh; a client that comes in between must not wait for the next ssh."""
     upstream = Upstream(tmp_path / "full.sock")
     upstream._listening.listen(0)
     front.connect({PORT: upstream.endpoint})

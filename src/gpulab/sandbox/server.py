@@ -212,7 +212,7 @@ def _record_of(
     seen_as, port = place
     key = world.key_of()
     return Daemon(
-        url=f"http://{_LOOPBACK}:{port}",
+        url=f"http://{seen_as}:{port}",
         secret=secret,
         pid=os.getpid(),
         started=trees.started_at(os.getpid()),

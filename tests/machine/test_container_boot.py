@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shlex
+import signal
 import socket
 import threading
 from dataclasses import replace
@@ -11,6 +14,7 @@ from dataclasses import replace
 import pytest
 
 from gpulab.sandbox.machines import CannotBoot, Ingress, LiveMetadata
+from gpulab.sandbox.machines.container.site import authorities_of
 
 TOKEN = (
     "T=$(curl -sS -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60'"
@@ -134,10 +138,43 @@ def test_a_reboot_is_not_an_end(machines, eventually):
     first = booted.run("cat /proc/sys/kernel/random/boot_id; journalctl --list-boots -q | wc -l")
 
     booted.ssh("sudo reboot")
-    eventually(lambda: booted.ssh("journalctl --list-boots -q | wc -l").stdout.strip() == "2")
+    eventually(
+        lambda: booted.ssh("journalctl --list-boots -q | wc -l").stdout.strip() == "2",
+        lambda: booted.machine.console()[-3000:],
+    )
 
     assert first.splitlines()[-1] == "1"
     assert booted.exits == []
+
+
+@pytest.mark.slow
+def test_a_machine_whose_host_process_dies_is_off(machines):
+    """The kernel ends processes of a host that is short of memory; the instance must not stay `running` for ever."""
+    booted = machines.boot().wait_for_ssh()
+    noted = machines.kind.folder / "pids" / booted.birth.instance_id
+
+    os.kill(int(noted.read_text().split()[0]), signal.SIGKILL)
+    booted.wait_until_off()
+    booted.machine.power_on()
+    booted.wait_for_ssh()
+
+    assert booted.exits == [booted.birth.instance_id]
+
+
+@pytest.mark.slow
+def test_a_machine_installs_packages_as_its_host_does(machines, container_environment):
+    """Behind a proxy with its own authority, or with an index of its own, nothing could be installed otherwise."""
+    booted = machines.boot().wait_for_ssh()
+    bundle = authorities_of(container_environment)
+    assert bundle is not None
+
+    trusted = booted.run("sha256sum < /etc/ssl/certs/ca-certificates.crt").split()[0]
+    settings = booted.run("pip3 config list")
+    caches = booted.run("cd /var/cache/uv && sudo touch root/.seen && touch user/.seen && ls -d *")
+
+    assert trusted == hashlib.sha256(bundle.read_bytes()).hexdigest()
+    assert "global.cert='/etc/ssl/certs/ca-certificates.crt'" in settings
+    assert caches == "root\nuser"
 
 
 @pytest.mark.slow

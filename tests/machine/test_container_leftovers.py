@@ -63,7 +63,9 @@ def leftovers(bed: Bed) -> dict[str, object]:
         "processes": cgroups.members(bed.name) | set(beds.noted_processes(bed)),
         "mounts": mounts_under(bed.folder),
         "interfaces": [link["ifname"] for link in links if link["ifname"] == bed.name],
-        "cgroups": list(Path("/sys/fs/cgroup").glob(f"**/{bed.name}")),
+        "cgroups": [
+            top for top in (cgroups.ROOT, *cgroups.ROOT.iterdir()) if (top / bed.name).exists()
+        ],
         "devices": [f for f in backing if f.read_text().startswith(str(bed.folder))],
         "folders": [path for path in (bed.folder, bed.devices) if path.exists()],
         "nspawn": list(Path("/run/systemd/nspawn/propagate").glob(f"{bed.name}-*")),

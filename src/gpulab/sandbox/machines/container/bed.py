@@ -91,7 +91,7 @@ def claim(
 
     Args:
         cache: The sandbox's folder; the bed's own is made in it.
-        reap: Removes what a killed sandbox left.
+        reap: Removes what a killed sandbox left, and its record; a number whose record stays is passed over.
         routes: Reads `ip -o -4 route show table all`; a number whose addresses this host uses otherwise is passed over.
 
     Returns:
@@ -102,6 +102,8 @@ def claim(
     """
     taken: tuple[Bed, IO[str]] | None = None
     for number in range(BEDS):
+        if taken is not None and recorded(number) is None:
+            continue
         try:
             lock = hold(number)
         except BedTaken:
@@ -110,7 +112,8 @@ def claim(
         if left is not None:
             reap(left)
         bed = Bed(number, cache / "beds" / str(number))
-        if taken is None and not _overlaps(bed, routes()):
+        is_clean = recorded(number) is None
+        if taken is None and is_clean and not _overlaps(bed, routes()):
             taken = bed, lock
         else:
             lock.close()

@@ -28,7 +28,6 @@ from gpulab.sandbox.machines.container.commands import (
 )
 from gpulab.sandbox.machines.container.disks import LoopDevice, Volumes
 from gpulab.sandbox.machines.container.network import Vpc
-from gpulab.sandbox.machines.container.reaper import unmount
 from gpulab.sandbox.machines.container.site import HARDWARE, VOLUME_LIST, volume_lines
 from gpulab.sandbox.machines.metadata import Guest
 
@@ -41,6 +40,13 @@ _DEFAULT_ROOT_GIB = 8
 
 # What systemd-nspawn returns with `--keep-unit` when the system inside wants to boot again; src/nspawn/nspawn.c.
 _REBOOT = 133
+
+# Arguments: device, its mount point, options of the overlay, the overlay's mount point, and what to run.
+_MOUNT_AND_RUN = """
+mount -t ext4 "$1" "$2" && mkdir -p "$2/upper" "$2/work" && mount -t overlay -o "$3" overlay "$4" || exit
+shift 4
+exec "$@"
+"""
 
 # systemd(1): SIGRTMIN+4 starts poweroff.target.
 _POWER_OFF_SIGNAL = signal.SIGRTMIN + 4
@@ -177,26 +183,30 @@ class ContainerMachine:
         if self._process is not None:
             return
         try:
-            self._mount()
-            self._open_volumes()
-            space = self._room.vpc.plug(self._birth.private_address)
-            self._room.vpc.admit(self._birth.private_address, self._ingress)
-            process = self._spawn(space)
+            self._process = process = self._launch()
+            threading.Thread(target=self._watch, args=(process,), daemon=True).start()
         except (OSError, ToolFailed, subprocess.SubprocessError) as error:
             self._say(f"the boot failed: {error}")
-            self._after_off()
-            return
-        self._process = process
-        threading.Thread(target=self._watch, args=(process,), daemon=True).start()
+        finally:
+            if self._process is None:
+                self._after_off()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        address = self._birth.private_address
+        self._open_root()
+        self._open_volumes()
+        space = self._room.vpc.plug(address)
+        self._room.vpc.admit(address, self._ingress)
+        return self._spawn(space)
 
     def _spawn(self, space: Path) -> subprocess.Popen[bytes]:
         bed, name = self._room.bed, self._birth.instance_id
-        words = cgroups.enter(bed.name, name, in_network(space, self._nspawn()))
+        words = self._with_disk(in_network(space, self._nspawn()))
         if self._memory_mib is not None:
             cgroups.limit_memory(bed.name, name, self._memory_mib)
         with self._console_file.open("ab") as console:
             process = subprocess.Popen(
-                words,
+                cgroups.enter(bed.name, name, words),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -237,14 +247,16 @@ class ContainerMachine:
 
     def _after_off(self) -> None:
         """Tell, once all is given back: whoever waits for `_is_off` finds the host clean."""
-        self._clean_up()
-        self._is_off.set()
-        self._on_exit(self._birth.instance_id)
+        try:
+            self._clean_up()
+        finally:
+            self._is_off.set()
+            self._on_exit(self._birth.instance_id)
 
     def _clean_up(self) -> None:
-        """Give back what a running machine takes."""
+        """Give back what a running machine takes; what is inside outlives a systemd-nspawn that was killed."""
         self._process = None
-        self._unmount()
+        cgroups.end(self._room.bed.name, self._birth.instance_id)
         self._close_volumes()
         self._room.vpc.unplug(self._birth.private_address)
         cgroups.remove(self._room.bed.name, self._birth.instance_id)
@@ -252,54 +264,53 @@ class ContainerMachine:
 
     def _begin_power_off(self) -> None:
         if self._process is not None:
-            threading.Thread(target=self._end_cleanly, args=(self._process,), daemon=True).start()
+            threading.Thread(target=self._end_cleanly, daemon=True).start()
 
-    def _end_cleanly(self, process: subprocess.Popen[bytes]) -> None:
-        """Ask again and again: a systemd that has just started does not listen yet."""
+    def _end_cleanly(self) -> None:
+        """Ask again and again: a systemd that has just started, or is about to boot again, does not listen."""
         for _ in range(_POWER_OFF_SECONDS // _ASK_AGAIN_SECONDS):
-            first = _first_process(process.pid)
+            first = self._first_process()
             if first is not None:
                 _signal(first, _POWER_OFF_SIGNAL)
             if self._is_off.wait(_ASK_AGAIN_SECONDS):
                 return
         self.cut()
 
+    def _first_process(self) -> int | None:
+        process = self._process
+        return None if process is None else _first_process(process.pid)
+
     def _kill(self) -> None:
         """End every process at once, systemd-nspawn and what it is just starting included."""
-        process = self._process
-        if process is None:
-            return
-        process.kill()
-        for _ in range(100):
-            alive = cgroups.members(self._room.bed.name, self._birth.instance_id)
-            if process.poll() is not None and not alive:
-                return
-            for pid in alive:
-                _signal(pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.05)
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            cgroups.end(self._room.bed.name, self._birth.instance_id)
 
     # Disks.
 
-    def _mount(self) -> None:
+    def _open_root(self) -> None:
         """The root volume is a file system of its size, whose upper layer lies over the base."""
-        volumes, disk = self._room.volumes, self._folder / "disk"
-        if volumes.create(self._root.volume_id, self._root.size_gib):
-            volumes.format_root(self._root.volume_id)
-        for folder in (disk, self._folder / "root"):
-            folder.mkdir(exist_ok=True)
-        self._open[self._root.volume_id] = device = volumes.open(self._root.volume_id)
-        run_tool("mount", "-t", "ext4", device.node, disk)
-        for folder in (disk / "upper", disk / "work"):
-            folder.mkdir(exist_ok=True)
+        volumes, root = self._room.volumes, self._root
+        if volumes.create(root.volume_id, root.size_gib):
+            volumes.format_root(root.volume_id)
+        self._open[root.volume_id] = volumes.open(root.volume_id)
+        for folder in ("disk", "root"):
+            (self._folder / folder).mkdir(exist_ok=True)
+
+    def _with_disk(self, words: list[str]) -> list[str]:
+        """
+        The words that mount the disk and then run others, in a mount namespace of their own.
+
+        So the disk is free when the machine is off: a mount of the host's would be copied, and held, by every program that
+        happens to make a mount namespace meanwhile.
+        """
+        disk = self._folder / "disk"
         lower = ":".join(map(str, self._room.layers))
         options = f"lowerdir={lower},upperdir={disk / 'upper'},workdir={disk / 'work'}"
-        run_tool("mount", "-t", "overlay", "overlay", "-o", options, self._folder / "root")
-
-    def _unmount(self) -> None:
-        for folder in (self._folder / "root", self._folder / "disk"):
-            if folder.is_mount():
-                unmount(folder)
+        node = self._open[self._root.volume_id].node
+        places = [str(place) for place in (node, disk, options, self._folder / "root")]
+        return ["unshare", "--mount", "sh", "-c", _MOUNT_AND_RUN, "sh", *places, *words]
 
     def _open_volumes(self) -> None:
         for disk in self._disks.values():
@@ -332,7 +343,7 @@ class ContainerMachine:
 
     def _show_volumes(self) -> None:
         self._write_volume_list()
-        first = None if self._process is None else _first_process(self._process.pid)
+        first = self._first_process()
         if first is not None:
             run_tool("nsenter", f"--target={first}", "--mount", "--pid", "--root", HARDWARE)
 

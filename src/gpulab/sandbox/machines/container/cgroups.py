@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,17 +38,28 @@ def enter(prefix: str, name: str, argv: list[str], *, root: Path = ROOT) -> list
 def members(prefix: str, name: str = "", *, root: Path = ROOT) -> set[int]:
     """The ids of every process in a bed's groups, or in those of one member."""
     found: set[int] = set()
-    for top in _tops(root):
-        for file in (top / prefix / name).glob("**/cgroup.procs"):
-            with suppress(OSError):
-                found |= {int(word) for word in file.read_text().split()}
+    for folder in (folder for top in _tops(root) for folder in _folders(top / prefix / name)):
+        with suppress(OSError):
+            found |= {int(word) for word in (folder / "cgroup.procs").read_text().split()}
     return found
+
+
+def end(prefix: str, name: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    """End every process of one member, and wait for a moment until they are gone."""
+    for _ in range(100):
+        alive = members(prefix, name)
+        if not alive:
+            return
+        for pid in alive:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        sleep(0.05)
 
 
 def remove(prefix: str, name: str = "", *, root: Path = ROOT) -> None:
     """Remove empty groups; one that still has a process stays."""
     for top in _tops(root):
-        for folder in _deepest_first(top / prefix / name):
+        for folder in reversed(_folders(top / prefix / name)):
             with suppress(OSError):
                 folder.rmdir()
 
@@ -72,7 +86,6 @@ def _tops(root: Path) -> list[Path]:
     return [root / name for name in _HIERARCHIES if (root / name).is_dir()]
 
 
-def _deepest_first(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
-        folders = [path for path in folder.glob("**/") if path.is_dir()]
-        yield from sorted(folders, key=lambda path: len(path.parts), reverse=True)
+def _folders(folder: Path) -> list[Path]:
+    """A folder and all below it, deepest last; groups that go while we look are passed over, as a glob would not."""
+    return [Path(place) for place, _, _ in os.walk(folder)]

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from gpulab.sandbox.machines.container.requirements import host_path
 
+_LONGEST_QUOTE = 1000
+
 
 class ToolFailed(Exception):
-    """A system tool returned an error; the text names it and quotes what it said."""
+    """A system tool returned an error; the text names it and quotes the last it said."""
 
 
 def tool_environment() -> dict[str, str]:
@@ -37,7 +39,7 @@ def run_tool(*argv: str | Path, stdin: str = "") -> str:
     except OSError as error:
         raise ToolFailed(f"`{words[0]}` did not start: {error}") from error
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()
+        said = (done.stderr or done.stdout).strip()[-_LONGEST_QUOTE:]
         raise ToolFailed(f"`{' '.join(words[:6])}` failed ({done.returncode}): {said}")
     return done.stdout
 

@@ -75,16 +75,11 @@ def build(
         raise CannotBoot(lack)
     suite, sources = suite_and_sources(root)
     base = _folder(environ, suite, sources)
-    base.parent.mkdir(parents=True, exist_ok=True)
-    with base.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if base.is_dir():
-            say(f"the base is in {base}")
-            return base
-        say(f"building a base of {suite} with {len(PACKAGES)} packages and what they need")
-        _make(base, suite, sources)
-        say(f"the base is in {base}")
-    return base
+    try:
+        base.parent.mkdir(parents=True, exist_ok=True)
+        return _build_once(base, suite, sources, say)
+    except OSError as error:
+        raise CannotBoot(f"the base could not be built: {error}") from error
 
 
 def built(environ: Mapping[str, str], *, root: Path = Path("/")) -> Path:
@@ -142,6 +137,18 @@ def _folder(environ: Mapping[str, str], suite: str, sources: list[Path]) -> Path
     ingredients = json.dumps([suite, PACKAGES, _LEFT_OUT, [file.read_text() for file in sources]])
     key = hashlib.sha256(ingredients.encode()).hexdigest()[:12]
     return cache_folder(environ) / "bases" / f"{suite}-{key}"
+
+
+def _build_once(base: Path, suite: str, sources: list[Path], say: Callable[[str], None]) -> Path:
+    with base.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if base.is_dir():
+            say(f"the base is in {base}")
+            return base
+        say(f"building a base of {suite} with {len(PACKAGES)} packages and what they need")
+        _make(base, suite, sources)
+        say(f"the base is in {base}")
+    return base
 
 
 def _make(base: Path, suite: str, sources: list[Path]) -> None:

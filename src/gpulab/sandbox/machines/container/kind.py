@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -47,9 +48,9 @@ def open_kind(environ: Mapping[str, str]) -> ContainerKind:
     root = image.built(environ)
     cache = image.cache_folder(environ)
     try:
-        bed, lock = beds.claim(cache, reap=reap, routes=_routes)
-    except (beds.BedTaken, NotClean, ToolFailed) as error:
-        raise CannotBoot(str(error)) from error
+        bed, lock = beds.claim(cache, reap=_reap_if_possible, routes=_routes)
+    except (beds.BedTaken, ToolFailed, OSError) as error:
+        raise CannotBoot(f"no network for the machines: {error}") from error
     claim = _Claim(bed, lock, supervise(bed.number))
     try:
         return ContainerKind(_furnish(bed, root, cache, environ), claim)
@@ -198,6 +199,12 @@ def _furnish(bed: Bed, root: Path, cache: Path, environ: Mapping[str, str]) -> R
         layers=(site, root),
         binds=_binds(cache, packages),
     )
+
+
+def _reap_if_possible(bed: Bed) -> None:
+    """What does not go, such as a process in the middle of a lost disk's answer, must not keep others from starting."""
+    with contextlib.suppress(NotClean):
+        reap(bed)
 
 
 def _routes() -> str:

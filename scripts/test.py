@@ -154,7 +154,7 @@ def _chosen(options: argparse.Namespace) -> list[Step]:
 def _say_what_it_takes(steps: list[Step]) -> None:
     print(
         "gpulab's gate: " + ", ".join(step.name for step in steps) + "\n"
-        "It takes about 15 minutes on 2 cores the first time, 1 minute with --fast, and up to 3 GB of disk,\n"
+        "It takes 15 to 20 minutes on 2 cores, 2 minutes with --fast, and 2 GB of disk,\n"
         "all inside this checkout (.venv, .cache, build) but for the Debian packages that booting machines takes.\n",
         flush=True,
     )

@@ -307,3 +307,13 @@ def test_closing_the_world_ends_its_machines(kind):
         pass
 
     assert kind.is_closed
+
+
+def test_an_interruption_cuts_the_machine_off_without_a_clean_end(sandbox, kind, running):
+    """What was not saved by the end of the two minutes must be seen to be lost, not be rescued by a shutdown script."""
+    id_ = running()
+    sandbox.interrupt(id_)
+
+    sandbox.advance(121)
+
+    assert ["cut", "discard"] == kind.machines[0].told

@@ -59,7 +59,7 @@ def stop(world: World, instance: SimInstance, *, by: str) -> None:
     """Begin to stop; `by` is `user`, `inside` or `aws` (an interruption)."""
     _leave(world, instance, "stopping", by, _SPOT_STOPPED)
     delay = world.rules.delays.stop.total_seconds()
-    _end_machine(world, instance, delay)
+    _end_machine(world, instance, delay, by)
 
 
 def terminate(
@@ -72,7 +72,7 @@ def terminate(
     if was_off:
         _after(world, instance, delay, lambda: _off(world, instance))
     else:
-        _end_machine(world, instance, delay)
+        _end_machine(world, instance, delay, by)
 
 
 def went_off(world: World, instance_id: str) -> None:
@@ -109,11 +109,15 @@ def _leave(
     spot_requests.leaving(world, instance, change=change, by=by)
 
 
-def _end_machine(world: World, instance: SimInstance, delay: float) -> None:
+def _end_machine(world: World, instance: SimInstance, delay: float, by: str) -> None:
     if instance.machine is None:
         _after(world, instance, delay, lambda: _off(world, instance))
         return
     machine = instance.machine
+    if by == "aws":
+        # AWS promises nothing after the two minutes; whoever relies on a clean end would learn it too late.
+        machine.cut()
+        return
     _after(world, instance, _PATIENCE_SECONDS, machine.cut)
     machine.power_off()
 

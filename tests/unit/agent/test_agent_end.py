@@ -360,3 +360,23 @@ def test_gpus_are_read_from_nvidia_smi(here):
         {"name": "Tesla T4", "use_percent": 37, "memory_used_mib": 1024, "memory_total_mib": 15360},
         {"name": "GRID", "use_percent": 0, "memory_used_mib": 0, "memory_total_mib": 8192},
     ] == gpus
+
+
+class StillSaving:
+    """A save that does not end."""
+
+    def poll(self) -> None:
+        return None
+
+
+def test_the_power_off_waits_for_the_last_save_but_not_for_ever(a_here, metadata):
+    """Ten seconds more may hold the last edits; a hanging S3 must not hold a GPU."""
+    here = a_here(idle_minutes=0)
+    watch = a_watch(here, metadata)
+    watch.saving = StillSaving()
+
+    watch.step(DEADLINE + 5)
+    waited = not is_off(here)
+    watch.step(DEADLINE + 46)
+
+    assert (True, True) == (waited, is_off(here))

@@ -478,3 +478,30 @@ def test_the_shipped_agent_fetches_the_rest_of_itself_and_checks_it(
     assert (0, 1) == (done.returncode, json.loads(done.stdout)["uploaded"]), done.stderr
     assert (1, "") == (refused.returncode, refused.stdout)
     assert "is not the agent of this launch" in refused.stderr
+
+
+def test_a_file_is_read_in_parts(here):
+    """A checkpoint of ten gigabytes must not be held in memory."""
+    place = put(here, "model.ckpt", b"x" * (2**25 + 5))
+
+    parts = [len(part) for part in agent.read_parts(place, place.stat().st_size)]
+
+    assert [2**25, 5] == parts
+
+
+@pytest.mark.parametrize(
+    ("state", "saves"), [("waiting", False), ("running", False), ("done", True)]
+)
+def test_nothing_is_saved_before_the_work_was_restored(keeper, metadata, monkeypatch, state, saves):
+    """While the copy is still coming back, what is here is less than what is kept."""
+    here = keeper()
+    phases = [{"name": "x", "state": state}] * 7
+    write_json(here.path("run/gpulab/phases.json"), {"phases": phases})
+    watch = Watch(here, metadata)
+    started: list[bool] = []
+    monkeypatch.setattr(watch, "_start_save", lambda: started.append(True))
+    put(here, "a.ipynb")
+
+    watch._save_if_changed(0.0)
+
+    assert saves == bool(started)

@@ -101,12 +101,14 @@ def _print_row(name: str, pairs: list[tuple[float, float]], wanted: str) -> None
 
 
 def _faults(server: _Sshd, way: _Way, web: int, kills: int) -> None:
-    print(f"\n{'fault':24}{'requests':>10}{'failed':>10}{'noticed s':>12}{'back s':>10}")
+    print(
+        f"\n{'fault':24}{'requests':>10}{'failed':>10}{'noticed s':>12}{'back s, median and worst':>28}"
+    )
     log = _Log()
     sockets = ports.listen("bench", [web])
     with running(server.target(port=way.port), sockets, on_event=log) as tunnel:
         tunnel.wait_connected(60)
-        faults: list[tuple[str, Callable[[], float]]] = [
+        faults: list[tuple[str, Callable[[], list[float]]]] = [
             (f"ssh killed, {kills}x", lambda: _repeat(kills, _kill_ssh, log)),
             (f"sshd killed, {kills}x", lambda: _repeat(kills, server.kill_sessions, log)),
             ("server frozen", lambda: _repeat(1, server.freeze, log)),
@@ -115,31 +117,35 @@ def _faults(server: _Sshd, way: _Way, web: int, kills: int) -> None:
         for name, fault in faults:
             browser = _Browser(tunnel.ports[web])
             log.clear()
-            began = time.monotonic()
-            back_s = fault()
+            away = fault()
             browser.close()
             # A kill is noticed with the process; silence only by waiting.
-            noticed = f"{log.lost_at - began:.1f}" if name[:4] in ("serv", "25 s") else "at once"
+            back = f"{statistics.median(away):.2f}  {max(away):.2f}"
+            noticed = (
+                f"{log.lost_at - log.broken_at:.1f}" if name[:4] in ("serv", "25 s") else "at once"
+            )
             print(
-                f"{name:24}{browser.answered:10}{len(browser.failures):10}{noticed:>12}{back_s:10.2f}"
+                f"{name:24}{browser.answered:10}{len(browser.failures):10}{noticed:>12}{back:>28}"
             )
             for failure in browser.failures[:3]:
                 print(f"    {failure}")
 
 
-def _repeat(times: int, fault: Callable[[], None], log: _Log) -> float:
-    """Break the tunnel so often; return the longest time from its loss to its return."""
-    worst = 0.0
+def _repeat(times: int, fault: Callable[[], None], log: _Log) -> list[float]:
+    """Break the tunnel so often; return the seconds from each loss to its return."""
+    away = []
     for _ in range(times):
         time.sleep(1.5)
+        log.broken_at = time.monotonic()
         fault()
-        worst = max(worst, log.next_connection())
+        away.append(log.next_connection())
     time.sleep(0.5)
-    return worst
+    return away
 
 
-def _black_hole(way: _Way, log: _Log) -> float:
-    """Let nothing through for 25 s; return the time from its end to the tunnel's return."""
+def _black_hole(way: _Way, log: _Log) -> list[float]:
+    """Let nothing through for 25 s; return the seconds from its end to the tunnel's return."""
+    log.broken_at = time.monotonic()
     way.freeze()
     time.sleep(25)
     thawed = time.monotonic()
@@ -147,7 +153,7 @@ def _black_hole(way: _Way, log: _Log) -> float:
     log.next_connection()
     back = time.monotonic() - thawed
     time.sleep(0.5)
-    return back
+    return [back]
 
 
 def _kill_ssh() -> None:
@@ -277,6 +283,7 @@ class _Log:
     """When the tunnel was lost and came back."""
 
     def __init__(self) -> None:
+        self.broken_at = 0.0
         self.lost_at = 0.0
         self._back = threading.Semaphore(0)
         self._back_s: list[float] = []

@@ -77,7 +77,7 @@ class Pace:
     Attributes:
         ping: Between two heartbeats.
         silence: Without an echo or any other byte the link is given up. With `ping` a dead link is noticed after
-            9 to 13 s; shorter would give up links that only carry much.
+            8 to 12 s; shorter would give up links that only carry much.
         wake: A clock that jumps further than this has slept.
         wake_silence: How long an echo may take right after waking.
         connect: One attempt to connect may take so long.
@@ -88,7 +88,7 @@ class Pace:
     """
 
     ping: float = 2.0
-    silence: float = 11.0
+    silence: float = 10.0
     wake: float = 10.0
     wake_silence: float = 2.0
     connect: float = 15.0

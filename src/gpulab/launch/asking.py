@@ -86,14 +86,20 @@ def _repeated(
         try:
             return instances.run(context.cloud, intent.region, intent.parameters, intent.user_data)
         except GpulabError as error:
-            is_passing = is_setup_fresh and isinstance(error, SetupMissing)
-            if what_next(error) is not Next.SAME_CALL and not is_passing:
+            if what_next(error) is not Next.SAME_CALL and not _passes(error, is_setup_fresh):
                 raise
             wait = next(waits, None)
             if wait is None:
                 raise
             yield Repeating(context.now(), error, wait)
             context.sleep(wait)
+
+
+def _passes(error: GpulabError, is_setup_fresh: bool) -> bool:  # noqa: FBT001 - two facts, one question
+    """Whether what EC2 misses was made moments ago, so that it gets to know it; a role takes about ten seconds."""
+    return isinstance(error, SetupMissing) and (
+        is_setup_fresh or "Instance Profile" in error.detail
+    )
 
 
 def _fits(instance: Instance, intent: Intent) -> bool:

@@ -220,8 +220,10 @@ class Attempts:
         instance = yield from ask(context, intent, is_setup_fresh=is_fresh)
         yield Launched(context.now(), instance, offer)
         yield from recorded(context, instance, offer, self._plan)
-        yield from arm(context, instance, self._plan.ends_at)
+        is_late = yield from arm(context, instance, self._plan.ends_at)
         instance = yield from until_running(context, instance)
+        if is_late:
+            yield from arm(context, instance, self._plan.ends_at)
         with contextlib.suppress(StoreError):
             record_disk(context, instance, disk_gib=self._plan.disk_gib)
         return instance

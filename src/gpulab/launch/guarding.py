@@ -16,13 +16,20 @@ from gpulab.model.instance import Instance
 AFTER_DEADLINE = timedelta(minutes=3)
 
 
-def arm(context: Context, instance: Instance, ends_at: datetime) -> Generator[Event, None, None]:
-    """Schedule the end of an instance, or move it; say what is armed. Never fails: the timer on the instance is there."""
+def arm(context: Context, instance: Instance, ends_at: datetime) -> Generator[Event, None, bool]:
+    """
+    Schedule the end of an instance, or move it; say what is armed. Never fails: the timer on the instance is there.
+
+    Returns:
+        Whether asking again later may help: the account has a role, and the scheduler did not take it. A role that was made
+        moments ago cannot be assumed for some seconds.
+    """
     armed = arm_at(context, instance, ends_at)
     if armed.until is not None:
         yield Guarded(context.now(), armed.until)
     else:
         yield Unguarded(context.now(), armed.why_not)
+    return armed.until is None and bool(context.profile.scheduler_role)
 
 
 def arm_at(context: Context, instance: Instance, ends_at: datetime) -> Guard:

@@ -191,6 +191,25 @@ def test_the_account_ends_the_instance_a_little_after_its_own_end(prepared):
     assert [] == prepared.live()
 
 
+def test_a_role_the_scheduler_cannot_assume_yet_is_tried_again_once_the_instance_runs(prepared):
+    """`gpulab init` and `gpulab up` in one breath: IAM needs some seconds to spread a new role."""
+    prepared.sandbox.refuse("CreateSchedule", "ValidationException", times=1)
+
+    run = prepared.up()
+
+    assert ["Unguarded", "Running", "Guarded"] == run.told()[-3:]
+
+
+def test_a_role_ec2_does_not_know_yet_is_asked_for_again(prepared):
+    """The same for the role that keeps the work."""
+    words = "Value (gpulab-work) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name"
+    prepared.sandbox.refuse("RunInstances", "InvalidParameterValue", message=words, times=2)
+
+    run = prepared.up()
+
+    assert [run.instance.id] == prepared.live()
+
+
 def test_without_the_role_the_missing_guard_is_told(sandbox, student):
     """Only the timer on the instance is left, and the student knows."""
     run = student.up()

@@ -53,11 +53,15 @@ class Answers:
         self.asked.append(operation)
         if operation == "GetCallerIdentity":
             return 200, _IDENTITY.format(arn=self.arn)
+        if not target:
+            return 403, _REFUSED
         unknown = (400, {"__type": "UnknownOperationException", "Message": "no such operation"})
         status, answer = self.by_operation.get(operation, unknown)
         return status, json.dumps(answer)
 
 
+# Of everything else in XML, such as EC2.
+_REFUSED = "<Response><Errors><Error><Code>UnauthorizedOperation</Code><Message>no</Message></Error></Errors></Response>"
 _IDENTITY = (
     '<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
     "<Arn>{arn}</Arn><UserId>A</UserId><Account>111122223333</Account></GetCallerIdentityResult>"

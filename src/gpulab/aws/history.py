@@ -42,9 +42,12 @@ class History:
     unknown: tuple[str, ...] = field(default=())
 
 
-def history_of(cloud: Cloud, region: str, *, now: datetime) -> History:
+def history_of(cloud: Cloud, region: str, *, owner: str, now: datetime) -> History:
     """
     Read everything with our tags in a region.
+
+    Args:
+        owner: Whose; `""` for everybody's in a shared account.
 
     Raises:
         GpulabError: AWS did not answer.
@@ -52,9 +55,9 @@ def history_of(cloud: Cloud, region: str, *, now: datetime) -> History:
     Source:
         EC2 `DescribeInstances`, `DescribeVolumes`, `DescribeSpotInstanceRequests`, `DescribeSpotPriceHistory`.
     """
-    rows = list(_rows(cloud, region))
+    rows = list(_rows(cloud, region, owner))
     requests = _spot_requests(cloud, region, rows)
-    volumes = _volumes(cloud, region)
+    volumes = _volumes(cloud, region, owner)
     facts = [*_prices(cloud, region, rows, now)]
     unknown: list[str] = []
     for row in rows:
@@ -66,17 +69,22 @@ def history_of(cloud: Cloud, region: str, *, now: datetime) -> History:
     return History(tuple(facts), tuple(unknown))
 
 
-def _rows(cloud: Cloud, region: str) -> Iterator[Mapping[str, Any]]:
+def _rows(cloud: Cloud, region: str, owner: str) -> Iterator[Mapping[str, Any]]:
     pages = cloud.pages(
         "ec2",
         region,
         "describe_instances",
         doing=f"read the instances in {region}",
-        Filters=[{"Name": "tag-key", "Values": [tags.TAG_LAUNCH]}],
+        Filters=_ours(owner),
     )
     for page in pages:
         for reservation in page["Reservations"]:
             yield from reservation["Instances"]
+
+
+def _ours(owner: str) -> list[dict[str, Any]]:
+    whose = [{"Name": f"tag:{tags.TAG_OWNER}", "Values": [owner]}] if owner else []
+    return [{"Name": "tag-key", "Values": [tags.TAG_LAUNCH]}, *whose]
 
 
 def _launched(row: Mapping[str, Any], region: str) -> Fact:
@@ -144,13 +152,13 @@ def _unknown_of(
         yield f"{name} was started again at {row['LaunchTime']:%Y-%m-%d %H:%M} UTC; AWS does not tell its earlier runs"
 
 
-def _volumes(cloud: Cloud, region: str) -> list[Mapping[str, Any]]:
+def _volumes(cloud: Cloud, region: str, owner: str) -> list[Mapping[str, Any]]:
     pages = cloud.pages(
         "ec2",
         region,
         "describe_volumes",
         doing=f"read the disks in {region}",
-        Filters=[{"Name": "tag-key", "Values": [tags.TAG_LAUNCH]}],
+        Filters=_ours(owner),
     )
     return [row for page in pages for row in page["Volumes"]]
 

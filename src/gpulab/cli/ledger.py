@@ -100,9 +100,12 @@ def import_(context: Context, file: str) -> None:
     metavar="REGION",
     help="Look here; repeatable.  [default: the profile's regions]",
 )
+@click.option(
+    "--everyone", is_flag=True, help="All owners of a shared account, not only your own instances."
+)
 @json_option
 @click.pass_obj
-def rebuild(context: Context, regions: tuple[str, ...], as_json: bool) -> None:
+def rebuild(context: Context, regions: tuple[str, ...], everyone: bool, as_json: bool) -> None:
     """
     Add what the account and the kept work remember, and say what nobody could tell.
 
@@ -114,7 +117,9 @@ def rebuild(context: Context, regions: tuple[str, ...], as_json: bool) -> None:
     """
     from gpulab.launch import rebuilding
 
-    found = rebuilding.rebuild(context.launch, regions or context.profile.regions)
+    found = rebuilding.rebuild(
+        context.launch, regions or context.profile.regions, of_everyone=everyone
+    )
     if as_json:
         context.console.show_json(found)
         return

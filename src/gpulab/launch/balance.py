@@ -7,6 +7,7 @@ Hides caching and the ledger; asks Cost Explorer only when told to, as it costs 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,6 +15,7 @@ from typing import Any
 
 from gpulab.errors import GpulabError
 from gpulab.launch.context import Context
+from gpulab.launch.rebuilding import refresh
 from gpulab.model.balance import Balance, SourceAnswer, Spent
 from gpulab.model.credit import Credit
 from gpulab.model.fact import credit_reading
@@ -46,6 +48,9 @@ def read_balance(context: Context, *, is_fresh: bool = False) -> Reading:
         A balance whose `left_usd` is `None` when no source knows; unavailable sources are listed with their reason.
     """
     now = context.now()
+    # A figure with an ended instance still counted is worth more than none.
+    with suppress(GpulabError):
+        refresh(context)
     ledger = timeline_of(context.ledger.facts())
     balance = balance_of(
         _answers(context, is_fresh=is_fresh),

@@ -253,3 +253,13 @@ def test_a_wrong_argument_is_one_sentence(arguments, words, capsys):
 
     assert 2 == code
     assert capsys.readouterr().err.startswith(words)
+
+
+def test_a_ledger_file_is_read_as_it_is(tmp_path, capsys):
+    """Somebody sends the SQLite file itself instead of an export; it is the same book."""
+    path = tmp_path / "anna.sqlite"
+    Ledger(path).append(a_run(0, owner="s1"))
+
+    code = report("--ledger", str(path), "--json")
+
+    assert (0, "0.4445032258") == (code, json.loads(capsys.readouterr().out)["total"]["usd"])

@@ -39,11 +39,10 @@ def read_ledgers(paths: Sequence[Path]) -> tuple[Fact, ...]:
 
 
 def _read_ledger(path: Path) -> tuple[Fact, ...]:
-    content = _content(path)
-    if content.startswith(b"SQLite format 3\0"):
+    if _content(path, first=16) == b"SQLite format 3\0":
         return Ledger(path).facts()
     try:
-        return import_lines(content)
+        return import_lines(_content(path))
     except WrongUsage as error:
         raise WrongUsage(f"{path}: {error.message}", hint=error.hint) from error
 
@@ -111,8 +110,9 @@ def _refuse_first(problems: Sequence[Problem]) -> None:
         raise WrongUsage(f"{first.file}, line {first.line}: {first.text}{more}", hint=first.hint)
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, *, first: int = -1) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(first)
     except OSError as error:
         raise WrongUsage(f"could not read {path}: {error.strerror}") from error

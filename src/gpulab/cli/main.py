@@ -7,16 +7,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gpulab.errors import GpulabError, WrongUsage
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 # Name -> (module, its help in one line). The help stands here so that `gpulab --help` imports nothing.
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("gpulab.cli.init", "Set up this computer and the account, once."),
     "doctor": ("gpulab.cli.doctor", "Check, at no cost, all that a launch needs."),
-    "prices": ("gpulab.cli.prices", "Show what GPUs cost now, by zone."),
+    "prices": ("gpulab.cli.prices", "Show what GPUs cost now, by zone, cheapest first."),
     "up": ("gpulab.cli.up", "Start an instance and open JupyterLab on it."),
     "ls": ("gpulab.cli.ls", "List your instances and what they cost."),
     "show": ("gpulab.cli.show", "Show everything about one instance."),
@@ -36,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Read, export, import or rebuild the record of what was spent.",
     ),
     "report": ("gpulab.cli.report", "Report what was used and spent."),
+    "course": (
+        "gpulab.cli.course",
+        "Write, check and show a course: its labs, accounts and students.",
+    ),
     "sandbox": ("gpulab.cli.sandbox", "Run a simulated AWS to try everything without an account."),
     "completion": ("gpulab.cli.completion", "Print shell completion for bash, zsh or fish."),
 }
@@ -55,6 +63,17 @@ class LazyGroup(click.Group):
         command = importlib.import_module(COMMANDS[cmd_name][0]).command
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete command names from the table; click would import every one that fits."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands without importing them."""

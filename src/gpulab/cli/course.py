@@ -1,0 +1,137 @@
+"""`gpulab course`: a course as files, checked before the term begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gpulab.cli import classroom
+from gpulab.cli.classroom import course_option
+from gpulab.cli.options import json_option
+from gpulab.errors import WrongUsage
+
+if TYPE_CHECKING:
+    from gpulab.cli.context import Context
+
+
+class _InOrder(click.Group):
+    """A group that lists its commands in the order they stand in this file."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands."""
+        return list(self.commands)
+
+
+@click.group(name="course", cls=_InOrder)
+def command() -> None:
+    """
+    Write, check and show a course: its labs, accounts and students.
+
+    \b
+    gpulab course new my-course
+    gpulab course check --course my-course
+    gpulab fleet plan week1 --course my-course
+    """
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--name", metavar="TEXT", help="The course's name.  [default: the folder's]")
+@click.option(
+    "--shared", is_flag=True, help="One course account pays, instead of each student's own."
+)
+@json_option
+@click.pass_obj
+def new(context: Context, folder: Path, name: str | None, shared: bool, as_json: bool) -> None:
+    """
+    Write a course.toml and a roster.csv to fill in.
+
+    Files that are there are never changed. The folder can be kept in Git: a .gitignore keeps the roster, which is personal data, out.
+
+    \b
+    Example:
+      gpulab course new my-course
+      gpulab course new my-course --name "Deep Learning" --shared
+    """
+    from gpulab.store.courses import write_new_course
+
+    written = write_new_course(
+        folder, name=name or "", is_shared=shared, today=context.now().date()
+    )
+    if as_json:
+        context.console.show_json({"files": written})
+        return
+    for file in written:
+        context.console.show(str(file))
+    context.console.say(f"Fill them in, then `gpulab course check --course {folder}`")
+
+
+@command.command()
+@course_option
+@json_option
+@click.pass_obj
+def check(context: Context, course_folder: str | None, as_json: bool) -> None:
+    """
+    Find everything that is wrong with the course's files, with file and line.
+
+    Exits with 2 when there is a problem.
+
+    \b
+    Example:
+      gpulab course check
+      gpulab course check --course courses/02456-2017 --json
+    """
+    from gpulab.view.course import problem_lines
+
+    found = classroom.read(context, course_folder)
+    problems = found.problems
+    if as_json:
+        context.console.show_json({"problems": problems, "students": len(found.roster.students)})
+    elif problems:
+        context.console.show("\n".join(problem_lines(problems)))
+    if problems:
+        raise WrongUsage(classroom.summary(problems), hint="Correct them and check again")
+    assert found.course is not None
+    if not as_json:
+        context.console.show(
+            f"{found.course.id}: {len(found.course.labs)} labs, {len(found.roster.students):,} students, nothing wrong"
+        )
+
+
+@command.command()
+@course_option
+@json_option
+@click.pass_obj
+def show(context: Context, course_folder: str | None, as_json: bool) -> None:
+    """
+    Show the course: labs in local time, people, accounts, limits.
+
+    \b
+    Example:
+      gpulab course show
+      gpulab course show --course courses/02456-2017 --json
+    """
+    from gpulab.view.course import course_json, course_text
+
+    found, course = classroom.read_sound(context, course_folder)
+    if as_json:
+        context.console.show_json(course_json(course, found.roster.students))
+    else:
+        context.console.show(course_text(course, found.roster.students))
+
+
+@command.command()
+@click.pass_obj
+def schema(context: Context) -> None:
+    """
+    Print the JSON schema of course.toml, for editors that complete and check.
+
+    \b
+    Example:
+      gpulab course schema > course.schema.json
+    """
+    from gpulab.course.schema import json_schema
+
+    context.console.show(json_schema().rstrip())

@@ -1,0 +1,286 @@
+"""
+Seats + one snapshot an account -> what to launch, keep, replace and end, what it costs at most, and what does not fit where.
+
+Refuses as data: what stands in the way of one seat blocks that seat; a limit of the course that is passed refuses the whole plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from gpulab.errors import GpulabError
+from gpulab.fleet.room import Room
+from gpulab.model.course import Course, Lab
+from gpulab.model.fleet import (
+    AccountRef,
+    Action,
+    BrokenAccount,
+    FleetPlan,
+    QuotaNeed,
+    Seat,
+    Step,
+)
+from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
+from gpulab.planning.plan import ceiling_usd_per_hour, plan_launch
+from gpulab.planning.snapshot import Limits, Snapshot
+
+_HOUR = Decimal(3600)
+
+
+@dataclass(frozen=True)
+class View:
+    """
+    What was read of one account.
+
+    Attributes:
+        snapshot: Its instances are all of ours in every region of the course; its offers those of `regions`.
+        regions: Where prices and quotas were read, in order of preference; never empty.
+    """
+
+    snapshot: Snapshot
+    regions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """
+    What a lab asks for.
+
+    Attributes:
+        request: The wish all launches share; its duration counts from `now`.
+        everyone: Every seat of the lab; an instance of none of them is extra.
+        seats: Those to serve now; all, or some chosen by name.
+        longest: The longest life of an instance.
+    """
+
+    course: Course
+    lab: Lab
+    request: LaunchRequest
+    everyone: tuple[Seat, ...]
+    seats: tuple[Seat, ...]
+    longest: timedelta
+
+
+def plan_fleet(
+    wanted: Wanted, views: Mapping[str, View | GpulabError], *, now: datetime
+) -> FleetPlan:
+    """
+    Decide what each seat needs.
+
+    Args:
+        views: By account key; one for each account of the seats. An error stands for an account that could not be looked at.
+    """
+    parts = [
+        _account(wanted, ref, seats, views[ref.key], now)
+        for ref, seats in _by_account(wanted.seats)
+    ]
+    found = {step.seat.name: step for part in parts for step in part.steps if step.seat}
+    extras = [step for part in parts for step in part.steps if step.seat is None]
+    steps = (
+        *(found[seat.name] for seat in wanted.seats),
+        *sorted(extras, key=lambda s: (s.name, s.account.key)),
+    )
+    at_most = sum((step.at_most_usd for step in steps), Decimal(0))
+    return FleetPlan(
+        course=wanted.course,
+        lab=wanted.lab,
+        made_at=now,
+        ends_at=now + wanted.request.duration,
+        request=wanted.request,
+        steps=steps,
+        launch_plans={
+            part.account.key: part.launch_plan for part in parts if part.launch_plan is not None
+        },
+        quotas=tuple(need for part in parts for need in part.quotas),
+        broken=tuple(part.broken for part in parts if part.broken is not None),
+        at_most_usd=at_most,
+        expected_usd=sum((part.expected_usd for part in parts), Decimal(0)),
+        refusals=tuple(_refusals(wanted.course, steps, at_most)),
+        notes=tuple(_notes(wanted, parts, now)),
+    )
+
+
+@dataclass
+class _Part:
+    """The plan of one account."""
+
+    account: AccountRef
+    steps: list[Step] = field(default_factory=list)
+    quotas: tuple[QuotaNeed, ...] = ()
+    launch_plan: LaunchPlan | None = None
+    broken: BrokenAccount | None = None
+    expected_usd: Decimal = Decimal(0)
+    notes: tuple[str, ...] = ()
+
+
+def _by_account(seats: Iterable[Seat]) -> list[tuple[AccountRef, list[Seat]]]:
+    found: dict[str, tuple[AccountRef, list[Seat]]] = {}
+    for seat in seats:
+        found.setdefault(seat.account.key, (seat.account, []))[1].append(seat)
+    return list(found.values())
+
+
+def _account(
+    wanted: Wanted,
+    ref: AccountRef,
+    seats: Sequence[Seat],
+    view: View | GpulabError,
+    now: datetime,
+) -> _Part:
+    if isinstance(view, GpulabError):
+        steps = [
+            Step(Action.BLOCKED, ref, seat, reason=view.message, hint=view.hint) for seat in seats
+        ]
+        return _Part(ref, steps, broken=BrokenAccount(ref, tuple(seats), view))
+    part = _Part(ref)
+    live = _live(wanted, view.snapshot)
+    to_launch = []
+    for seat in seats:
+        step = _step(wanted, ref, seat, live.get(seat.name, []), now)
+        if step.starts:
+            to_launch.append(step)
+        else:
+            part.steps.append(step)
+    part.steps += _extras(wanted, ref, live)
+    if to_launch:
+        _place(wanted, view, part, to_launch)
+    return part
+
+
+def _live(wanted: Wanted, snapshot: Snapshot) -> dict[str, list[Instance]]:
+    """Return the live instances of the lab by name, oldest first: the one a student has worked on longest."""
+    found: dict[str, list[Instance]] = {}
+    for instance in sorted(snapshot.instances, key=lambda i: (i.launched_at, i.id)):
+        is_ours = (instance.course, instance.lab) == (wanted.course.id, wanted.lab.id)
+        if is_ours and instance.state.is_alive:
+            found.setdefault(instance.name, []).append(instance)
+    return found
+
+
+def _step(
+    wanted: Wanted, ref: AccountRef, seat: Seat, live: Sequence[Instance], now: datetime
+) -> Step:
+    if not live:
+        return Step(Action.LAUNCH, ref, seat)
+    instance = live[0]
+    environment = wanted.lab.environment
+    if instance.environment and instance.environment != environment:
+        reason = f"it has the environment {instance.environment}, the lab wants {environment}"
+        return Step(Action.REPLACE, ref, seat, instance, reason=reason)
+    end, needed = instance.expires_at, min(wanted.lab.ends_at, now + wanted.longest)
+    if end is not None and end < needed - timedelta(minutes=1):
+        return Step(
+            Action.KEEP,
+            ref,
+            seat,
+            instance,
+            reason=f"it ends {_minutes(needed - end)} min before the lab",
+            hint=f"`gpulab fleet extend {wanted.lab.id}` moves it",
+        )
+    return Step(Action.KEEP, ref, seat, instance)
+
+
+def _minutes(length: timedelta) -> int:
+    return int(length.total_seconds() // 60)
+
+
+def _extras(wanted: Wanted, ref: AccountRef, live: Mapping[str, Sequence[Instance]]) -> list[Step]:
+    names = {seat.name for seat in wanted.everyone if seat.account.key == ref.key}
+    lost = [i for name, found in live.items() if name not in names for i in found]
+    doubles = [i for name, found in live.items() if name in names for i in found[1:]]
+    return [
+        *(Step(Action.EXTRA, ref, None, i, reason="nobody in the roster has it") for i in lost),
+        *(Step(Action.EXTRA, ref, None, i, reason=f"a second {i.name}") for i in doubles),
+    ]
+
+
+def _place(wanted: Wanted, view: View, part: _Part, steps: Sequence[Step]) -> None:
+    """Fit the launches of one account into its quotas and its credit, in the roster's order."""
+    request = replace(wanted.request, regions=view.regions)
+    free = replace(view.snapshot, quotas=(), credit_left_usd=None, instances=())
+    try:
+        plan = plan_launch(request, free, limits=Limits(wanted.longest))
+    except GpulabError as error:
+        part.steps += [_blocked(step, error.message, error.hint) for step in steps]
+        return
+    room = Room(part.account, plan.attempts, view.snapshot.quotas)
+    plan = replace(plan, attempts=room.roomy() or plan.attempts)
+    each = at_most_usd(plan)
+    left = view.snapshot.credit_left_usd
+    for step in steps:
+        if not room.take():
+            reason, hint = room.refusal(len(steps))
+            part.steps.append(_blocked(step, reason, hint))
+        elif left is not None and each > left:
+            part.steps.append(_blocked(step, *_no_credit(each, left, part.account)))
+        else:
+            left = None if left is None else left - each
+            part.steps.append(replace(step, at_most_usd=each))
+            part.expected_usd += min(
+                plan.expected_usd, plan.request.budget_usd or plan.expected_usd
+            )
+    part.quotas = room.needs(len(steps))
+    part.notes = plan.warnings
+    if any(step.starts for step in part.steps):
+        part.launch_plan = plan
+
+
+def at_most_usd(plan: LaunchPlan) -> Decimal:
+    """
+    Return the worst case of one launch: the dearest attempt to the end, or until the instance has used up its budget.
+
+    The instance counts at the price of its launch; where the spot price rises after that, it passes the budget in the same ratio.
+    """
+    hours = Decimal(str(plan.request.duration.total_seconds())) / _HOUR
+    beside = plan.disk_usd_per_hour + plan.address_usd_per_hour
+    budget = plan.request.budget_usd
+    worst = Decimal(0)
+    for offer in plan.attempts:
+        lives = hours if budget is None else min(hours, budget / (offer.usd_per_hour + beside))
+        worst = max(worst, lives * (ceiling_usd_per_hour(offer, plan.request) + beside))
+    return worst
+
+
+def _blocked(step: Step, reason: str, hint: str) -> Step:
+    return replace(step, action=Action.BLOCKED, reason=reason, hint=hint)
+
+
+def _no_credit(each: Decimal, left: Decimal, ref: AccountRef) -> tuple[str, str]:
+    cent = Decimal("0.01")
+    reason = (
+        f"it may cost ${each.quantize(cent)}, and ${left.quantize(cent)} of the credit"
+        f" of {ref.number or ref.profile} is left"
+    )
+    return reason, "Add credit to the account, or lower `budget_usd` of the lab"
+
+
+def _refusals(course: Course, steps: Sequence[Step], at_most: Decimal) -> Iterable[str]:
+    running = sum(step.starts or step.action is Action.KEEP for step in steps)
+    if running > course.max_instances:
+        yield (
+            f"{running:,} instances are more than the {course.max_instances:,} that `limits.max_instances` allows"
+        )
+    if course.max_usd is not None and at_most > course.max_usd:
+        cent = Decimal("0.01")
+        yield (
+            f"the worst case of ${at_most.quantize(cent):,} is over the ${course.max_usd.quantize(cent):,}"
+            " that `limits.max_usd` allows"
+        )
+
+
+def _notes(wanted: Wanted, parts: Sequence[_Part], now: datetime) -> Iterable[str]:
+    lab = wanted.lab
+    if now + wanted.request.duration < lab.ends_at:
+        hours = f"{wanted.longest.total_seconds() / 3600:g}"
+        yield (
+            f"the lab goes on until {lab.ends_at:%Y-%m-%d %H:%M} UTC; an instance lives {hours} h at most,"
+            f" then `gpulab fleet up {lab.id}` goes on"
+        )
+    counted: dict[str, int] = {}
+    for note in (note for part in parts for note in part.notes):
+        counted[note] = counted.get(note, 0) + 1
+    for note, times in counted.items():
+        yield note if times == 1 or len(parts) == 1 else f"{note} ({times} accounts)"

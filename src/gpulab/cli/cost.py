@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from gpulab.cli.context import Context
 from gpulab.cli.options import json_option
 from gpulab.model.timeline import PriceRule
+
+if TYPE_CHECKING:
+    from gpulab.cli.context import Context
 
 
 @click.command()

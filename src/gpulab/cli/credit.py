@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpulab.cli.context import Context
 from gpulab.cli.options import Amount, json_option, yes_option
 from gpulab.errors import WrongUsage
 
 if TYPE_CHECKING:
+    from gpulab.cli.context import Context
     from gpulab.model.balance import Spent
     from gpulab.spending.facts import LedgerReading
     from gpulab.spending.forecast import PlannedLab

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from gpulab.cli.context import Context
 from gpulab.cli.options import json_option
 from gpulab.errors import ProblemsFound
+
+if TYPE_CHECKING:
+    from gpulab.cli.context import Context
 
 
 @click.command(name="doctor")

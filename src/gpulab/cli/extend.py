@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import click
 
-from gpulab.cli.context import Context
 from gpulab.cli.options import Duration, json_option, name_argument, until_moment
 from gpulab.errors import WrongUsage
+
+if TYPE_CHECKING:
+    from gpulab.cli.context import Context
 
 
 @click.command(name="extend")

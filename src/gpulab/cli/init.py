@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import click
 
-from gpulab.cli.context import Context
 from gpulab.cli.options import Amount, json_option, yes_option
+
+if TYPE_CHECKING:
+    from gpulab.cli.context import Context
 
 
 @click.command(name="init")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from gpulab.cli.context import Context
 from gpulab.cli.options import json_option, listing_options
 from gpulab.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from gpulab.cli.context import Context
 
 
 @click.group()

@@ -38,12 +38,13 @@ def yes_option(command: Command) -> Command:
 
 def complete_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Complete the names of instances and kept work from a local file, never from the network."""
-    from gpulab.cli.context import context_of
-    from gpulab.store.names import known_names
+    import os
 
-    root = ctx.find_root()
-    context = root.obj or context_of(profile_name=root.params.get("profile"))
-    return [name for name in known_names(context.folder.cache) if name.startswith(incomplete)]
+    from gpulab.store.names import completable_names
+
+    profile = ctx.find_root().params.get("profile")
+    found = completable_names(os.environ, profile)
+    return [name for name in found if name.startswith(incomplete)]
 
 
 def name_argument(*, is_required: bool = False) -> Callable[[Command], Command]:

@@ -12,13 +12,13 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from gpulab.cli.context import Context
 from gpulab.cli.options import Amount, listing_options
 from gpulab.errors import ProblemsFound, StoreError, WrongUsage
 from gpulab.model.report import Dimension
 from gpulab.model.timeline import PriceRule
 
 if TYPE_CHECKING:
+    from gpulab.cli.context import Context
     from gpulab.model.course import Course
     from gpulab.model.fact import Fact
     from gpulab.model.report import Report

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpulab.cli import sandbox_turning
-from gpulab.cli.context import Context
 from gpulab.cli.options import json_option
 from gpulab.errors import GpulabError
 
 if TYPE_CHECKING:
+    from gpulab.cli.context import Context
     from gpulab.sandbox.control import Daemon
 
 _KINDS = {

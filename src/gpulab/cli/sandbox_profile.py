@@ -7,11 +7,14 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from gpulab.cli.context import Context
 from gpulab.sandbox.control import PROFILE, Daemon, folder_of
 from gpulab.store.config import change_profile
 from gpulab.store.files import write_atomically
+
+if TYPE_CHECKING:
+    from gpulab.cli.context import Context
 
 
 def write_profile(context: Context, daemon: Daemon) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpulab.cli.context import Context
 from gpulab.cli.options import Amount, Duration, json_option
 from gpulab.errors import WrongUsage
+
+if TYPE_CHECKING:
+    from gpulab.cli.context import Context
 
 _ZONE = "Availability zone, such as us-east-1a."
 

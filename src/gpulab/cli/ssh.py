@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from gpulab.cli.context import Context
 from gpulab.cli.options import name_argument
+
+if TYPE_CHECKING:
+    from gpulab.cli.context import Context
 
 
 class _WithRemoteCommand(click.Command):

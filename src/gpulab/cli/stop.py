@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from gpulab.cli.context import Context
 from gpulab.cli.options import json_option, name_argument, yes_option
+
+if TYPE_CHECKING:
+    from gpulab.cli.context import Context
 
 
 @click.command(name="stop")

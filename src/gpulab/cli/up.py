@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpulab.cli.context import Context
 from gpulab.cli.options import (
     Amount,
     Duration,
@@ -20,6 +19,7 @@ from gpulab.cli.options import (
 from gpulab.errors import WrongUsage
 
 if TYPE_CHECKING:
+    from gpulab.cli.context import Context
     from gpulab.launch.events import Question, Ready
     from gpulab.model.instance import LaunchRequest
 

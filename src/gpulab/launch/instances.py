@@ -16,6 +16,7 @@ from gpulab.launch.setup import group_name
 from gpulab.model.instance import TAG_OWNER, Instance, State
 from gpulab.model.status import AgentStatus, read_status
 from gpulab.remote.target import SshTarget
+from gpulab.store.names import remember_names
 
 _AGENT = "gpulab-agent"
 
@@ -72,6 +73,7 @@ def listing(context: Context, regions: Sequence[str] = ()) -> Listing:
     owner = context.profile.owner
     answers = ask_each(asked, lambda region: ec2.in_region(context.cloud, region, owner=owner))
     found = [i for said in answers.or_raise().values() for i in said.mine]
+    remember_names(context.folder.cache, (i.name for i in found if i.name))
     return Listing(
         instances=tuple(sorted(found, key=lambda i: (i.launched_at, i.id), reverse=True)),
         notes=(

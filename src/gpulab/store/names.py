@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-from gpulab.errors import StoreError
-from gpulab.store.files import write_atomically
 
 
 def known_names(cache: Path) -> tuple[str, ...]:
@@ -18,7 +14,37 @@ def known_names(cache: Path) -> tuple[str, ...]:
         return ()
 
 
+def completable_names(environment: Mapping[str, str], profile: str | None) -> tuple[str, ...]:
+    """
+    Return the names a shell may complete, in a few milliseconds: the configuration is looked at, not parsed.
+
+    Args:
+        profile: From `--profile`; `None` to follow `GPULAB_PROFILE` or the configuration.
+    """
+    named = environment.get("GPULAB_HOME")
+    root = Path(named).expanduser() if named else Path.home() / ".gpulab"
+    wanted = profile or environment.get("GPULAB_PROFILE") or _default_profile(root / "config.toml")
+    return known_names(root / "profiles" / wanted / "cache")
+
+
+def _default_profile(config: Path) -> str:
+    try:
+        lines = config.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return "default"
+    for line in lines:
+        key, _, value = line.partition("=")
+        if key.strip() == "default_profile":
+            return value.split("#")[0].strip().strip("\"'")
+    return "default"
+
+
 def remember_names(cache: Path, names: Iterable[str]) -> None:
     """Replace the names; a full disk costs completion, nothing else."""
+    import contextlib
+
+    from gpulab.errors import StoreError
+    from gpulab.store.files import write_atomically
+
     with contextlib.suppress(StoreError):
         write_atomically(cache / "names", "\n".join(sorted(set(names))).encode())

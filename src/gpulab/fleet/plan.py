@@ -22,6 +22,7 @@ from gpulab.model.fleet import (
     QuotaNeed,
     Seat,
     Step,
+    Trouble,
 )
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
 from gpulab.planning.plan import ceiling_usd_per_hour, plan_launch
@@ -134,7 +135,7 @@ def _account(
         steps = [
             Step(Action.BLOCKED, ref, seat, reason=view.message, hint=view.hint) for seat in seats
         ]
-        return _Part(ref, steps, broken=BrokenAccount(ref, tuple(seats), view))
+        return _Part(ref, steps, broken=BrokenAccount(ref, tuple(seats), trouble_of(view)))
     part = _Part(ref)
     live = _live(wanted, view.snapshot)
     to_launch = []
@@ -226,6 +227,11 @@ def _place(wanted: Wanted, view: View, part: _Part, steps: Sequence[Step]) -> No
     part.notes = plan.warnings
     if any(step.starts for step in part.steps):
         part.launch_plan = plan
+
+
+def trouble_of(error: GpulabError) -> Trouble:
+    """Turn an error into data, so that it can stand beside what went well."""
+    return Trouble(error.message, error.hint, error.code)
 
 
 def at_most_usd(plan: LaunchPlan) -> Decimal:

@@ -8,7 +8,6 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from gpulab.errors import GpulabError
 from gpulab.model.course import Course, Lab, Student
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
 
@@ -129,12 +128,28 @@ class QuotaNeed:
 
 
 @dataclass(frozen=True)
+class Trouble:
+    """
+    What went wrong for one seat or account, as data.
+
+    Attributes:
+        message: One sentence without a full stop.
+        hint: What to do about it; may be empty.
+        code: AWS's own code; empty when AWS did not speak.
+    """
+
+    message: str
+    hint: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True)
 class BrokenAccount:
     """An account that could not be looked at, and whom that concerns."""
 
     account: AccountRef
     seats: tuple[Seat, ...]
-    error: GpulabError
+    trouble: Trouble
 
 
 @dataclass(frozen=True)
@@ -192,7 +207,7 @@ class Outcome:
     Attributes:
         seat: `None` for an extra instance.
         instance: The live one, if there is one.
-        error: Why it failed; `None` otherwise.
+        trouble: Why it failed; `None` otherwise.
         detail: What was done, a half-sentence; may come from outside.
     """
 
@@ -201,7 +216,7 @@ class Outcome:
     result: Result
     seat: Seat | None = None
     instance: Instance | None = None
-    error: GpulabError | None = None
+    trouble: Trouble | None = None
     detail: str = ""
 
     @property

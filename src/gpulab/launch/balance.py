@@ -37,20 +37,24 @@ class Reading:
     ledger: LedgerReading
 
 
-def read_balance(context: Context, *, is_fresh: bool = False) -> Reading:
+def read_balance(
+    context: Context, *, is_fresh: bool = False, is_ledger_enough: bool = False
+) -> Reading:
     """
     Find out what is left.
 
     Args:
         is_fresh: Whether to ask the sources even when they were asked within the hour.
+        is_ledger_enough: Whether to believe the ledger about what runs, without asking EC2; the figure is then at most too low.
 
     Returns:
         A balance whose `left_usd` is `None` when no source knows; unavailable sources are listed with their reason.
     """
     now = context.now()
     # A figure with an ended instance still counted is worth more than none.
-    with suppress(GpulabError):
-        refresh(context)
+    if not is_ledger_enough:
+        with suppress(GpulabError):
+            refresh(context)
     ledger = timeline_of(context.ledger.facts())
     balance = balance_of(
         _answers(context, is_fresh=is_fresh),

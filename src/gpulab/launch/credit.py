@@ -9,10 +9,17 @@ from gpulab.launch.balance import read_balance
 from gpulab.launch.context import Context
 
 
-def credit_left_usd(context: Context) -> tuple[Decimal | None, tuple[str, ...]]:
-    """Return what all usable credits have left (`None` when no source knows), and what the user should know of the account."""
+def credit_left_usd(
+    context: Context, *, is_ledger_enough: bool
+) -> tuple[Decimal | None, tuple[str, ...]]:
+    """
+    Return what all usable credits have left (`None` when no source knows), and what the user should know of the account.
+
+    Args:
+        is_ledger_enough: See `read_balance`: saves three calls while something runs, and may count what has ended meanwhile.
+    """
     try:
-        balance = read_balance(context).balance
+        balance = read_balance(context, is_ledger_enough=is_ledger_enough).balance
     except GpulabError as error:
         return None, (f"the credit is not known: {error.message}",)
     notes = dict.fromkeys(note for answer in balance.answers for note in answer.notes)

@@ -47,7 +47,7 @@ def snapshot(context: Context, request: LaunchRequest) -> Snapshot:
     """
     wanted = types_for(request, instance_types())
     with ThreadPoolExecutor(1) as beside:
-        asked = beside.submit(credit_left_usd, context)
+        asked = beside.submit(credit_left_usd, context, is_ledger_enough=True)
         answers = ask_each(request.regions, lambda region: _read(context, region, wanted, request))
         found = answers.or_raise()
         credit, credit_notes = asked.result()

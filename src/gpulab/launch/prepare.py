@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-from gpulab.aws import guard, workspace
+from gpulab.aws import guard, workspace_setup
 from gpulab.aws.accounts import Identity, identity, make_spot_role
 from gpulab.aws.session import Cloud
 from gpulab.errors import CredentialsInvalid, GpulabError
@@ -56,12 +56,12 @@ def prepare(context: Context) -> Prepared:
     bucket = _allowed(
         notes,
         "the work is kept on this computer",
-        lambda: workspace.ensure_bucket(cloud, who.account_id, region),
+        lambda: workspace_setup.ensure_bucket(cloud, who.account_id, region),
     )
     role = bucket and _allowed(
         notes,
         "the work is kept on this computer",
-        lambda: workspace.ensure_instance_role(cloud, bucket, owner=owner),
+        lambda: workspace_setup.ensure_instance_role(cloud, bucket, owner=owner),
     )
     scheduler = _allowed(
         notes,
@@ -70,7 +70,7 @@ def prepare(context: Context) -> Prepared:
     )
     spot = _allowed(notes, "spot may not work", lambda: _spot_role(cloud))
     # Also remembers the credit for the first plan; a free-plan or Academy account is told here, before anybody counts on it.
-    _, account_notes = credit_left_usd(context)
+    _, account_notes = credit_left_usd(context, is_ledger_enough=True)
     notes += account_notes
     return Prepared(
         identity=who,

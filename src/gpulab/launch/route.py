@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from gpulab.errors import CreditTooLow, Refused
 from gpulab.launch.context import Context
+from gpulab.launch.credit import credit_left_usd
 from gpulab.launch.look import snapshot
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
 from gpulab.planning import Limits, plan_launch
@@ -80,7 +81,13 @@ class Route:
 
     def _plan(self) -> LaunchPlan:
         here = replace(self._request, regions=(self._left[0],))
-        plan = plan_launch(here, self._look(), limits=self._limits)
+        try:
+            plan = plan_launch(here, self._look(), limits=self._limits)
+        except CreditTooLow:
+            # What ended while this computer was off may still be counted as running: ask before refusing.
+            left, _ = credit_left_usd(self._context, is_ledger_enough=False)
+            self._seen = replace(self._look(), credit_left_usd=left)
+            plan = plan_launch(here, self._seen, limits=self._limits)
         later = tuple(self._left[1:])
         notes = [*self._notes, *plan.warnings, *_later_note(later)]
         return replace(plan, warnings=tuple(notes), later_regions=later)

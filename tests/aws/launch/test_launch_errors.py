@@ -242,3 +242,30 @@ def test_where_nobody_can_be_asked_the_cause_is_told_not_the_missing_person(sand
     run = student.up(confirm=alone)
 
     assert errors.NoCapacity is type(run.error)
+
+
+def test_credit_is_asked_again_before_a_launch_is_refused_for_it(sandbox, make_student):
+    """An instance that ended by itself while the laptop was off must not be counted until now."""
+    student = make_student(credit_usd=Decimal("3.00"))
+    sandbox.refuse("GetCredits", "AccessDeniedException")
+    sandbox.refuse("GetAccountPlanState", "AccessDeniedException")
+    first = student.up("friday", duration=timedelta(hours=2))
+    sandbox.advance(seconds=600)
+    sandbox.interrupt(first.instance.id)
+    sandbox.advance(seconds=20 * 3600)
+
+    run = student.up("monday")
+
+    assert [run.instance.id] == student.live()
+
+
+def test_a_launch_that_the_credit_does_not_cover_is_refused(sandbox, make_student):
+    """Past the credit, the card is charged."""
+    student = make_student(credit_usd=Decimal("1.00"))
+    sandbox.refuse("GetCredits", "AccessDeniedException")
+    sandbox.refuse("GetAccountPlanState", "AccessDeniedException")
+
+    run = student.up()
+
+    assert errors.CreditTooLow is type(run.error)
+    assert "this may cost up to $2.15, and $1.00 of your credit is left" == run.error.message

@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import create_loader
 
 from gpulab.aws.errors import explained
+from gpulab.aws.roles import Role, RoleKey, assume
 from gpulab.errors import GpulabError
 
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
@@ -46,6 +47,8 @@ class Cloud:
         now: This computer's clock, to tell a wrong clock from wrong credentials.
         is_on_ec2: Whether this computer is an EC2 instance. Elsewhere the metadata service is never asked: without credentials
             it would cost seconds before the error.
+        role: Assumed with these credentials at the first call, and again before it expires; then every client is the role's.
+        via: The cloud whose credentials assume the role; it is not closed by us, so that many accounts share one session.
     """
 
     def __init__(
@@ -56,7 +59,11 @@ class Cloud:
         credentials_file: Path | None = None,
         now: Callable[[], datetime] | None = None,
         is_on_ec2: bool = False,
+        role: Role | None = None,
+        via: Cloud | None = None,
     ) -> None:
+        self._role, self._via = role, via
+        self._role_key: RoleKey | None = None
         self._profile = aws_profile
         self._files = {"config_file": config_file, "credentials_file": credentials_file}
         self.now = now or (lambda: datetime.now(UTC))
@@ -79,11 +86,11 @@ class Cloud:
         """
         key = (service, region, is_patient)
         with self._lock:
+            credentials = self._role_credentials()
             if key not in self._clients:
-                with self.explained(f"reach {service} in {region}"):
-                    self._clients[key] = self._open().create_client(
-                        service, region_name=region, config=_PATIENT if is_patient else _ONCE
-                    )
+                config = _PATIENT if is_patient else _ONCE
+                maker = self._via or self
+                self._clients[key] = maker._new_client(service, region, config, credentials)
             return self._clients[key]
 
     def pages(
@@ -110,6 +117,9 @@ class Cloud:
         Raises:
             CredentialsInvalid: There are no credentials, or they cannot be read.
         """
+        with self._lock:
+            if self._role is not None:
+                return str(self._role_credentials()["aws_access_key_id"])
         with self.explained("read the AWS credentials"):
             found = self._open().get_credentials()
             if found is None:
@@ -120,10 +130,29 @@ class Cloud:
 
     def credentials_expire_at(self) -> datetime | None:
         """Return when temporary credentials end, if the source says so; aware UTC."""
+        if self._role_key is not None:
+            return self._role_key.expires_at
         with self.explained("read the AWS credentials"):
             found = self._open().get_credentials()
         moment = getattr(found, "_expiry_time", None)
         return moment.astimezone(UTC) if isinstance(moment, datetime) else None
+
+    def _new_client(
+        self, service: str, region: str, config: Config, credentials: Mapping[str, Any]
+    ) -> Any:
+        with self._lock, self.explained(f"reach {service} in {region}"):
+            return self._open().create_client(
+                service, region_name=region, config=config, **credentials
+            )
+
+    def _role_credentials(self) -> Mapping[str, Any]:
+        """Return the role's key as arguments of a client, renewed in time; nothing without a role."""
+        if self._role is None or self._via is None:
+            return {}
+        if self._role_key is None or self._role_key.is_old(self.now()):
+            self._role_key = assume(self._via, self._role)
+            self._clients.clear()
+        return self._role_key.arguments
 
     def _open(self) -> botocore.session.Session:
         with self._lock:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
-from datetime import UTC, timedelta
+from datetime import timedelta
 
 from gpulab.aws import instances
 from gpulab.aws.errors import from_code
@@ -40,12 +40,11 @@ from gpulab.launch.events import (
 )
 from gpulab.launch.facts import record_disk, record_end, record_launch
 from gpulab.launch.guarding import arm, disarm
+from gpulab.launch.intents import Attempt, intent_of
 from gpulab.launch.places import remember_full, remember_never
-from gpulab.launch.userdata import keep_for, render
-from gpulab.model import instance as tags_of
+from gpulab.launch.userdata import keep_for
 from gpulab.model.instance import Instance, LaunchPlan, State
 from gpulab.model.market import Market, Offer
-from gpulab.model.setup import Subnet
 from gpulab.model.timeline import EndedBy
 from gpulab.planning import quotas
 from gpulab.planning.failover import (
@@ -56,8 +55,6 @@ from gpulab.planning.failover import (
     remaining,
     what_next,
 )
-from gpulab.planning.plan import spot_cap
-from gpulab.store.journal import Intent
 
 # EC2 needs some seconds; asking earlier than it can be is a call for nothing.
 _FIRST_LOOK_S = 9.0
@@ -214,7 +211,8 @@ class Attempts:
         subnet = found.network.subnet(offer.place.zone)
         if subnet is None:
             raise NotOffered(f"there is no subnet in {offer.place.zone}", code="NoSubnet")
-        intent = self._intent(offer, found, subnet)
+        attempt = Attempt(self._launch_id, self._number, offer, subnet)
+        intent = intent_of(context, self._plan, attempt, found=found, keep=self._keep)
         context.journal.intend(intent)
         is_fresh = found.is_fresh(context.now())
         instance = yield from ask(context, intent, is_setup_fresh=is_fresh)
@@ -227,46 +225,6 @@ class Attempts:
         with contextlib.suppress(StoreError):
             record_disk(context, instance, disk_gib=self._plan.disk_gib)
         return instance
-
-    def _intent(self, offer: Offer, found: setup.Setup, subnet: Subnet) -> Intent:
-        context, plan = self._context, self._plan
-        token = f"{self._launch_id}-{self._number}"
-        call = instances.LaunchCall(
-            place=offer.place,
-            image=found.image,
-            subnet=subnet,
-            security_group_id=found.network.security_group_id,
-            key_name=found.network.key_name,
-            token=token,
-            tags=self._tags(),
-            user_data=render(context, plan, offer, launch_id=self._launch_id, keep=self._keep),
-            disk_gib=plan.disk_gib,
-            spot_cap=spot_cap(offer, plan.request),
-            instance_role=context.profile.instance_role if self._keep else "",
-        )
-        return Intent(
-            launch_id=self._launch_id,
-            attempt=self._number,
-            token=token,
-            name=plan.request.name,
-            region=offer.place.region,
-            parameters=instances.launch_parameters(call),
-            user_data=call.user_data,
-            at=context.now(),
-        )
-
-    def _tags(self) -> dict[str, str]:
-        request = self._plan.request
-        tags = {
-            tags_of.TAG_NAME: request.name,
-            tags_of.TAG_OWNER: self._context.owner,
-            tags_of.TAG_COURSE: request.course,
-            tags_of.TAG_LAB: request.lab,
-            tags_of.TAG_LAUNCH: self._launch_id,
-            tags_of.TAG_EXPIRES: self._plan.ends_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            tags_of.TAG_ENVIRONMENT: request.environment,
-        }
-        return {key: value for key, value in tags.items() if value}
 
 
 def recorded(

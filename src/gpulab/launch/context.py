@@ -34,6 +34,8 @@ class Context:
         new_id: Makes launch ids; unique, at most 40 ASCII characters.
         connect: Opens an instance over ssh; for tests, another way.
         ask_address: Returns this computer's public address.
+        open_cloud: Opens another account than the profile's own; it is called once.
+        account_name: Short name of that account, since the key of an assumed role changes by the hour.
     """
 
     profile: Profile
@@ -46,10 +48,14 @@ class Context:
     new_id: Callable[[], str] = field(default=lambda: uuid.uuid4().hex)
     connect: Callable[[SshTarget], Host] | None = None
     ask_address: Callable[[], str] | None = None
+    open_cloud: Callable[[], Cloud] | None = None
+    account_name: str = ""
 
     @cached_property
     def cloud(self) -> Cloud:
         """The way to AWS; importing botocore costs a quarter of a second, so it happens here, not before."""
+        if self.open_cloud is not None:
+            return self.open_cloud()
         from gpulab.aws.session import Cloud, is_ec2
 
         return Cloud(
@@ -78,6 +84,8 @@ class Context:
     @cached_property
     def account(self) -> str:
         """A short name for the credentials in use, so that caches of two accounts never mix; not a secret."""
+        if self.account_name:
+            return self.account_name
         return hashlib.sha256(self.cloud.access_key_id().encode()).hexdigest()[:8]
 
     @property

@@ -16,9 +16,16 @@ _PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class Folder:
-    """What belongs to one profile; made when first used, readable by its owner only."""
+    """
+    What belongs to one profile; made when first used, readable by its owner only.
+
+    Attributes:
+        shared: Root of the folder whose key, known hosts, ledger and kept work are used instead of own ones; `None` for own ones.
+            So the accounts of a class share one ledger, while each has its journal and cache to itself.
+    """
 
     root: Path
+    shared: Path | None = None
 
     @property
     def journal(self) -> Path:
@@ -28,17 +35,28 @@ class Folder:
     @property
     def ledger(self) -> Path:
         """The facts about money, SQLite."""
-        return self.root / "ledger.sqlite"
+        return (self.shared or self.root) / "ledger.sqlite"
 
     @property
     def known_hosts(self) -> Path:
         """Pinned host keys, by instance id."""
-        return self.root / "known_hosts"
+        return (self.shared or self.root) / "known_hosts"
 
     @property
     def key(self) -> Path:
         """The private ssh key; its public half has the suffix `.pub`."""
-        return self.root / "keys" / "id_ed25519"
+        return (self.shared or self.root) / "keys" / "id_ed25519"
+
+    def account(self, key: str) -> Folder:
+        """
+        Return (and make) the folder of another account that is reached through this profile.
+
+        Raises:
+            WrongUsage: The key cannot be a folder's name.
+        """
+        if not _PROFILE_NAME.fullmatch(key):
+            raise WrongUsage(f"`{key}` cannot name an account")
+        return Folder(private_folder(self.root / "accounts" / key), self.shared or self.root)
 
     @property
     def cache(self) -> Path:
@@ -53,7 +71,7 @@ class Folder:
     @property
     def work(self) -> Path:
         """Kept work, a folder for each name, where no bucket is used."""
-        return private_folder(self.root / "work")
+        return private_folder((self.shared or self.root) / "work")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 Lab environments as data. Hides where they lie and how `environment.toml` is read; refuses one without a lock.
 
 An environment is a folder: `environment.toml`, `requirements.in`, `cpu.lock`, perhaps `gpu.lock` and `check.py`.
+A course's own may stand on another one: `base = "tf2"` and a `requirements.in` or `requirements.txt` with what comes on top.
 JupyterLab itself is not in it: every environment runs beside the one shared server lock.
 """
 
@@ -33,8 +34,11 @@ class Environment:
         gpu: The kernel's lock on an instance with one; the same as `cpu` where the environment has no other.
         uv: One requirement line with hashes: what installs the locks.
         experimental: What is unverified, a sentence; empty for an environment that was run.
-        installed_gib: Disk the GPU variant occupies, GiB; `None` if not measured.
+        installed_gib: Disk the GPU variant occupies with JupyterLab not counted, GiB; `None` if not measured.
+        cpu_installed_gib: The same of the CPU variant.
         folder: Where it was read from.
+        base: What it stands on; empty for one that stands alone.
+        check_file: Its check, or its base's; `None` where neither has one.
     """
 
     name: str
@@ -46,6 +50,14 @@ class Environment:
     experimental: str
     installed_gib: float | None
     folder: Path
+    base: str = ""
+    check_file: Path | None = None
+    cpu_installed_gib: float | None = None
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it came with gpulab; a course's own can be locked anew."""
+        return self.folder.parent == shipped("ami") / "environments"
 
     def kernel(self, *, has_gpu: bool) -> Lock:
         """The kernel's lock for an instance with or without a GPU."""
@@ -53,8 +65,7 @@ class Environment:
 
     def check(self) -> str:
         """The text of the check script; empty where the environment has none."""
-        script = self.folder / "check.py"
-        return script.read_text(encoding="utf-8") if script.exists() else ""
+        return self.check_file.read_text(encoding="utf-8") if self.check_file else ""
 
 
 def load_environment(name: str, extra_folders: Sequence[Path] = ()) -> Environment:
@@ -67,8 +78,10 @@ def load_environment(name: str, extra_folders: Sequence[Path] = ()) -> Environme
     Raises:
         WrongUsage: There is no such environment, or its files are not right; names the file.
     """
-    folder = _find(name, extra_folders)
-    described = _description(folder)
+    folder = find_environment(name, extra_folders)
+    described = describe(folder)
+    base = described.get("base", "")
+    below = _below(folder, base, extra_folders) if base else None
     server = shipped("ami") / "environments" / _SERVER
     cpu = _lock(folder / "cpu.lock")
     gpu_file = folder / "gpu.lock"
@@ -76,13 +89,16 @@ def load_environment(name: str, extra_folders: Sequence[Path] = ()) -> Environme
     return Environment(
         name=name,
         title=described["title"],
-        server=_lock(server / f"{described.get('server', 'cpu')}.lock"),
+        server=below.server if below else _lock(server / f"{described.get('server', 'cpu')}.lock"),
         cpu=cpu,
         gpu=_lock(gpu_file) if gpu_file.exists() else cpu,
         uv=uv,
-        experimental=described.get("experimental", ""),
+        experimental=described.get("experimental", below.experimental if below else ""),
         installed_gib=described.get("installed_gib"),
         folder=folder,
+        base=base,
+        check_file=_check_file(folder) or (below.check_file if below else None),
+        cpu_installed_gib=described.get("cpu_installed_gib"),
     )
 
 
@@ -96,7 +112,13 @@ def environment_names(extra_folders: Sequence[Path] = ()) -> tuple[str, ...]:
     return tuple(sorted(found - {_SERVER}))
 
 
-def _find(name: str, extra_folders: Sequence[Path]) -> Path:
+def find_environment(name: str, extra_folders: Sequence[Path] = ()) -> Path:
+    """
+    Find the folder of an environment; a course's own comes before a shipped one.
+
+    Raises:
+        WrongUsage: There is none of that name.
+    """
     known = environment_names(extra_folders)
     if name not in known:
         raise WrongUsage(f"there is no environment {name!r}", hint=f"There are {', '.join(known)}")
@@ -104,17 +126,45 @@ def _find(name: str, extra_folders: Sequence[Path]) -> Path:
     return next(place for place in places if (place / "environment.toml").exists())
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def describe(folder: Path) -> dict[str, Any]:
+    """
+    Read `environment.toml`.
+
+    Raises:
+        WrongUsage: It is not TOML, has no title, or stands on itself.
+    """
     path = folder / "environment.toml"
     try:
         described = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise WrongUsage(f"{path} is not TOML: {error}") from error
     if not isinstance(described.get("title"), str):
         raise WrongUsage(
             f"{path} has no title", hint='Add `title = "..."`, what JupyterLab calls the kernel'
         )
+    if described.get("base") == folder.name:
+        raise WrongUsage(f"{path} stands on itself", hint="Give the folder another name")
     return described
+
+
+def wishes_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files that name what an environment asks for; empty when there is none."""
+    files = (folder / "requirements.in", folder / "requirements.txt")
+    return tuple(file for file in files if file.exists())
+
+
+def _below(folder: Path, base: str, extra_folders: Sequence[Path]) -> Environment:
+    if "base" in describe(find_environment(base, extra_folders)):
+        raise WrongUsage(
+            f"{folder / 'environment.toml'} stands on {base!r}, which stands on another one itself",
+            hint="Name that one as the base, and repeat the wishes",
+        )
+    return load_environment(base, extra_folders)
+
+
+def _check_file(folder: Path) -> Path | None:
+    script = folder / "check.py"
+    return script if script.exists() else None
 
 
 def _lock(path: Path) -> Lock:

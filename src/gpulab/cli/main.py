@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "gpulab.cli.course",
         "Write, check and show a course: its labs, accounts and students.",
     ),
+    "env": ("gpulab.cli.env", "List, check and lock the lab environments."),
     "sandbox": ("gpulab.cli.sandbox", "Run a simulated AWS to try everything without an account."),
     "completion": ("gpulab.cli.completion", "Print shell completion for bash, zsh or fish."),
 }

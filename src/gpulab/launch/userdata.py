@@ -36,7 +36,7 @@ def render(
         deadline=plan.ends_at,
         idle_minutes=request.idle_minutes,
         usd_per_hour=offer.usd_per_hour + beside,
-        environment=load_environment(request.environment),
+        environment=load_environment(request.environment, context.profile.environment_folders),
         has_gpu=offer.type.gpus > 0,
         budget_usd=request.budget_usd,
         course=request.course,

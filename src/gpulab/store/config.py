@@ -45,6 +45,7 @@ class Profile:
         login_user: User of the images.
         cidr: From where port 22 is open; `""` to ask Amazon for this computer's address at each launch.
         disk_gib: Root volume.
+        environment_folders: Folders of lab environments of one's own, looked at before the shipped ones.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Profile:
     login_user: str = "ubuntu"
     disk_gib: int = 60
     cidr: str = ""
+    environment_folders: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def change_profile(
 _REPAIR = "Correct the file, or move it away and run `gpulab init`"
 _DECIMALS = {"hours", "hours_limit", "max_usd_per_hour", "budget_usd", "credit_usd"}
 _PATHS = {"aws_config_file", "aws_credentials_file"}
-_LISTS = {"regions", "ssh_proxy_command"}
+_LISTS = {"regions", "ssh_proxy_command", "environment_folders"}
 _INTEGERS = {"idle_minutes", "disk_gib"}
 _KEYS = [f.name for f in fields(Profile) if f.name != "name"]
 
@@ -181,7 +183,8 @@ def _value(path: Path, where: str, key: str, value: Any) -> Any:
     if key in _LISTS:
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise WrongUsage(f"{path}: `{where}` must be a list of texts")
-        return tuple(value)
+        is_path = key == "environment_folders"
+        return tuple(Path(v).expanduser() for v in value) if is_path else tuple(value)
     if not isinstance(value, str):
         raise WrongUsage(f"{path}: `{where}` must be text")
     return Path(value).expanduser() if key in _PATHS else value

@@ -126,14 +126,18 @@ def run(cloud: Cloud, region: str, parameters: Mapping[str, Any], user_data: byt
     return read_instance(reply["Instances"][0], region)
 
 
-def in_region(cloud: Cloud, region: str, *, owner: str) -> RegionInstances:
+def in_region(
+    cloud: Cloud, region: str, *, owner: str, with_ended: bool = False
+) -> RegionInstances:
     """
     Read every instance of a region that has not ended, in one paginated call.
 
     Args:
         owner: Whose count as mine; `""` for everything with our tags.
+        with_ended: Also those that have, as long as EC2 remembers them: about an hour.
     """
-    rows = list(_rows(cloud, region, {"instance-state-name": _LIVE_STATES}))
+    states = [*_LIVE_STATES, *(["terminated"] if with_ended else [])]
+    rows = list(_rows(cloud, region, {"instance-state-name": states}))
     used: dict[tuple[str, Market], int] = {}
     for row in rows:
         if row["State"]["Name"] in ("pending", "running"):

@@ -60,20 +60,25 @@ def _show(
     from gpulab.view.instances import COLUMNS, row_json, rows_text, totals_text
     from gpulab.view.keeping import kept_text
 
-    rows = overview.rows(context.launch, with_ended=is_all, ask_instances=not quick)
+    seen = overview.look(context.launch, with_ended=is_all, ask_instances=not quick)
+    rows = seen.rows
     kept = keep.kept(context.launch) if is_all else ()
     if clear and not (as_json or as_csv):
         context.console.clear()
     if as_json:
-        context.console.show_json({"instances": [row_json(row) for row in rows], "kept": kept})
+        context.console.show_json(
+            {"instances": [row_json(row) for row in rows], "kept": kept, "notes": seen.notes}
+        )
     elif as_csv:
         context.console.show_csv([row_json(row) for row in rows], COLUMNS)
     elif rows:
         context.console.show(rows_text(rows, now=context.now()))
         context.console.say(totals_text(rows))
-    else:
+    elif not seen.notes:
         context.console.say(
             "Nothing of yours runs, and nothing costs but kept work (`gpulab ls --all`)"
         )
+    for note in seen.notes:
+        context.console.say(f"note: {note}")
     if is_all and not (as_json or as_csv):
         context.console.show(kept_text(kept, now=context.now()))

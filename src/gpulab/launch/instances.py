@@ -9,11 +9,11 @@ from gpulab.aws import instances as ec2
 from gpulab.aws import network
 from gpulab.aws.guard import Guard
 from gpulab.aws.regions import ask_each
-from gpulab.errors import GpulabError, NotFound, RemoteError, Unreachable, WrongUsage
+from gpulab.errors import GpulabError, RemoteError, Unreachable, WrongUsage
 from gpulab.launch import guarding, resuming
 from gpulab.launch.context import Context
 from gpulab.launch.setup import group_name
-from gpulab.model.instance import TAG_OWNER, Instance, State
+from gpulab.model.instance import TAG_OWNER, Instance
 from gpulab.model.status import AgentStatus, read_status
 from gpulab.remote.target import SshTarget
 from gpulab.store.names import remember_names
@@ -44,12 +44,21 @@ class Listing:
     My instances, as far as AWS could be asked.
 
     Attributes:
-        instances: Newest first; those that have not ended.
+        instances: Newest first.
         notes: Sentences about what could not be read or is still open.
     """
 
     instances: tuple[Instance, ...]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What fits a name among all that is not over, and what could not be read."""
+
+    fitting: tuple[Instance, ...]
+    live: tuple[Instance, ...]
+    notes: tuple[str, ...]
 
 
 def mine(context: Context, regions: Sequence[str] = ()) -> tuple[Instance, ...]:
@@ -65,15 +74,18 @@ def mine(context: Context, regions: Sequence[str] = ()) -> tuple[Instance, ...]:
     return listing(context, regions).instances
 
 
-def listing(context: Context, regions: Sequence[str] = ()) -> Listing:
-    """List my instances, with what could not be read; see `mine`."""
+def listing(context: Context, regions: Sequence[str] = (), *, with_ended: bool = False) -> Listing:
+    """List my instances, with what could not be read; see `mine`. Ended ones too if told, as long as EC2 remembers them."""
     still_open = resuming.look_back(context)
     known = [m.region for m in context.journal.read().made]
     asked = dict.fromkeys((*(regions or context.profile.regions), *known))
     owner = context.profile.owner
-    answers = ask_each(asked, lambda region: ec2.in_region(context.cloud, region, owner=owner))
+    answers = ask_each(
+        asked,
+        lambda region: ec2.in_region(context.cloud, region, owner=owner, with_ended=with_ended),
+    )
     found = [i for said in answers.or_raise().values() for i in said.mine]
-    remember_names(context.folder.cache, (i.name for i in found if i.name))
+    remember_names(context.folder.cache, (i.name for i in found if i.name and not i.state.is_over))
     return Listing(
         instances=tuple(sorted(found, key=lambda i: (i.launched_at, i.id), reverse=True)),
         notes=(
@@ -96,11 +108,10 @@ def find(context: Context, name: str | None) -> Instance:
     Raises:
         WrongUsage: There is none, or more than one fits.
     """
-    live = [i for i in mine(context) if i.state not in (State.SHUTTING_DOWN, State.TERMINATED)]
-    fitting = live if name is None else [i for i in live if name in (i.name, i.id)]
-    if len(fitting) == 1:
-        return fitting[0]
-    raise _none_or_many(name, fitting, live)
+    found = _found(context, name)
+    if len(found.fitting) == 1:
+        return found.fitting[0]
+    raise _none_or_many(name, found)
 
 
 def find_alive(context: Context, name: str | None) -> Instance | None:
@@ -110,26 +121,10 @@ def find_alive(context: Context, name: str | None) -> Instance | None:
     Raises:
         WrongUsage: More than one fits.
     """
-    live = [i for i in mine(context) if i.state not in (State.SHUTTING_DOWN, State.TERMINATED)]
-    fitting = [i for i in live if name in (None, i.name, i.id)]
-    if len(fitting) > 1:
-        raise _none_or_many(name, fitting, live)
-    return fitting[0] if fitting else None
-
-
-def last_reason(context: Context, instance_id: str) -> str:
-    """Return why an instance has ended, in EC2's code (`Server.SpotInstanceTermination`); `""` where EC2 does not say any more."""
-    regions = dict.fromkeys(
-        m.region for m in context.journal.read().made if m.instance_id == instance_id
-    )
-    for region in regions or context.profile.regions:
-        try:
-            return ec2.read(context.cloud, region, instance_id).state_reason
-        except NotFound:
-            continue
-        except GpulabError:
-            return ""
-    return ""
+    found = _found(context, name)
+    if len(found.fitting) > 1:
+        raise _none_or_many(name, found)
+    return found.fitting[0] if found.fitting else None
 
 
 def target(context: Context, instance: Instance) -> SshTarget:
@@ -214,6 +209,12 @@ def admit_here(context: Context, instance: Instance) -> bool:
     return True
 
 
+def _found(context: Context, name: str | None) -> _Found:
+    seen = listing(context)
+    live = tuple(i for i in seen.instances if not i.state.is_over)
+    return _Found(tuple(i for i in live if name in (None, i.name, i.id)), live, seen.notes)
+
+
 def _group_id(context: Context, region: str) -> str:
     known = context.cache.get(f"{context.account}/network/{region}")
     if known:
@@ -229,14 +230,14 @@ def _group_id(context: Context, region: str) -> str:
     return group_id
 
 
-def _none_or_many(
-    name: str | None, fitting: Sequence[Instance], live: Sequence[Instance]
-) -> WrongUsage:
-    if fitting:
-        shown = ", ".join(i.id if name else i.name or i.id for i in fitting)
+def _none_or_many(name: str | None, found: _Found) -> WrongUsage:
+    if found.fitting:
+        shown = ", ".join(i.id if name else i.name or i.id for i in found.fitting)
         which = f"`{name}`" if name else "your only instance"
-        return WrongUsage(f"{len(fitting)} instances fit {which}: {shown}", hint="Name one of them")
-    if name is None or not live:
-        return WrongUsage("no instance is up", hint="`gpulab up` starts one")
-    names = ", ".join(sorted(i.name or i.id for i in live))
-    return WrongUsage(f"no instance is called `{name}`", hint=f"There is {names}")
+        what = f"{len(found.fitting)} instances fit {which}: {shown}"
+        return WrongUsage(what, hint="Name one of them")
+    unread = "".join(f"; {note}" for note in found.notes)
+    if name is None or not found.live:
+        return WrongUsage(f"no instance is up{unread}", hint="`gpulab up` starts one")
+    names = ", ".join(sorted(i.name or i.id for i in found.live))
+    return WrongUsage(f"no instance is called `{name}`{unread}", hint=f"There is {names}")

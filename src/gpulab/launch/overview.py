@@ -40,26 +40,40 @@ class Row:
     local_url: str = ""
 
 
-def rows(
-    context: Context, *, with_ended: bool = False, ask_instances: bool = True
-) -> tuple[Row, ...]:
+@dataclass(frozen=True)
+class Overview:
+    """
+    All of mine.
+
+    Attributes:
+        rows: Live instances first, each group by name.
+        notes: What could not be read or is still open, so that an empty list is never taken for "nothing costs".
+    """
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+
+def look(context: Context, *, with_ended: bool = False, ask_instances: bool = True) -> Overview:
     """
     Look at all of mine.
 
-    Returns:
-        Live instances first, each group by name.
+    Args:
+        with_ended: Also what is ending or has ended, as long as EC2 remembers it: about an hour.
+        ask_instances: Whether each running instance is asked what it is doing.
+
+    Raises:
+        GpulabError: No region answered.
     """
-    found = [
-        instance
-        for instance in instances.mine(context)
-        if with_ended or instance.state not in (State.TERMINATED, State.SHUTTING_DOWN)
-    ]
+    seen = instances.listing(context, with_ended=with_ended)
+    found = [i for i in seen.instances if with_ended or not i.state.is_over]
     found.sort(key=lambda i: (not i.state.is_alive, i.name, i.id))
     statuses = _statuses(context, found) if ask_instances else {}
     timeline = timeline_of(context.ledger.facts()).timeline
     urls = browser.urls(context)
-    return tuple(
-        _row(context, i, timeline, statuses.get(i.id), urls.get(i.name, "")) for i in found
+    return Overview(
+        tuple(_row(context, i, timeline, statuses.get(i.id), urls.get(i.name, "")) for i in found),
+        seen.notes,
     )
 
 

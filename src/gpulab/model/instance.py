@@ -33,6 +33,11 @@ class State(StrEnum):
         """Whether it runs or is about to."""
         return self in (State.PENDING, State.RUNNING)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is ending or has ended; there is no way back."""
+        return self in (State.SHUTTING_DOWN, State.TERMINATED)
+
 
 @dataclass(frozen=True)
 class Instance:

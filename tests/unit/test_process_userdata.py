@@ -29,7 +29,7 @@ def disk(tmp_path) -> Disk:
     "raw",
     [
         b'#cloud-config\n{"write_files": []}',
-        gzip.compress(b'#cloud-config\n{"write_files": []}'),
+        gzip.compress(b'#cloud-config\n{"write_files": []}', mtime=0),
         b"#cloud-config\nwrite_files: []\n",
     ],
 )
@@ -64,7 +64,7 @@ def test_what_is_not_a_cloud_config_is_refused_by_name(raw, reason):
     [
         ("text/plain", "hello"),
         ("b64", base64.b64encode(b"hello").decode()),
-        ("gz+b64", base64.b64encode(gzip.compress(b"hello")).decode()),
+        ("gz+b64", base64.b64encode(gzip.compress(b"hello", mtime=0)).decode()),
     ],
 )
 def test_files_are_decoded_and_get_their_mode(disk, encoding, content):

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 @click.command(name="open")
 @name_argument()
 @click.option("--detach", is_flag=True, help="Keep the tunnel in the background and return.")
-@click.option("--close", "is_closing", is_flag=True, help="Close the background tunnel.")
+@click.option(
+    "--close", "is_closing", is_flag=True, help="Close the background tunnel; without NAME, all."
+)
 @click.option(
     "--port",
     type=click.IntRange(1024, 65535),
@@ -56,11 +58,18 @@ def command(
     """
     from gpulab.launch import browser, instances
 
-    instance = instances.find(context.launch, name)
     if is_closing:
-        is_closed = browser.close(context.launch, instance)
-        context.console.say("The tunnel is closed" if is_closed else "There was no tunnel")
-    elif detach:
+        closed = _close(context, name)
+        if as_json:
+            context.console.show_json({"closed": closed})
+        else:
+            said = (
+                f"The tunnel to {', '.join(closed)} is closed" if closed else "There was no tunnel"
+            )
+            context.console.say(said)
+        return
+    instance = instances.find(context.launch, name)
+    if detach:
         opened = browser.open_detached(
             context.launch, instance, port=port, with_browser=not (no_browser or as_json)
         )
@@ -83,3 +92,12 @@ def command(
             ),
             on_change=context.console.say,
         )
+
+
+def _close(context: Context, name: str | None) -> list[str]:
+    """Close the background tunnel of a name, or of all; asks nobody, so that it works when the instance or the network is gone."""
+    from gpulab.remote import detached
+
+    folder = context.folder.tunnels
+    names = [record.name for record in detached.listing(folder) if name in (None, record.name)]
+    return [found for found in names if detached.stop(folder, found) is not None]

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpulab.cli.options import json_option, name_argument
+from gpulab.cli.options import complete_names, json_option, valid_name
+from gpulab.errors import WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
 
 
 @click.command(name="push")
-@name_argument()
-@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument(
+    "words", nargs=-1, required=True, metavar="[NAME] SOURCE", shell_complete=complete_names
+)
 @click.option(
     "--to",
     "destination",
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(
     context: Context,
-    name: str | None,
-    source: Path,
+    words: tuple[str, ...],
     destination: str,
     exclude: tuple[str, ...],
     as_json: bool,
@@ -43,10 +44,12 @@ def command(
     """
     Copy files to the instance.
 
-    Copies what is in SOURCE; files that are only on the instance stay. Every file is compared by its hash afterwards.
+    Copies what is in the folder SOURCE; files that are only on the instance stay. Every file is compared by its hash afterwards.
+    Without NAME it is the only instance there is.
 
     \b
     Example:
+      gpulab push ./data
       gpulab push week4 ./data
       gpulab push week4 . --to work/project --exclude .git
     """
@@ -55,6 +58,7 @@ def command(
     from gpulab.remote.host import Host
     from gpulab.view.copies import copy_text, progress_text
 
+    name, source = _name_and_source(words)
     instance = instances.find(context.launch, name)
     host = Host(instances.target(context.launch, instance))
     with context.console.step(f"Copying {source} to {instance.name}:{destination}") as step:
@@ -66,3 +70,23 @@ def command(
             on_progress=lambda p: step.detail(progress_text(p)),
         )
     context.console.show_json(report) if as_json else context.console.show(copy_text(report))
+
+
+def _name_and_source(words: tuple[str, ...]) -> tuple[str | None, Path]:
+    """
+    Tell NAME from SOURCE, which comes last.
+
+    Raises:
+        WrongUsage: There are more words, or SOURCE is no folder here.
+    """
+    *names, last = words
+    if len(names) > 1:
+        raise WrongUsage(f"`{words[2]}` is one word too many", hint="`gpulab push [NAME] SOURCE`")
+    source = Path(last)
+    if source.is_file():
+        raise WrongUsage(
+            f"`{last}` is a file", hint="Name the folder it lies in; `--exclude` leaves things out"
+        )
+    if not source.is_dir():
+        raise WrongUsage(f"the folder `{last}` does not exist", hint="`gpulab push [NAME] SOURCE`")
+    return (valid_name(names[0]) if names else None), source

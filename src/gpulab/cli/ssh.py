@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpulab.cli.options import name_argument
+from gpulab.errors import WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -19,6 +20,12 @@ class _WithRemoteCommand(click.Command):
         """Cut the words at the first `--`."""
         place = args.index("--") if "--" in args else len(args)
         ctx.meta["gpulab.remote_command"] = args[place + 1 :]
+        own = [word for word in args[:place] if not word.startswith("-")]
+        if len(own) > 1:
+            raise WrongUsage(
+                "the command to run there stands behind `--`",
+                hint=f"`gpulab ssh {own[0]} -- {' '.join(own[1:])}`",
+            )
         return super().parse_args(ctx, args[:place])
 
 
@@ -37,6 +44,7 @@ def command(ctx: click.Context, name: str | None) -> int:
       gpulab ssh
       gpulab ssh week4 -- nvidia-smi
       gpulab ssh -- df -h work
+      gpulab ssh week4 -- "nvidia-smi | head -5"
     """
     import subprocess
 
@@ -44,7 +52,12 @@ def command(ctx: click.Context, name: str | None) -> int:
     from gpulab.remote.host import Host
 
     context: Context = ctx.obj
-    words: list[str] = ctx.meta["gpulab.remote_command"]
+    words = _for_the_shell_there(ctx.meta["gpulab.remote_command"])
     instance = instances.find(context.launch, name)
     host = Host(instances.target(context.launch, instance))
     return subprocess.call(host.shell_argv(words or None))
+
+
+def _for_the_shell_there(words: list[str]) -> list[str]:
+    """Take one word as a line for the shell, as `ssh` does: "nvidia-smi | head" keeps its pipe."""
+    return ["bash", "-lc", words[0]] if len(words) == 1 else words

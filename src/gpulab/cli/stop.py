@@ -9,6 +9,9 @@ import click
 from gpulab.cli.options import json_option, name_argument, yes_option
 
 if TYPE_CHECKING:
+    from gpulab.model.instance import Instance
+
+if TYPE_CHECKING:
     from gpulab.cli.context import Context
 
 
@@ -33,16 +36,13 @@ def command(
       gpulab stop week4 --json
       gpulab stop --all --yes
     """
-    from gpulab.launch import browser, instances, stop
+    from gpulab.launch import browser, stop
     from gpulab.view.events import Teller, event_json
 
-    found = (
-        [i for i in instances.mine(context.launch) if i.state.is_alive]
-        if is_all
-        else [instances.find(context.launch, name)]
-    )
+    found = _to_end(context, name, is_all=is_all)
     if not found:
-        context.console.say("Nothing of yours runs")
+        what = f"{name} is not up" if name else "Nothing of yours runs"
+        context.console.say(f"{what}; nothing was ended")
     names = ", ".join(f"{i.name} ({i.id})" for i in found)
     risky = (is_all and len(found) > 1) or no_save
     if found and risky and not yes:
@@ -62,3 +62,23 @@ def command(
         browser.close(context.launch, instance)
     if as_json:
         context.console.show_json({"events": told})
+
+
+def _to_end(context: Context, name: str | None, *, is_all: bool) -> list[Instance]:
+    """
+    Find what is to be ended; nothing, when it has ended already.
+
+    Raises:
+        WrongUsage: Something else is up, more than one is, or not all could be read: that must not read as done.
+    """
+    from gpulab.launch import instances
+
+    seen = instances.listing(context.launch)
+    alive = [i for i in seen.instances if i.state.is_alive]
+    if is_all:
+        return alive
+    fitting = [i for i in alive if name in (None, i.name, i.id)]
+    launched = {m.name for m in context.launch.journal.read().made}
+    if not fitting and not seen.notes and (not alive or name in launched):
+        return []
+    return [instances.find(context.launch, name)]

@@ -1,0 +1,155 @@
+"""A student's day on the command line: what is typed twice, too late or without its dashes ends well and says so."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+
+from gpulab.cli.main import run
+from gpulab.remote import detached
+from gpulab.sandbox import Sandbox
+from gpulab.store.home import Home
+
+_UBUNTU = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A ready account whose instances have no machines behind them."""
+    with Sandbox() as opened:
+        yield opened
+
+
+@pytest.fixture
+def up(sandbox: Sandbox) -> Callable[[str], str]:
+    """Have an instance of mine, running, of a name."""
+    ec2, ssm = boto3.client("ec2"), boto3.client("ssm")
+    image = ssm.get_parameter(Name=_UBUNTU)["Parameter"]["Value"]
+
+    def launch(name: str) -> str:
+        tags = [
+            {"Key": f"gpulab:{k}", "Value": v}
+            for k, v in (("name", name), ("owner", "me"), ("launch", name))
+        ]
+        made: Any = ec2.run_instances(
+            ImageId=image,
+            InstanceType="g4dn.xlarge",
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+        )
+        sandbox.advance(20)
+        return str(made["Instances"][0]["InstanceId"])
+
+    return launch
+
+
+def test_stopping_what_has_ended_already_is_done(sandbox, capsys):
+    """`gpulab stop` at the end of the lab, typed twice or after the deadline, must not read as a failure."""
+    codes = [run(["stop"]), run(["stop", "lab"]), run(["stop", "--all"])]
+
+    said = capsys.readouterr()
+    assert [0, 0, 0] == codes
+    assert (
+        "Nothing of yours runs; nothing was ended\nlab is not up; nothing was ended\n" in said.err
+    )
+    assert "" == said.out
+
+
+def test_stopping_nothing_still_answers_in_json(sandbox, capsys):
+    """A script that stops at night parses the answer either way."""
+    code = run(["stop", "--json"])
+
+    assert (0, {"events": []}) == (code, json.loads(capsys.readouterr().out))
+
+
+def test_a_slip_of_the_finger_does_not_read_as_stopped(up, capsys):
+    """`gpulab stop wek4` while week4 runs on costs money all night."""
+    up("week4")
+
+    code = run(["stop", "wek4"])
+
+    assert 2 == code
+    assert (
+        "error: no instance is called `wek4`\n\nhint: There is week4\n" == capsys.readouterr().err
+    )
+
+
+def test_a_tunnel_closes_although_the_instance_is_gone(capsys):
+    """AWS took the instance back and the network may be down: closing needs neither."""
+    folder = Home.of(os.environ).folder("default").tunnels
+    child = _a_process()
+    try:
+        _announce_for(folder, "week4", child.pid)
+
+        codes = [run(["open", "week4", "--close"]), run(["open", "week4", "--close"])]
+    finally:
+        child.kill()
+        child.wait()
+
+    said = capsys.readouterr()
+    assert ([0, 0], "") == (codes, said.out)
+    assert "The tunnel to week4 is closed\nThere was no tunnel\n" == said.err
+
+
+def _a_process() -> Any:
+    import subprocess
+    import sys
+
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+
+def _announce_for(folder: Any, name: str, pid: int) -> None:
+    """Write the file of a tunnel that another process keeps."""
+    detached.announce(
+        folder, name=name, instance_id="i-1", ports={8888: 30001}, log_file=folder / "x.log"
+    )
+    file = folder / f"{name}.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    record.update(pid=pid, born=detached._born(pid))
+    file.write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_a_forgotten_double_dash_is_shown_where_it_belongs(capsys):
+    """`ssh HOST COMMAND` is in everybody's fingers."""
+    code = run(["ssh", "week4", "df", "-h"])
+
+    said = capsys.readouterr().err
+    assert 2 == code
+    assert "the command to run there stands behind `--`" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["push", "a", "b", "c"], "`c` is one word too many"),
+        (["push", "pyproject.toml"], "`pyproject.toml` is a file"),
+        (["push", "nowhere"], "the folder `nowhere` does not exist"),
+        (["push", "Bad Name", "."], "`Bad Name` cannot be a name"),
+    ],
+)
+def test_push_says_which_of_its_words_is_wrong(words, said, capsys, tmp_path, monkeypatch):
+    """NAME may be left out, so the words must be told apart by what they are."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+
+    code = run(words)
+
+    assert 2 == code
+    assert f"error: {said}\n" in capsys.readouterr().err
+
+
+def test_push_without_a_name_takes_the_only_instance(up, capsys, tmp_path):
+    """The name is only asked for where there is a choice."""
+    up("week4")
+    up("week5")
+
+    code = run(["push", str(tmp_path)])
+
+    assert 2 == code
+    assert "2 instances fit your only instance: week5, week4" in capsys.readouterr().err

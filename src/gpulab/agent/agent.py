@@ -38,6 +38,9 @@ PHASES = ("armed", "host-keys", "ssh", "work", "jupyter", "environment", "gpu")
 # The armed timer is the backstop; the watcher ends the instance at the deadline itself, after a last save.
 BACKSTOP_GRACE_S = 60
 TICK_S = 5.0
+# With a look every five seconds and the upload itself, a hard cut costs less than a minute of edits.
+SAVE_S = 45
+FULL_BYTES = 2**24
 
 
 class Problem(Exception):
@@ -204,6 +207,7 @@ class Metadata:
         host, _, port = base.removeprefix("http://").strip("/").partition(":")
         self.address = (host or "169.254.169.254", int(port or 80))
         self.token = ""
+        self.answers = True
         self.skew_s = 0.0
 
     def get(self, path: str) -> bytes | None:
@@ -214,7 +218,9 @@ class Metadata:
                 self.token = ""
                 status, body = self._get(path)
         except (OSError, ValueError):
+            self.answers = False
             return None
+        self.answers = True
         return body if status == 200 else None
 
     def _get(self, path: str) -> tuple[int, bytes]:
@@ -424,8 +430,14 @@ def _poweroff(here: Here) -> Path:
 
 
 def power_off(here: Here, reason: str, *, is_late: bool = False) -> None:
-    """Power this machine off; asked again by the watcher until it is off."""
+    """
+    Power this machine off; asked again by the watcher until it is off.
+
+    The reason goes to the console as well: AWS still shows it when the disk is gone.
+    """
     here.log(f"power off: {reason}")
+    with contextlib.suppress(OSError):
+        here.path("dev/console").write_text(f"gpulab: power off: {reason}\r\n")
     argv = ["systemctl", "poweroff"] if has_systemd(here) else [str(_poweroff(here))]
     if is_late and has_systemd(here):
         argv += ["--force", "--force"]
@@ -1060,7 +1072,11 @@ def role_key(metadata: Metadata) -> dict[str, str]:
     role = (metadata.get(place) or b"").decode().split("\n")[0]
     said = metadata.get(place + role) if role else None
     if not said:
-        raise Problem("this instance has no role, so it cannot reach S3")
+        raise Problem(
+            "this instance has no role, so it cannot reach S3"
+            if metadata.answers
+            else "the metadata service does not answer"
+        )
     return dict(json.loads(said))
 
 
@@ -1354,9 +1370,12 @@ class Watch:
             "gpu": [],
             "idle_since": None,
             "saved_at": None,
+            "keep": None,
             "notice": None,
             "ending": None,
         }
+        self.told: dict[str, str] = {}
+        self.ooms: list[str] = []
         self.due: dict[str, float] = {}
         self.saving: subprocess.Popen[bytes] | None = None
         self.saved_print = 0
@@ -1369,6 +1388,8 @@ class Watch:
 
     def forever(self) -> None:
         """Step until the machine is off; whatever goes wrong in one step, the next one comes."""
+        if self.here.path("run/gpulab/status.json").exists():
+            self.here.log("the agent had ended and was started again")
         while True:
             started = time.monotonic()
             try:
@@ -1390,7 +1411,8 @@ class Watch:
             self._read_tags()
         self._collect_save()
         self._end(now)
-        if self._is_due("save", now, 10 if self.live["notice"] else 60):
+        self._look_for_trouble()
+        if self._is_due("save", now, 10 if self.live["notice"] else SAVE_S):
             self._save_if_changed(now)
         if (
             self.here.root
@@ -1443,6 +1465,30 @@ class Watch:
                     "AWS may take this spot instance back soon. The work is being saved now.",
                 )
                 self._start_save()
+
+    def _look_for_trouble(self) -> None:
+        off, ooms = self.metadata.skew_s, self.ooms
+        with contextlib.suppress(OSError):
+            counters = self.here.path("proc/vmstat").read_text()
+            self.ooms = re.findall(r"oom_kill (\d+)", counters)
+        with contextlib.suppress(OSError):
+            is_full = shutil.disk_usage(self.here.work).free < FULL_BYTES
+            self._say("disk", "The disk is full: delete files, or nothing can be saved." * is_full)
+        if ooms and self.ooms != ooms:
+            tell(self.here, "The memory was full, so the system ended a program, likely a kernel.")
+        self._say("clock", f"The clock was off by {off:.0f} s; AWS's is used." * (off != 0))
+        self._say(
+            "metadata",
+            "AWS's metadata does not answer: a spot notice would not be seen."
+            * (not self.metadata.answers),
+        )
+
+    def _say(self, what: str, text: str) -> None:
+        """Tell of a trouble once, until it is over."""
+        known = self.told.get(what, "")[:9]
+        self.told[what] = text
+        if text[:9] != known and text:
+            tell(self.here, text)
 
     def _sample(self, now: float) -> None:
         self.live["gpu"] = read_gpus(self.here)
@@ -1545,7 +1591,11 @@ class Watch:
             self._start_save()
         waits = self.saving is not None and left > -45
         if left <= 0 and not waits and self._is_due("power off", now, 20):
-            power_off(self.here, reason, is_late=left < -70)
+            power_off(self.here, f"{reason}; {self._saved()}", is_late=left < -70)
+
+    def _saved(self) -> str:
+        failed = (self.live["keep"] or {}).get("failed")
+        return f"saved {self.live['saved_at']}" + (f", then not: {failed[0]}" if failed else "")
 
     def _write_down(self, now: float, at: str | None, *, by: str, reason: str) -> None:
         if not self.is_written:
@@ -1685,8 +1735,9 @@ class Bucket:
     """
     The kept copy: plain files under a prefix of a versioned bucket, and a manifest that is written last."""
 
-    def __init__(self, keep: dict[str, str], metadata: Metadata) -> None:
-        self.keep = keep
+    def __init__(self, here: Here, metadata: Metadata) -> None:
+        self.keep: dict[str, str] = here.spec["keep"]
+        self.noted = here.path("run/gpulab/role.json")
         self.metadata = metadata
         self.local = threading.local()
         self.lock = threading.Lock()
@@ -1731,7 +1782,7 @@ class Bucket:
         if connection is None:
             connection = self.local.connection = connect(self.keep["endpoint"])
         with self.lock:
-            self.role_key = self.role_key or role_key(self.metadata)
+            self.role_key = self.role_key or self._role_key()
         path = s3_path(self.keep, key)
         request = (method, path, query, hashlib.sha256(body).hexdigest())
         headers = signed(self.keep, self.role_key, self.metadata.now(), request)
@@ -1740,6 +1791,19 @@ class Bucket:
         connection.request(method, f"{path}?{query}" if query else path, body=body, headers=headers)
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read()
+
+    def _role_key(self) -> dict[str, str]:
+        """The role's key, or the last one when the metadata service does not answer: it lives for hours."""
+        try:
+            fresh = role_key(self.metadata)
+        except Problem:
+            known = read_json(self.noted)
+            if self.metadata.answers or not known:
+                raise
+            return known
+        with contextlib.suppress(OSError):
+            write_json(self.noted, fresh, mode=0o600)
+        return fresh
 
 
 def key_of(bucket: Bucket, path: str) -> str:
@@ -1856,13 +1920,15 @@ def save(here: Here, metadata: Metadata) -> dict[str, Any]:
     summary.update(skipped=found.skipped, failed=[])
     if here.spec["keep"] is None:
         return summary
-    bucket = Bucket(here.spec["keep"], metadata)
+    bucket = Bucket(here, metadata)
     if not here.path("var/lib/gpulab/kept.json").exists():
         restore(here, metadata)
-    old: dict[str, Any] = read_json(here.path("var/lib/gpulab/kept.json")).get("entries", {})
+    known = read_json(here.path("var/lib/gpulab/kept.json"))
+    old: dict[str, Any] = known.get("entries", {})
     began = metadata.now()
     entries = _bring(here, bucket, found, old, summary)
-    if entries != old or summary["failed"]:
+    # Also when nothing changed: the manifest says which launch vouches for it.
+    if entries != old or summary["failed"] or known.get("launch") != here.spec["launch"]:
         _write_manifest(here, bucket, entries, summary, began)
     for path in old.keys() - entries.keys():
         if old[path].get("key"):
@@ -1926,7 +1992,11 @@ def _write_manifest(
     whole = {"version": 1, "at": iso(at), "launch": here.spec["launch"], "entries": listed}
     whole.update(skipped=summary["skipped"], failed=summary["failed"])
     bucket.ask("PUT", f"{bucket.keep['prefix']}manifest.json", body=json.dumps(whole).encode())
-    write_json(here.path("var/lib/gpulab/kept.json"), {"entries": entries})
+    with contextlib.suppress(OSError):  # on a full disk the next save brings some files once more
+        write_json(
+            here.path("var/lib/gpulab/kept.json"),
+            {"launch": here.spec["launch"], "entries": entries},
+        )
 
 
 def restore(here: Here, metadata: Metadata) -> str:
@@ -1938,7 +2008,7 @@ def restore(here: Here, metadata: Metadata) -> str:
     """
     if here.spec["keep"] is None:
         return "the work is brought over ssh"
-    bucket = Bucket(here.spec["keep"], metadata)
+    bucket = Bucket(here, metadata)
     whole = kept_manifest(bucket) or {"entries": []}
     wrong: list[str] = []
 
@@ -1995,7 +2065,7 @@ def _same(place: Path, entry: dict[str, Any]) -> bool:
 def _say_save(here: Here, metadata: Metadata) -> int:
     try:
         summary = save(here, metadata)
-    except Problem as error:
+    except (Problem, OSError) as error:
         write_json(here.path("run/gpulab/saved.json"), {"error": str(error)})
         raise
     write_json(here.path("run/gpulab/saved.json"), summary)
@@ -2086,16 +2156,9 @@ def speak(root: str, word: str, option: str, value: str) -> int:
 
 
 def show_log(here: Here, *, follow: bool) -> None:
-    """Print the log, and with `follow` what is added to it."""
-    with here.path("var/log/gpulab/agent.log").open("rb") as log:
-        while True:
-            part = log.read(65536)
-            sys.stdout.buffer.write(part)
-            sys.stdout.buffer.flush()
-            if not part:
-                if not follow:
-                    return
-                time.sleep(0.5)
+    """Become `tail`, which prints the log, and with `follow` what is added to it, also after it was replaced."""
+    log = str(here.path("var/log/gpulab/agent.log"))
+    os.execvp("tail", ["tail", "-n", "+1", *["-F"][: int(follow)], log])  # noqa: S606 - a list
 
 
 if __name__ == "__main__":

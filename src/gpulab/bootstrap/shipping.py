@@ -2,7 +2,7 @@
 The agent as it travels. Hides how its source is made small; refuses to change what it does.
 
 User data has 16 KB for everything, so it carries the agent without the part that keeps the work in S3, without
-docstrings, comments and signature types, with short names, compressed, behind one line that unpacks and runs it.
+docstrings, comments, types, spaces and imports for types, with short names, compressed, behind one line that unpacks and runs it.
 The whole agent, readable, lies in the bucket the work is kept in: an instance without a bucket does not need it.
 """
 
@@ -12,13 +12,14 @@ import argparse
 import ast
 import base64
 import builtins
-import bz2
 import contextlib
 import datetime
 import hashlib
 import http.client
+import io
 import itertools
 import json
+import lzma
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import threading
 import time
+import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -38,9 +40,11 @@ import gpulab
 
 _LEFT_OUT = ("# --- keeping the work: not in user data", "# --- the words ---")
 _STUB = """#!/usr/bin/env python3
-import base64, bz2
-exec(compile(bz2.decompress(base64.b64decode("{packed}")), "gpulab-agent", "exec"))
+import base64, lzma
+exec(compile(lzma.decompress(base64.b64decode("{packed}")), "gpulab-agent", "exec"))
 """
+# Found by trying: text of this kind has no use for positions.
+_LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 0, "pb": 0}
 
 
 @cache
@@ -58,7 +62,9 @@ def whole_agent_sha256() -> str:
 @cache
 def shipped_agent() -> str:
     """Give the program that travels in user data: an ordinary script that unpacks and runs itself."""
-    packed = bz2.compress(small_source().encode())
+    packed = lzma.compress(
+        small_source().encode(), lzma.FORMAT_ALONE, filters=[{**_LZMA, "nice_len": 273}]
+    )
     return _STUB.format(packed=base64.b64encode(packed).decode())
 
 
@@ -69,8 +75,60 @@ def small_source() -> str:
     source = whole_agent().decode()
     tree = ast.parse(source[: source.index(begin)] + source[source.index(end) :])
     tree = _Bare().visit(tree)
-    tree = _Renamed(_short_names(tree), _short_attributes(tree)).visit(tree)
-    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+    attributes = _short_attributes(tree)
+    _shorten_locals(tree)
+    tree = _Renamed(_short_globals(tree), attributes).visit(tree)
+    _drop_unused_imports(tree)
+    return _squeezed(ast.unparse(ast.fix_missing_locations(tree)) + "\n")
+
+
+def _drop_unused_imports(tree: ast.Module) -> None:
+    """Leave out what only types needed; `__future__` goes with them."""
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in list(tree.body):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            node.names = [n for n in node.names if (n.asname or n.name).split(".")[0] in used]
+            if not node.names:
+                tree.body.remove(node)
+
+
+def _squeezed(source: str) -> str:
+    """Write a program with one space for each level, and none where Python needs none."""
+    lines, text, level = source.splitlines(), "", 0
+    string_from: tuple[int, int] | None = None
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind = tokenize.tok_name[token.type]
+        # Since Python 3.12 a formatted string is many tokens; it is taken as it stands.
+        if string_from is not None and kind != "FSTRING_END":
+            continue
+        if kind == "FSTRING_START":
+            string_from = token.start
+        elif kind == "FSTRING_END" and string_from is not None:
+            text += _glue(text, _between(lines, string_from, token.end))
+            string_from = None
+        elif kind in ("INDENT", "DEDENT"):
+            level += 1 if kind == "INDENT" else -1
+        elif kind == "NEWLINE":
+            text += "\n"
+        elif kind not in ("NL", "ENDMARKER"):
+            text += " " * level if text.endswith("\n") else ""
+            text += _glue(text, token.string)
+    return text
+
+
+def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    if start[0] == end[0]:
+        return lines[start[0] - 1][start[1] : end[1]]
+    middle = lines[start[0] : end[0] - 1]
+    return "\n".join([lines[start[0] - 1][start[1] :], *middle, lines[end[0] - 1][: end[1]]])
+
+
+def _glue(before: str, token: str) -> str:
+    """The token, after a space where it would run into the one before: two words, or a word and a string's quotes."""
+    sticks = "_'\""
+    left, right = before[-1:], token[:1]
+    is_apart = not (left.isalnum() or left in sticks) or not (right.isalnum() or right in sticks)
+    return token if not left or is_apart else f" {token}"
 
 
 class _Bare(ast.NodeTransformer):
@@ -139,11 +197,54 @@ class _Renamed(ast.NodeTransformer):
         return node
 
 
-def _short_names(tree: ast.Module) -> dict[str, str]:
-    uses = Counter(_own_names(tree))
-    taken = {*_foreign_names(tree), *dir(builtins), *_KEYWORDS}
+def _shorten_locals(tree: ast.Module) -> None:
+    """Name the variables of each function a, b, c, ... as they come: the same short texts everywhere compress best."""
+    taken = {*_foreign_names(tree), *dir(builtins), *_KEYWORDS, *_global_names(tree)}
+    for function in _functions(tree.body):
+        mine = [name for name in _bound_names(function) if name not in taken]
+        short = (n for n in _identifiers(string.ascii_lowercase) if n not in taken)
+        name = function.name
+        _Renamed(dict(zip(mine, short, strict=False)), {}).visit(function)
+        function.name = name
+
+
+def _functions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:
+    """Functions and methods; one inside another shares the outer one's names."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef):
+            yield node
+        elif isinstance(node, ast.ClassDef):
+            yield from _functions(node.body)
+
+
+def _bound_names(function: ast.FunctionDef) -> list[str]:
+    found: dict[str, None] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.arg):
+            found[node.arg] = None
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found[node.id] = None
+        elif isinstance(node, ast.ExceptHandler | ast.FunctionDef) and node is not function:
+            found |= {node.name: None} if node.name else {}
+    return list(found)
+
+
+def _short_globals(tree: ast.Module) -> dict[str, str]:
+    """Capitals, which no variable of a function has."""
+    known = _global_names(tree)
+    uses = Counter(name for name in _own_names(tree) if name in known)
+    taken = {*_foreign_names(tree), *dir(builtins)}
     mine = [name for name, _ in uses.most_common() if name not in taken]
-    return dict(zip(mine, (n for n in _identifiers() if n not in taken), strict=False))
+    short = (n for n in _identifiers(string.ascii_uppercase) if n not in taken)
+    return dict(zip(mine, short, strict=False))
+
+
+def _global_names(tree: ast.Module) -> set[str]:
+    names = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
 
 
 def _short_attributes(tree: ast.Module) -> dict[str, str]:
@@ -156,7 +257,9 @@ def _short_attributes(tree: ast.Module) -> dict[str, str]:
             mine[node.attr] += 1
     taken = {*_foreign_names(tree), *_standard_attributes(), *_OPTIONS, *_KEYWORDS}
     names = [name for name, _ in mine.most_common() if name not in taken and name[:2] != "__"]
-    return dict(zip(names, (n for n in _identifiers() if n not in taken), strict=False))
+    return dict(
+        zip(names, (n for n in _identifiers(string.ascii_letters) if n not in taken), strict=False)
+    )
 
 
 def _standard_attributes() -> set[str]:
@@ -204,9 +307,9 @@ _OPTIONS = ("root", "word", "until", "minutes", "follow")
 _KEYWORDS = ("as", "do", "if", "in", "is", "or")
 
 
-def _identifiers() -> Iterator[str]:
+def _identifiers(letters: str) -> Iterator[str]:
     for length in itertools.count(1):
-        yield from map("".join, itertools.product(string.ascii_letters, repeat=length))
+        yield from map("".join, itertools.product(letters, repeat=length))
 
 
 def _own_names(tree: ast.Module) -> Iterator[str]:

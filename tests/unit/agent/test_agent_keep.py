@@ -360,6 +360,61 @@ def test_without_a_role_saving_says_so(keeper, metadata, metadata_service):
         save(here, metadata)
 
 
+def test_the_last_key_is_used_while_the_metadata_service_is_silent(keeper, metadata, s3):
+    """A key lives for hours; a metadata service that is blocked must not cost the work of the evening."""
+    here = keeper()
+    put(here, "before.ipynb", b"1")
+    save(here, metadata)
+    put(here, "after.ipynb", b"2")
+
+    summary = save(here, agent.Metadata("http://127.0.0.1:9"))
+
+    assert (1, b"2") == (summary["uploaded"], kept(s3, "work/after.ipynb"))
+    assert 0o600 == here.path("run/gpulab/role.json").stat().st_mode & 0o777
+
+
+def test_without_a_key_and_without_metadata_the_sentence_names_the_metadata(keeper):
+    """`no role` would send a TA to IAM, where nothing is wrong."""
+    here = keeper()
+
+    with pytest.raises(Problem, match="the metadata service does not answer"):
+        save(here, agent.Metadata("http://127.0.0.1:9"))
+
+
+def test_a_launch_that_changed_nothing_vouches_for_the_copy_all_the_same(
+    a_here, keeper, metadata, s3
+):
+    """`gpulab stop` compares the launch in the manifest; without this, nobody could stop after only looking."""
+    one = keeper()
+    put(one, "a.ipynb", b"{}")
+    save(one, metadata)
+    other = a_here("other", keep=one.spec["keep"], launch="l-2")
+
+    restore(other, metadata)
+    save(other, metadata)
+
+    assert "l-2" == json.loads(kept(s3, "manifest.json"))["launch"]
+
+
+def test_on_a_full_disk_the_work_is_kept(keeper, metadata, s3):
+    """A full disk is when a student deletes in haste; the agent's own notes must not stand before the copy."""
+    here = keeper()
+    put(here, "a.ipynb", b"1")
+    save(here, metadata)
+    put(here, "b.ipynb", b"2")
+    notes = here.path("var/lib/gpulab")
+    known = (notes / "kept.json").read_text()
+    (notes / f".kept.json.{os.getpid()}").mkdir()  # in the way of the fresh file
+
+    summary = save(here, metadata)
+
+    assert (1, []) == (summary["uploaded"], summary["failed"])
+    assert known == (notes / "kept.json").read_text()
+    assert ["a.ipynb", "b.ipynb"] == [
+        entry["path"] for entry in json.loads(kept(s3, "manifest.json"))["entries"]
+    ]
+
+
 def test_a_refusal_is_said_in_the_words_of_s3(keeper, metadata, monkeypatch):
     """`AccessDenied` tells a TA what to change; `could not save` tells nobody anything."""
     here = keeper()

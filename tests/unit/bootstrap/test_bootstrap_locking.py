@@ -109,7 +109,9 @@ def test_wishes_that_contradict_the_base_are_told_in_uvs_words(uv, course):
     """The TA must learn which line to change."""
     (course / "bio" / "requirements.txt").write_text("numpy==1.26.4\n")
 
-    with pytest.raises(WrongUsage, match=r"you require numpy==1\.26\.4 and numpy==2\.4\.1") as refused:
+    with pytest.raises(
+        WrongUsage, match=r"you require numpy==1\.26\.4 and numpy==2\.4\.1"
+    ) as refused:
         renew(course / "bio", uv=uv, today=TODAY, extra_folders=[course])
 
     assert "Loosen one of the wishes" in refused.value.hint

@@ -101,7 +101,7 @@ def test_an_environment_that_is_too_large_is_refused_with_its_size():
     pins = tuple(
         replace(pin, name=f"{pin.name}-{n}", hashes=(f"{hash((pin.name, n)) & (2**256 - 1):064x}",))
         for pin in spec.environment.cpu.pins
-        for n in range(9)
+        for n in range(40)
     )
     large = replace(spec.environment, cpu=replace(spec.environment.cpu, pins=pins))
 

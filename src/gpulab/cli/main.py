@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ls": ("gpulab.cli.ls", "List your instances and what they cost."),
     "show": ("gpulab.cli.show", "Show everything about one instance."),
     "open": ("gpulab.cli.open", "Open JupyterLab through the tunnel."),
+    "check": ("gpulab.cli.check", "Check driver, GPU, TensorFlow and disk of an instance."),
     "ssh": ("gpulab.cli.ssh", "Log in, or run one command: `gpulab ssh [NAME] -- COMMAND...`."),
     "logs": ("gpulab.cli.logs", "Read what the instance wrote while it set itself up."),
     "push": ("gpulab.cli.push", "Copy files to the instance."),

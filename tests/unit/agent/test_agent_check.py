@@ -100,7 +100,7 @@ def test_a_gpu_is_named_with_its_driver_and_memory(instance):
 
 
 def test_memory_is_told_by_process_when_it_is_no_notebook(instance):
-    """ "Blas GEMM launch failed" means someone else holds the memory; this line says who."""
+    """A failing matrix product mostly means that someone else holds the memory; this line says who."""
     with_gpu(instance, f"{os.getpid()}, 13500\n")
 
     said = run(instance)["gpu memory"][1]
@@ -130,7 +130,8 @@ CHECKS = (_first, _second, _third_one)
 def test_a_python_that_dies_is_told(instance):
     """A broken CUDA library kills the process; silence would read as "everything is fine"."""
     found = run(
-        instance, "import os, sys\nsys.stderr.write('illegal instruction'); os._exit(132)\n"
+        instance,
+        "import os, sys\nsys.stderr.write('illegal instruction'); sys.stderr.flush(); os._exit(132)\n",
     )
 
     assert ("failed", "its Python ended (132): illegal instruction") == found["environment"]

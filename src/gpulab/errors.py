@@ -33,6 +33,8 @@ What can go wrong, as classes that say what the caller may do next. Raises nothi
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class GpulabError(Exception):
     """
@@ -54,6 +56,10 @@ class GpulabError(Exception):
         self.hint = hint
         self.code = code
         self.detail = detail
+
+    def reworded(self, message: str, *, hint: str = "") -> Self:
+        """Return it under another sentence; the class, AWS's code and AWS's words stay, and the hint where none is given."""
+        return type(self)(message, hint=hint or self.hint, code=self.code, detail=self.detail)
 
 
 class WrongUsage(GpulabError):

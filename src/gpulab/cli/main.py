@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpulab.errors import GpulabError, WrongUsage
+from gpulab.errors import GpulabError, Interrupted, WrongUsage
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -137,8 +137,8 @@ def run(arguments: Sequence[str]) -> int:
         _say(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _say(GpulabError("interrupted", hint="`gpulab ls` shows what runs; nothing is lost"))
-        return 130
+        _say(Interrupted("interrupted", hint="`gpulab ls` shows what runs; nothing is lost"))
+        return Interrupted.exit_code
     except BrokenPipeError:
         # The reader of our output has gone (`gpulab ls | head`): nothing more to say, and no traceback at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

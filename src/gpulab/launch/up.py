@@ -94,4 +94,4 @@ def _found(context: Context, instance: Instance) -> Generator[Event, None, Insta
         return (yield from wait_until_running(context, instance))
     except GpulabError as error:
         hint = error.hint or f"`gpulab up {instance.name}` launches a new one"
-        raise type(error)(error.message, hint=hint, code=error.code) from error
+        raise error.reworded(error.message, hint=hint) from error

@@ -34,14 +34,12 @@ def command(
       gpulab logs --follow
       gpulab logs week4 --console
     """
-    from gpulab.launch import instances
-    from gpulab.remote.host import Host
+    from gpulab.launch import agent, instances
 
     instance = instances.find(context.launch, name)
     write = context.console.out.write if raw else context.console.show
     if from_console:
         write(instances.console(context.launch, instance))
         return
-    words = ["gpulab-agent", "log", *(["--follow"] if follow else [])]
-    for line in Host(instances.target(context.launch, instance)).stream(words):
+    for line in agent.log(instances.host(context.launch, instance), follow=follow):
         write(f"{line}\n" if raw else line)

@@ -56,7 +56,6 @@ def command(
     """
     from gpulab.launch import instances, keep
     from gpulab.remote import copying
-    from gpulab.remote.host import Host
     from gpulab.view.copies import copy_text, progress_text
 
     instance = None if is_kept else instances.find_alive(context.launch, name)
@@ -67,7 +66,7 @@ def command(
             report = keep.fetch(context.launch, work, into)
     else:
         into = destination or Path(instance.name)
-        host = Host(instances.target(context.launch, instance))
+        host = instances.host(context.launch, instance)
         with context.console.step(f"Copying {instance.name}:{source} to {into}") as step:
             report = copying.pull(
                 host,

@@ -55,12 +55,11 @@ def command(
     """
     from gpulab.launch import instances
     from gpulab.remote import copying
-    from gpulab.remote.host import Host
     from gpulab.view.copies import copy_text, progress_text
 
     name, source = _name_and_source(words)
     instance = instances.find(context.launch, name)
-    host = Host(instances.target(context.launch, instance))
+    host = instances.host(context.launch, instance)
     with context.console.step(f"Copying {source} to {instance.name}:{destination}") as step:
         report = copying.push(
             host,

@@ -49,12 +49,11 @@ def command(ctx: click.Context, name: str | None) -> int:
     import subprocess
 
     from gpulab.launch import instances
-    from gpulab.remote.host import Host
 
     context: Context = ctx.obj
     words = _for_the_shell_there(ctx.meta["gpulab.remote_command"])
     instance = instances.find(context.launch, name)
-    host = Host(instances.target(context.launch, instance))
+    host = instances.host(context.launch, instance)
     return subprocess.call(host.shell_argv(words or None))
 
 

@@ -20,6 +20,7 @@ from gpulab.errors import (
     RemoteError,
     Unreachable,
 )
+from gpulab.launch import instances
 from gpulab.launch.context import Context
 from gpulab.launch.events import (
     Event,
@@ -31,7 +32,6 @@ from gpulab.launch.events import (
     WaitingFor,
     Warned,
 )
-from gpulab.launch.instances import admit_here, status, target
 from gpulab.launch.keeping import our_bucket, prefix
 from gpulab.model.instance import Instance
 from gpulab.model.status import AgentStatus
@@ -105,7 +105,7 @@ def _growing(context: Context) -> Iterator[float]:
 
 def _log_in(context: Context, instance: Instance) -> Generator[Event, None, None]:
     """Wait until a command can be run; a time-out may mean that this computer's address has changed."""
-    host, begun, may_admit = context.host(target(context, instance)), context.now(), True
+    host, begun, may_admit = instances.host(context, instance), context.now(), True
     while True:
         try:
             host.run(["true"], timeout_s=20)
@@ -128,7 +128,7 @@ def _log_in(context: Context, instance: Instance) -> Generator[Event, None, None
 
 def _admit(context: Context, instance: Instance) -> Generator[Event, None, None]:
     try:
-        if admit_here(context, instance):
+        if instances.admit_here(context, instance):
             yield Warned(
                 context.now(), "this computer's address has changed; port 22 now admits it"
             )
@@ -144,7 +144,7 @@ def _bring_home_work(context: Context, instance: Instance) -> Generator[Event, N
     try:
         if _is_in_bucket(context, instance):
             return
-        report = copying.push(context.host(target(context, instance)), folder, "work")
+        report = copying.push(instances.host(context, instance), folder, "work")
     except GpulabError as error:
         text = f"the kept work is not on the instance: {error.message}; `gpulab push {instance.name} {folder}` repeats it"
         yield Warned(context.now(), text)
@@ -164,7 +164,7 @@ def _follow_phases(context: Context, instance: Instance) -> Generator[Event, Non
     begun, told = context.now(), dict[str, str]()
     while True:
         try:
-            said = status(context, instance)
+            said = instances.status(context, instance)
         except HostKeyMismatch:
             raise
         except RemoteError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gpulab.aws import instances as ec2
 from gpulab.errors import NotFound, Unreachable
-from gpulab.launch import booting, instances
+from gpulab.launch import agent, booting, instances
 from gpulab.launch.context import Context
 from gpulab.model.instance import Instance
 from gpulab.remote import detached, ports, tunnel
@@ -223,10 +223,7 @@ def _browse(context: Context, instance: Instance, opened: Opened) -> None:
     Source:
         The way of jupyter_server's `use_redirect_file`.
     """
-    said = context.host(instances.target(context, instance)).run(
-        ["gpulab-agent", "token"], timeout_s=20
-    )
-    token = said.stdout.decode("ascii", "replace").strip()
+    token = agent.token(instances.host(context, instance))
     file = _redirect(context.folder.tunnels, f"{opened.url}?token={token}")
     with contextlib.suppress(webbrowser.Error):
         webbrowser.open(file.as_uri())

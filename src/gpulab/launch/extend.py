@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from gpulab.aws import instances as ec2
 from gpulab.errors import GpulabError, Refused
-from gpulab.launch import guarding
+from gpulab.launch import agent, guarding, instances
 from gpulab.launch.context import Context
-from gpulab.launch.instances import target
 from gpulab.model.instance import TAG_EXPIRES, Instance
 
 
@@ -51,9 +50,8 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
     if tag_error and agent_error:
         if instance.expires_at is not None and armed is not None and armed.is_armed:
             guarding.arm_at(context, instance, instance.expires_at)
-        raise type(agent_error)(
-            f"the end was not moved: {agent_error.message}; {tag_error.message}",
-            hint=agent_error.hint,
+        raise agent_error.reworded(
+            f"the end was not moved: {agent_error.message}; {tag_error.message}"
         ) from agent_error
     armed = armed or guarding.arm_at(context, instance, until)
     return Extended(
@@ -101,11 +99,8 @@ def _move_tag(context: Context, instance: Instance, until: datetime) -> GpulabEr
 
 
 def _move_agent(context: Context, instance: Instance, until: datetime) -> GpulabError | None:
-    text = until.strftime("%Y-%m-%dT%H:%M:%SZ")
     try:
-        context.host(target(context, instance)).run(
-            ["gpulab-agent", "extend", "--until", text], timeout_s=20
-        )
+        agent.extend(instances.host(context, instance), until)
     except GpulabError as error:
         return error
     return None

@@ -9,16 +9,15 @@ from gpulab.aws import instances as ec2
 from gpulab.aws import network
 from gpulab.aws.guard import Guard
 from gpulab.aws.regions import ask_each
-from gpulab.errors import GpulabError, RemoteError, Unreachable, WrongUsage
-from gpulab.launch import guarding, resuming
+from gpulab.errors import GpulabError, Unreachable, WrongUsage
+from gpulab.launch import agent, guarding, resuming
 from gpulab.launch.context import Context
 from gpulab.launch.setup import group_name
 from gpulab.model.instance import TAG_OWNER, Instance
-from gpulab.model.status import AgentStatus, read_status
+from gpulab.model.status import AgentStatus
+from gpulab.remote.host import Host
 from gpulab.remote.target import SshTarget
 from gpulab.store.names import remember_names
-
-_AGENT = "gpulab-agent"
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,16 @@ def target(context: Context, instance: Instance) -> SshTarget:
     )
 
 
+def host(context: Context, instance: Instance) -> Host:
+    """
+    Open an instance over ssh; nothing is sent yet.
+
+    Raises:
+        Unreachable: It has no address yet, or not any more.
+    """
+    return context.host(target(context, instance))
+
+
 def status(context: Context, instance: Instance, *, timeout_s: float = 20) -> AgentStatus:
     """
     Ask the agent on an instance for its status.
@@ -156,15 +165,7 @@ def status(context: Context, instance: Instance, *, timeout_s: float = 20) -> Ag
     Raises:
         RemoteError: It does not answer, or what it says cannot be read.
     """
-    host = context.host(target(context, instance))
-    said = host.run([_AGENT, "status"], timeout_s=timeout_s, max_bytes=1 << 20)
-    try:
-        return read_status(said.stdout.decode("utf-8", "replace"))
-    except ValueError as error:
-        raise RemoteError(
-            f"{instance.name or instance.id} does not tell its status in words gpulab knows",
-            hint="`gpulab logs` may show why",
-        ) from error
+    return agent.status(host(context, instance), timeout_s=timeout_s)
 
 
 def console(context: Context, instance: Instance) -> str:

@@ -5,27 +5,22 @@ work could not be kept goes on running.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator
 from datetime import timedelta
-from typing import Any
 
 from gpulab.aws import instances as ec2
 from gpulab.aws import workspace
-from gpulab.errors import AwsError, CommandFailed, NotFound, RemoteError, StoreError
-from gpulab.launch import guarding
+from gpulab.errors import AwsError, NotFound, RemoteError, StoreError
+from gpulab.launch import agent, guarding, instances
 from gpulab.launch.context import Context
 from gpulab.launch.events import Ended, Ending, Event, Saved, Saving, WaitingFor, Warned
 from gpulab.launch.facts import record_end
-from gpulab.launch.instances import target
 from gpulab.launch.keeping import our_bucket, prefix
 from gpulab.model.instance import Instance, State
 from gpulab.model.timeline import EndedBy
 from gpulab.remote import copying, hostkeys
 from gpulab.remote.host import Host
 
-_AGENT = "gpulab-agent"
-_SAVE_WITHIN_S = 1800.0
 _GONE_WITHIN = timedelta(minutes=10)
 _LOOK_S = 5.0
 
@@ -56,15 +51,14 @@ def keep_work(context: Context, instance: Instance) -> Generator[Event, None, No
     Raises:
         RemoteError, StoreError: It could not be kept, or the copy differs.
     """
-    host = context.host(target(context, instance))
+    host = instances.host(context, instance)
     try:
-        summary = _save(host)
-        if summary.get("saved_at"):
+        if agent.save(host):
             yield from _compared_bucket(context, instance, host)
         else:
             yield from _into_folder(context, instance, host)
     except (RemoteError, StoreError) as error:
-        raise type(error)(
+        raise error.reworded(
             f"the work of {instance.name} was not kept, so it runs on: {error.message}",
             hint=error.hint or f"`gpulab stop {instance.name} --no-save` ends it without its work",
         ) from error
@@ -94,24 +88,6 @@ def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
     yield Ended(context.now(), instance)
 
 
-def _save(host: Host) -> dict[str, Any]:
-    """Let the agent bring everything to the disk and, where it has one, to the bucket; return its summary."""
-    said = host.run([_AGENT, "save"], timeout_s=_SAVE_WITHIN_S, check=False, max_bytes=16 << 20)
-    try:
-        summary = json.loads(said.stdout or b"{}")
-    except ValueError:
-        summary = None
-    if not isinstance(summary, dict) or (said.exit_code != 0 and not summary.get("failed")):
-        raise CommandFailed(f"the agent could not save: {said.stderr.strip()[-300:]}")
-    failed = summary.get("failed") or []
-    if failed:
-        raise CommandFailed(
-            f"{len(failed)} files could not be kept, the first: {failed[0]}",
-            hint="Close what writes to them and stop again, or use `--no-save`",
-        )
-    return summary
-
-
 def _compared_bucket(
     context: Context, instance: Instance, host: Host
 ) -> Generator[Event, None, None]:
@@ -124,25 +100,13 @@ def _compared_bucket(
         raise StoreError(f"{shown} does not hold the work of this launch")
     lost = workspace.missing(context.cloud, bucket, where, found)
     kept = {f.path: f.sha256 for f in found.files}
-    lost += tuple(p for p, sha256 in _listed(host).items() if kept.get(p) != sha256)
+    lost += tuple(p for p, sha256 in agent.hashes(host).items() if kept.get(p) != sha256)
     if lost:
         raise StoreError(
             f"{len(lost)} files in {shown} differ from the instance, the first: {lost[0]}",
             hint="Close what writes to them and stop again, or use `--no-save`",
         )
     yield Saved(context.now(), shown, len(found.files), found.size_bytes)
-
-
-def _listed(host: Host) -> dict[str, str]:
-    """Ask the agent for the hashes of all regular files, by path."""
-    said = host.run([_AGENT, "manifest"], timeout_s=_SAVE_WITHIN_S, max_bytes=256 << 20)
-    hashes = {}
-    for line in said.stdout.splitlines():
-        entry = json.loads(line)
-        is_file = entry.get("link") is None and not str(entry.get("path", "/")).endswith("/")
-        if is_file and not entry.get("unsettled"):
-            hashes[str(entry["path"])] = str(entry.get("sha256", ""))
-    return hashes
 
 
 def _into_folder(context: Context, instance: Instance, host: Host) -> Generator[Event, None, None]:

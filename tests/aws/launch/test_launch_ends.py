@@ -11,7 +11,7 @@ import boto3
 import pytest
 from tests.aws.launch.conftest import Student
 
-from gpulab.errors import Refused, StoreError, Unreachable, WrongUsage
+from gpulab.errors import CommandFailed, Refused, StoreError, Unreachable, WrongUsage
 from gpulab.launch import doctor, extend, instances, keep, stop, sweep
 from gpulab.launch.events import Ended, Saved
 from gpulab.launch.prepare import prepare
@@ -104,6 +104,33 @@ def test_stop_keeps_the_work_compares_it_and_then_ends_the_instance(prepared):
     assert (2, 11) == (saved.files, saved.size_bytes)
     assert Ended is type(events[-1])
     assert [] == prepared.live()
+
+
+def test_what_is_never_kept_does_not_hold_an_instance_up(prepared):
+    """A folder of compiled modules appears beside every imported file; it is left out of the copy on purpose."""
+    keep_in_bucket(prepared, FILES)
+    left_out = b'{"path": "__pycache__", "reason": "excluded", "skipped": true}\n'
+    _, context = with_host(
+        prepared, save=b'{"saved_at": "2026-11-16T09:00:00Z"}', manifest=lines(FILES) + left_out
+    )
+
+    events = list(stop.stop(context, prepared.instance))
+
+    assert Ended is type(events[-1])
+    assert [] == prepared.live()
+
+
+@pytest.mark.parametrize("said", [b"[1]\n", b"not json\n", b'{"size": 1}\n'])
+def test_an_instance_that_lists_its_work_in_strange_words_runs_on(prepared, said):
+    """Its owner is root there: nonsense is an answer like another, and never a reason to destroy the work."""
+    keep_in_bucket(prepared, FILES)
+    _, context = with_host(prepared, save=b'{"saved_at": "2026-11-16T09:00:00Z"}', manifest=said)
+
+    with pytest.raises(CommandFailed) as failure:
+        list(stop.stop(context, prepared.instance))
+
+    assert failure.value.message.endswith("the agent's list of the work cannot be read")
+    assert [prepared.instance.id] == prepared.live()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""
+What the agent on an instance can be asked over ssh. Hides its words and the form of its answers; believes none of them unread.
+
+The instance's owner is root there, so an answer may be anything: its size has a limit, and what cannot be read is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from gpulab.errors import CommandFailed, RemoteError
+from gpulab.model.status import AgentStatus, read_status
+from gpulab.remote.host import Host
+
+_AGENT = "gpulab-agent"
+# A full work folder is read and hashed, and may go to a bucket.
+_SAVE_WITHIN_S = 1800.0
+_USE_NO_SAVE = "Close what writes to them and stop again, or use `--no-save`"
+
+
+def status(host: Host, *, timeout_s: float = 20) -> AgentStatus:
+    """
+    Ask what it is doing.
+
+    Raises:
+        RemoteError: It does not answer, or not in words we know.
+    """
+    said = host.run([_AGENT, "status"], timeout_s=timeout_s, max_bytes=1 << 20)
+    try:
+        return read_status(said.stdout.decode("utf-8", "replace"))
+    except ValueError as error:
+        raise RemoteError(
+            "the instance does not tell its status in words gpulab knows",
+            hint="`gpulab logs` may show why",
+        ) from error
+
+
+def save(host: Host) -> bool:
+    """
+    Let it bring everything to the disk and, where it has one, to the bucket.
+
+    Returns:
+        Whether the bucket has it now; otherwise the work is still to be fetched.
+
+    Raises:
+        RemoteError: It does not answer, or some of the work could not be kept.
+    """
+    said = host.run([_AGENT, "save"], timeout_s=_SAVE_WITHIN_S, check=False, max_bytes=16 << 20)
+    try:
+        summary = json.loads(said.stdout or b"{}")
+    except ValueError:
+        summary = None
+    if not isinstance(summary, dict) or (said.exit_code != 0 and not summary.get("failed")):
+        raise CommandFailed(f"the agent could not save: {said.stderr.strip()[-300:]}")
+    failed = summary.get("failed") or []
+    if failed:
+        raise CommandFailed(
+            f"{len(failed)} files could not be kept, the first: {failed[0]}", hint=_USE_NO_SAVE
+        )
+    return bool(summary.get("saved_at"))
+
+
+def hashes(host: Host) -> dict[str, str]:
+    """
+    Ask for the sha256 of every regular file of the work, by path; not of what is being written to, or is never kept.
+
+    A file that cannot be read has the hash `""`, which no kept copy has.
+
+    Raises:
+        RemoteError: It does not answer, or not in words we know.
+    """
+    said = host.run([_AGENT, "manifest"], timeout_s=_SAVE_WITHIN_S, max_bytes=256 << 20)
+    try:
+        entries = [json.loads(line) for line in said.stdout.splitlines()]
+        return {str(e["path"]): str(e.get("sha256") or "") for e in entries if _is_settled_file(e)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CommandFailed("the agent's list of the work cannot be read") from error
+
+
+def extend(host: Host, until: datetime) -> None:
+    """
+    Move its timer.
+
+    Raises:
+        RemoteError: It does not answer, or refuses.
+    """
+    text = until.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    host.run([_AGENT, "extend", "--until", text], timeout_s=20)
+
+
+def token(host: Host) -> str:
+    """
+    Ask for JupyterLab's token. It is a secret: never printed, never an argument of a program.
+
+    Raises:
+        RemoteError: It does not answer.
+    """
+    return host.run([_AGENT, "token"], timeout_s=20).stdout.decode("ascii", "replace").strip()
+
+
+def log(host: Host, *, follow: bool) -> Iterator[str]:
+    """
+    Yield the lines of its log; with `follow`, those to come too, until the iterator is closed.
+
+    Raises:
+        RemoteError: It does not answer.
+    """
+    yield from host.stream([_AGENT, "log", *(["--follow"] if follow else [])])
+
+
+def _is_settled_file(entry: Mapping[str, Any]) -> bool:
+    is_left_out = entry.get("skipped") or entry.get("unsettled")
+    return not is_left_out and entry.get("link") is None and not entry["path"].endswith("/")

@@ -161,3 +161,18 @@ def test_another_key_gets_another_name():
     assert key_pair_name(one) != key_pair_name(other)
     with pytest.raises(errors.WrongUsage):
         key_pair_name("-----BEGIN OPENSSH PRIVATE KEY-----")
+
+
+@pytest.mark.parametrize(
+    ("doing", "hint"),
+    [
+        ("read spot prices in us-east-1", "Check the network"),
+        ("launch g4dn.xlarge in us-east-1a", "Nobody knows yet whether it took effect"),
+    ],
+)
+def test_a_broken_connection_worries_only_about_what_could_have_taken_effect(doing, hint):
+    """A student who looked at prices must not be told that something may have been started."""
+    with pytest.raises(errors.Ambiguous) as found, explained(doing):
+        raise boto.ConnectionClosedError(endpoint_url="u")
+
+    assert found.value.hint.startswith(hint)

@@ -136,3 +136,19 @@ def test_full_everywhere_lists_the_places_once_and_offers_on_demand():
         "Try again in a few minutes, in another region with `--region`, or at a fixed price with `--on-demand`"
         == error.hint
     )
+
+
+def test_a_quota_that_is_low_in_every_region_is_one_cause_with_one_request():
+    """Three pasted requests and three equal sentences hide the one thing to do: raise it where one wants to work."""
+    failures = [
+        Failure(
+            an_offer(zone),
+            errors.QuotaTooLow(f"too low in {zone}", hint=f"raise it in {zone}", code="Max"),
+        )
+        for zone in ("us-east-1a", "us-east-2b", "us-west-2a")
+    ]
+
+    error = conclusion(failures)
+
+    assert "too low in us-east-1a (the same in us-east-2, us-west-2)" == error.message
+    assert "raise it in us-east-1a" == error.hint

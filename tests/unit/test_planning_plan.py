@@ -305,6 +305,17 @@ def test_a_cap_below_every_offer_names_the_cheapest():
     assert "`--max-price 0.21` or more, or `gpulab prices` for other GPUs" == refusal.value.hint
 
 
+def test_a_price_is_told_with_the_digits_it_has():
+    """AWS writes six decimals; a student types two."""
+    with pytest.raises(Refused) as refusal:
+        plan_launch(a_request(max_usd_per_hour=Decimal("0.1")), a_snapshot(an_offer("0.500000")))
+
+    assert (
+        "is over $0.10/h; the cheapest is g4dn.xlarge in us-east-1a at $0.50/h"
+        in refusal.value.message
+    )
+
+
 def test_nothing_sold_in_the_region_names_the_way_out():
     """Not every region has every GPU."""
     with pytest.raises(Refused) as refusal:

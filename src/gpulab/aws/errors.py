@@ -60,6 +60,7 @@ _RAISE = "`gpulab doctor` shows the quotas and the request that raises them"
 _OURS = "This is a fault in gpulab, or something new at AWS; `gpulab doctor` may know more"
 _SUPPORT = "Sign in at https://console.aws.amazon.com and follow what AWS asks for, or write to AWS Support"
 _TEACHER = "Ask whoever runs the account to allow it; docs/iam/ holds the policy"
+_AGAIN = "Check the network, a VPN or a proxy, then repeat the command"
 _REPEAT = "Nobody knows yet whether it took effect; repeat the command, it asks with the same token"
 
 _TABLE: dict[str, _Row] = {
@@ -359,6 +360,11 @@ _CONFIGURATION = (
 )
 
 
+def _only_looks(doing: str) -> bool:
+    """Whether nothing could have taken effect, by the verb."""
+    return doing.split()[0] in ("read", "list", "ask", "look", "find", "check")
+
+
 def _without_answer(error: BotoCoreError, doing: str) -> GpulabError:
     """Explain what never became an answer: nothing sent, answer lost, no credentials, our own mistake."""
     if isinstance(error, _NOT_SENT):
@@ -370,13 +376,13 @@ def _without_answer(error: BotoCoreError, doing: str) -> GpulabError:
     if isinstance(error, boto.HTTPClientError):
         return Ambiguous(
             f"could not {doing}: the connection broke before AWS's answer ({type(error).__name__})",
-            hint=_REPEAT,
+            hint=_AGAIN if _only_looks(doing) else _REPEAT,
             detail=str(error),
         )
     if isinstance(error, _NO_CREDENTIALS):
         return CredentialsInvalid(
             f"could not {doing}: there are no usable AWS credentials ({type(error).__name__})",
-            hint="`gpulab init` sets them up",
+            hint="`gpulab init` sets them up; `gpulab sandbox start` tries everything without an account",
             detail=str(error),
         )
     if isinstance(error, _CONFIGURATION):

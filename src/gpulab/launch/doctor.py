@@ -15,6 +15,7 @@ from gpulab.launch.setup import public_key
 from gpulab.model.check import Check
 from gpulab.model.market import Market, Quota
 from gpulab.planning import quotas
+from gpulab.planning.catalogue import instance_types
 from gpulab.planning.quotas import CODES
 from gpulab.remote.openssh import find_ssh
 
@@ -182,25 +183,56 @@ def _region(context: Context, region: str) -> Iterator[Check]:
         yield Check(region, FAILED, error.message, error.hint)
         return
     yield from _quotas(context, region, running)
+    yield _other_quotas(context, region, running)
     yield from _alone(f"{region} permissions", lambda c: _permissions(c, region), context)
     yield from _alone(f"{region} port 22", lambda c: _open_ports(c, region), context)
 
 
 def _quotas(context: Context, region: str, running: RegionInstances) -> Iterator[Check]:
-    for family in ("G", "P"):
-        for sold in Market:
-            code = CODES[(family, sold)]
-            name = f"{region} quota {family} {sold}"
-            try:
-                limit = market.quota_limit(context.cloud, region, family, sold)
-            except GpulabError as error:
-                yield Check(name, WARNING, error.message, error.hint)
-                continue
-            used = running.used_vcpus.get((family, sold), 0)
-            quota = Quota(code.code, code.name, region, family, sold, limit, used)
-            yield _quota(name, quota)
-            # What a launch remembers must not be older than what the doctor has just read.
-            context.cache.drop(f"{context.account}/quota/{region}/{code.code}")
+    """Look at the two quotas that the profile's GPU counts against."""
+    family = _family(context)
+    for sold in Market:
+        name = f"{region} quota {family} {sold}"
+        try:
+            yield _quota(name, _read_quota(context, region, running, (family, sold)))
+        except GpulabError as error:
+            yield Check(name, WARNING, error.message, error.hint)
+
+
+def _other_quotas(context: Context, region: str, running: RegionInstances) -> Check:
+    """Show the quotas of the GPUs that the profile does not ask for, in one line: they stop nothing."""
+    family = "P" if _family(context) == "G" else "G"
+    name = f"{region} quota {family}"
+    try:
+        read = [_read_quota(context, region, running, (family, sold)) for sold in Market]
+    except GpulabError as error:
+        return Check(name, OK, f"not read: {error.message}")
+    figures = [f"{q.market} {q.used_vcpus or 0} of {_limit(q)} vCPUs ({q.code})" for q in read]
+    gpus = "A100, H100 and the like" if family == "P" else "T4, A10G, L4 and the like"
+    return Check(name, OK, f"{', '.join(figures)}; only {gpus} count against it")
+
+
+def _family(context: Context) -> str:
+    """Return the quota family of the GPU that `gpulab up` asks for; a GPU nobody knows is told by `gpulab up`."""
+    wanted = context.profile.gpu.casefold()
+    fitting = [t for t in instance_types() if t.gpus == 1 and t.gpu_name.casefold() == wanted]
+    return fitting[0].quota_family if fitting else "G"
+
+
+def _limit(quota: Quota) -> str:
+    return "?" if quota.limit_vcpus is None else str(quota.limit_vcpus)
+
+
+def _read_quota(
+    context: Context, region: str, running: RegionInstances, counted: tuple[str, Market]
+) -> Quota:
+    family, sold = counted
+    code = CODES[counted]
+    limit = market.quota_limit(context.cloud, region, family, sold)
+    # What a launch remembers must not be older than what the doctor has just read.
+    context.cache.drop(f"{context.account}/quota/{region}/{code.code}")
+    used = running.used_vcpus.get(counted, 0)
+    return Quota(code.code, code.name, region, family, sold, limit, used)
 
 
 def _quota(name: str, quota: Quota) -> Check:
@@ -210,8 +242,8 @@ def _quota(name: str, quota: Quota) -> Check:
     free = quotas.free_vcpus(quota)
     if free is not None and free >= 4:
         return Check(name, OK, text)
-    # Only the quota that a T4 or A10G on spot counts against stops the usual launch.
-    state = FAILED if (quota.family, quota.market) == ("G", Market.SPOT) else WARNING
+    # Only the spot quota stops the usual launch.
+    state = FAILED if quota.market is Market.SPOT else WARNING
     return Check(name, state, text, quotas.raise_hint(quota, needed_vcpus=4))
 
 

@@ -134,12 +134,40 @@ def conclusion(failures: Sequence[Failure]) -> GpulabError:
     if not decisive:
         return _all_full(failures)
     last = decisive[-1].error
-    hints = dict.fromkeys(f.error.hint for f in decisive if f.error.hint)
-    causes = list(dict.fromkeys(f.error.message for f in decisive))
+    hints = dict.fromkeys(f.error.hint for f in _first_of_each_quota(decisive) if f.error.hint)
+    causes = _causes(decisive)
     full = [f for f in failures if f not in decisive]
     if full:
         causes.append(f"no capacity at {_places(full)}")
     return type(last)("; ".join(causes), hint="; ".join(hints), code=last.code, detail=last.detail)
+
+
+def _first_of_each_quota(failures: Sequence[Failure]) -> list[Failure]:
+    """Leave out a quota that refused in a further region: raising it in the preferred one is the one thing to do."""
+    seen: dict[object, Failure] = {}
+    for number, f in enumerate(failures):
+        seen.setdefault(_quota_of(f.offer)[:2] if _is_quota(f) else number, f)
+    return list(seen.values())
+
+
+def _causes(failures: Sequence[Failure]) -> list[str]:
+    """Say each cause once; a quota that refused in several regions names them together."""
+    causes = []
+    for first in _first_of_each_quota(failures):
+        also = _further_regions(first, failures) if _is_quota(first) else []
+        causes.append(first.error.message + (f" (the same in {', '.join(also)})" if also else ""))
+    return list(dict.fromkeys(causes))
+
+
+def _further_regions(first: Failure, failures: Sequence[Failure]) -> list[str]:
+    counted = _quota_of(first.offer)[:2]
+    alike = [f for f in failures if _is_quota(f) and _quota_of(f.offer)[:2] == counted]
+    regions = dict.fromkeys(f.offer.place.region for f in alike)
+    return [region for region in regions if region != first.offer.place.region]
+
+
+def _is_quota(failure: Failure) -> bool:
+    return isinstance(failure.error, QuotaTooLow)
 
 
 def _all_full(failures: Sequence[Failure]) -> GpulabError:

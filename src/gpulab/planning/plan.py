@@ -176,10 +176,17 @@ def _nothing_sold(request: LaunchRequest) -> Refused:
 def _over_cap(request: LaunchRequest, offers: Sequence[Offer]) -> Refused:
     best = min(offers, key=lambda o: (o.usd_per_hour, o.type.name, o.place.zone))
     return Refused(
-        f"every offer is over ${request.max_usd_per_hour}/h; the cheapest is"
-        f" {best.type.name} in {best.place.zone} at ${best.usd_per_hour}/h",
-        hint=f"`--max-price {best.usd_per_hour}` or more, or `gpulab prices` for other GPUs",
+        f"every offer is over ${_plain(request.max_usd_per_hour)}/h; the cheapest is"
+        f" {best.type.name} in {best.place.zone} at ${_plain(best.usd_per_hour)}/h",
+        hint=f"`--max-price {_plain(best.usd_per_hour)}` or more, or `gpulab prices` for other GPUs",
     )
+
+
+def _plain(usd: Decimal | None) -> str:
+    """Write a price with no more digits than it has, and at least cents: `0.05`, `0.1685`."""
+    text = f"{usd or Decimal(0):f}"
+    whole, _, digits = text.partition(".")
+    return f"{whole}.{digits.rstrip('0').ljust(2, '0')}"
 
 
 def _no_room(offers: Sequence[Offer], snapshot: Snapshot) -> GpulabError:
@@ -233,7 +240,7 @@ def _check_credit(plan: LaunchPlan) -> None:
     fits = f"{max(0, int(hours.total_seconds() // 360)) / 10:g}"
     raise CreditTooLow(
         f"this may cost up to ${_cents(plan.at_most_usd)}, and ${_cents(left)} of your credit is left",
-        hint=f"`--hours {fits}` fits, or cap the price with `--max-price {plan.attempts[0].usd_per_hour}`"
+        hint=f"`--hours {fits}` fits, or cap the price with `--max-price {_plain(plan.attempts[0].usd_per_hour)}`"
         if fits != "0"
         else "Ask your teacher for more credit; `gpulab credit` shows where it went",
     )

@@ -54,7 +54,7 @@ def gpu_names(types: Iterable[InstanceType]) -> tuple[str, ...]:
 def _named(name: str, known: list[InstanceType]) -> InstanceType:
     found = next((t for t in known if t.name == name.strip().lower()), None)
     if found is None:
-        near = difflib.get_close_matches(name, [t.name for t in known], n=1, cutoff=0.6)
+        near = difflib.get_close_matches(name, [t.name for t in known], n=1, cutoff=0.75)
         raise WrongUsage(f"gpulab knows no instance type `{name}`", hint=_did_you_mean(near))
     if found.gpus and not _has_driver(found):
         raise Refused(

@@ -409,6 +409,32 @@ def test_doctor_finds_a_virgin_account_wanting(tmp_path):
     assert "aws service-quotas request-service-quota-increase" in quota.hint
 
 
+def test_doctor_says_in_one_line_what_other_gpus_quotas_are(sandbox, student):
+    """A student who wants a T4 must not read six warnings about A100s before the one line that matters."""
+    found = [c for c in doctor.checks(student.context) if "quota" in c.name]
+
+    assert [
+        ("us-east-1 quota G spot", "ok"),
+        ("us-east-1 quota G on-demand", "ok"),
+        ("us-east-1 quota P", "ok"),
+    ] == [(c.name, c.state) for c in found]
+    assert (
+        "spot 0 of 0 vCPUs (L-7212CCBC), on-demand 0 of 0 vCPUs (L-417A185B);"
+        " only A100, H100 and the like count against it"
+    ) == found[-1].text
+
+
+def test_doctor_fails_the_quota_of_the_gpu_the_profile_asks_for(sandbox, tmp_path):
+    """Who wants an H100 is stopped by the P5 quota, not by that of a T4."""
+    context = Student(sandbox, tmp_path, gpu="H100").context
+
+    found = {c.name: c for c in doctor.checks(context)}
+
+    assert "failed" == found["us-east-1 quota P5 spot"].state
+    assert "L-C4BD4855" in found["us-east-1 quota P5 spot"].hint
+    assert "ok" == found["us-east-1 quota G"].state
+
+
 def test_doctor_of_a_ready_account_fails_nothing_and_changes_nothing(sandbox, student):
     """It may be run at any time, at no cost."""
     found = list(doctor.checks(student.context))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -78,6 +80,19 @@ def test_a_slip_of_the_finger_does_not_read_as_stopped(up, capsys):
     assert (
         "error: no instance is called `wek4`\n\nhint: There is week4\n" == capsys.readouterr().err
     )
+
+
+def test_watching_ends_with_ctrl_c_without_an_error(up, capsys):
+    """Ctrl-C is how one leaves `ls -w`; it is not a mistake."""
+    up("week4")
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+    code = run(["ls", "-w", "--quick"])
+
+    said = capsys.readouterr()
+    assert 130 == code
+    assert "error" not in said.err
+    assert "week4  running" in said.out
 
 
 def test_a_tunnel_closes_although_the_instance_is_gone(capsys):

@@ -7,13 +7,29 @@ from decimal import Decimal
 
 import pytest
 
-from gpulab.errors import QuotaTooLow
+from gpulab.errors import QuotaTooLow, WrongUsage
 from gpulab.view.console import Console, csv_cell, table
 
 
-def a_console(*, is_live=False, has_colour=False):
+def a_console(*, is_live=False, has_colour=False, **more):
     ticks = iter(range(100))
-    return Console(io.StringIO(), io.StringIO(), is_live, has_colour, lambda: float(next(ticks)))
+    return Console(
+        io.StringIO(), io.StringIO(), is_live, has_colour, lambda: float(next(ticks)), **more
+    )
+
+
+class Ticker:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self):
+        self.do = None
+
+    def __call__(self, do):
+        self.do = do
+        return self.stop
+
+    def stop(self):
+        self.do = None
 
 
 def test_an_error_is_a_sentence_a_blank_line_and_a_hint():
@@ -58,6 +74,53 @@ def test_a_failed_step_says_so_and_lets_the_error_through():
             raise QuotaTooLow("no")
 
     assert "  Starting: failed, 1.0 s\n" == console.err.getvalue()
+
+
+def test_the_seconds_of_a_step_run_on_while_one_waits():
+    """A line that says `0.0 s` for half a minute looks as if gpulab hung."""
+    ticker = Ticker()
+    console = a_console(is_live=True, ticking=ticker)
+
+    with console.step("Waiting"):
+        ticker.do()
+        ticker.do()
+
+    drawn = console.err.getvalue().split("\r\x1b[2K")
+    assert ["  Waiting ... 1.0 s", "  Waiting ... 2.0 s", "  Waiting ... 3.0 s"] == drawn[1:4]
+    assert "  Waiting: done, 4.0 s\n" == drawn[-1]
+    assert None is ticker.do
+
+
+def test_a_step_never_wraps_but_ends_whole():
+    """A wrapped line cannot be drawn over, and the screen would fill with copies of it."""
+    console = a_console(is_live=True, columns=lambda: 30)
+
+    with console.step("Asking us-east-1b for a g4dn.xlarge"):
+        pass
+
+    drawn = console.err.getvalue().split("\r\x1b[2K")
+    assert "  Asking us-east-1b ... 1.0 s" == drawn[1]
+    assert "  Asking us-east-1b ... 1.0 s" == drawn[1]
+
+
+def test_a_watched_screen_is_drawn_line_over_line():
+    """Clearing first would flicker at every look."""
+    console = a_console(is_live=True, is_watched=True)
+
+    console.redraw("one\ntwo", is_first=False)
+
+    assert "\x1b[Hone\x1b[K\ntwo\x1b[K\n\x1b[J" == console.out.getvalue()
+
+
+def test_where_nobody_can_answer_the_question_is_told():
+    """A script's log must say what it was that needed a yes."""
+    with pytest.raises(WrongUsage) as refused:
+        a_console().confirm("Delete the kept work of lab: 2 files?")
+
+    assert (
+        "nobody is there to answer: Delete the kept work of lab: 2 files?" == refused.value.message
+    )
+    assert "Add `--yes` to agree beforehand" == refused.value.hint
 
 
 def test_json_keeps_money_exact():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import shutil
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -87,6 +90,19 @@ class Context:
         time.sleep(duration_s)
 
 
+def _every_second(do: Callable[[], None]) -> Callable[[], None]:
+    """Call a function every second, beside what is waited for; the returned function ends it."""
+    ended = threading.Event()
+
+    def run() -> None:
+        with contextlib.suppress(OSError, ValueError):  # stderr was closed meanwhile
+            while not ended.wait(1.0):
+                do()
+
+    threading.Thread(target=run, daemon=True).start()
+    return ended.set
+
+
 def context_of(
     environment: Mapping[str, str] | None = None, *, profile_name: str | None = None
 ) -> Context:
@@ -100,5 +116,8 @@ def context_of(
         has_colour=is_live and not env.get("NO_COLOR"),
         monotonic=time.monotonic,
         ask=sys.stdin.readline if sys.stdin is not None and sys.stdin.isatty() else None,
+        ticking=_every_second,
+        columns=lambda: shutil.get_terminal_size().columns,
+        is_watched=is_live and sys.stdout.isatty(),
     )
     return Context(environment=env, console=console, profile_name=profile_name)

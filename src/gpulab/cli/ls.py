@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpulab.cli.options import listing_options
+from gpulab.errors import CredentialsInvalid, GpulabError, Interrupted, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -36,7 +37,7 @@ def command(
     quick: bool,
     as_json: bool,
     as_csv: bool,
-) -> None:
+) -> int:
     """
     List your instances and what they cost.
 
@@ -46,16 +47,13 @@ def command(
       gpulab ls -w
       gpulab ls --json | jq '.instances[].name'
     """
-    while True:
-        _show(context, is_all=is_all, quick=quick, as_json=as_json, as_csv=as_csv, clear=watch)
-        if not watch:
-            return
-        context.sleep(every)
+    if watch:
+        return _watch(context, every, is_all=is_all, quick=quick, as_json=as_json, as_csv=as_csv)
+    _show(context, is_all=is_all, quick=quick, as_json=as_json, as_csv=as_csv)
+    return 0
 
 
-def _show(
-    context: Context, *, is_all: bool, quick: bool, as_json: bool, as_csv: bool, clear: bool
-) -> None:
+def _show(context: Context, *, is_all: bool, quick: bool, as_json: bool, as_csv: bool) -> None:
     from gpulab.launch import keep, overview
     from gpulab.view.instances import COLUMNS, row_json, rows_text, totals_text
     from gpulab.view.keeping import kept_text
@@ -63,8 +61,6 @@ def _show(
     seen = overview.look(context.launch, with_ended=is_all, ask_instances=not quick)
     rows = seen.rows
     kept = keep.kept(context.launch) if is_all else ()
-    if clear and not (as_json or as_csv):
-        context.console.clear()
     if as_json:
         context.console.show_json(
             {"instances": [row_json(row) for row in rows], "kept": kept, "notes": seen.notes}
@@ -75,10 +71,56 @@ def _show(
         context.console.show(rows_text(rows, now=context.now()))
         context.console.say(totals_text(rows))
     elif not seen.notes:
-        context.console.say(
-            "Nothing of yours runs, and nothing costs but kept work (`gpulab ls --all`)"
-        )
+        context.console.say(_nothing_text(is_all=is_all))
     for note in seen.notes:
         context.console.say(f"note: {note}")
     if is_all and not (as_json or as_csv):
         context.console.show(kept_text(kept, now=context.now()))
+
+
+def _watch(
+    context: Context, every: int, *, is_all: bool, quick: bool, as_json: bool, as_csv: bool
+) -> int:
+    """Look again and again until Ctrl-C; a look that fails is said and does not end it."""
+    is_plain = as_json or as_csv or not context.console.is_watched
+    is_first = True
+    try:
+        while True:
+            if is_plain:
+                _show(context, is_all=is_all, quick=quick, as_json=as_json, as_csv=as_csv)
+            else:
+                context.console.redraw(_screen(context, every, is_all, quick), is_first=is_first)
+            is_first = False
+            context.sleep(every)
+    except KeyboardInterrupt:
+        context.console.say()
+        return Interrupted.exit_code
+
+
+def _screen(context: Context, every: int, is_all: bool, quick: bool) -> str:
+    from gpulab.launch import keep, overview
+    from gpulab.view.instances import rows_text, totals_text
+    from gpulab.view.keeping import kept_text
+
+    now = context.now()
+    parts = [
+        f"{now.astimezone():%H:%M:%S}, every {every} s; Ctrl-C ends watching, not the instances",
+        "",
+    ]
+    try:
+        seen = overview.look(context.launch, with_ended=is_all, ask_instances=not quick)
+        parts += [rows_text(seen.rows, now=now), totals_text(seen.rows)] if seen.rows else []
+        parts += [f"note: {note}" for note in seen.notes]
+        parts += [] if seen.rows or seen.notes else [_nothing_text(is_all=is_all)]
+        parts += ["", kept_text(keep.kept(context.launch), now=now)] if is_all else []
+    except (WrongUsage, CredentialsInvalid):
+        raise
+    except GpulabError as error:
+        parts.append(f"{error.message}; looking again")
+    return "\n".join(parts)
+
+
+def _nothing_text(*, is_all: bool) -> str:
+    if is_all:
+        return "Nothing of yours runs"
+    return "Nothing of yours runs, and nothing costs but kept work (`gpulab ls --all`)"

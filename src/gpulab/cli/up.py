@@ -237,7 +237,8 @@ def _start(context: Context, wish: LaunchRequest, *, spot_only: bool, yes: bool)
         if yes and not isinstance(question, BuyOnDemand):
             return True
         teller.close()
-        return context.console.confirm(question_text(question, now=context.now()))
+        hint = "Add `--yes` to agree beforehand, or `--dry-run` to look first"
+        return context.console.confirm(question_text(question, now=context.now()), hint=hint)
 
     ready = None
     try:

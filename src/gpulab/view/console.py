@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ class Console:
         has_colour: False under `NO_COLOR` or when piped.
         monotonic: Seconds that only grow, for steps.
         ask: Reads one line a person types, `""` at the end of input; `None` where nobody can be asked.
+        ticking: Calls a function every second until the function it returns is called; `None` to let steps stand still.
+        columns: Width of the terminal; `None` for no limit.
+        is_watched: Whether a person watches stdout too, so that a whole screen may be redrawn.
     """
 
     out: TextIO
@@ -36,6 +40,9 @@ class Console:
     has_colour: bool
     monotonic: Callable[[], float]
     ask: Callable[[], str] | None = None
+    ticking: Callable[[Callable[[], None]], Callable[[], None]] | None = None
+    columns: Callable[[], int] | None = None
+    is_watched: bool = False
 
     def say(self, text: str = "") -> None:
         """Write a line for people to stderr."""
@@ -66,27 +73,33 @@ class Console:
         """Write aligned columns to stdout; `right` names the columns of numbers."""
         self.show(table(rows, headings, right=right))
 
-    def confirm(self, question: str) -> bool:
+    def confirm(self, question: str, *, hint: str = "Add `--yes` to agree beforehand") -> bool:
         """
         Ask for a yes; anything else is a no.
+
+        Args:
+            hint: What to do where nobody can be asked.
 
         Raises:
             WrongUsage: Nobody can be asked, so `--yes` has to be said.
         """
         if self.ask is None:
             raise WrongUsage(
-                "nobody is there to confirm this",
-                hint="Add `--yes` to agree beforehand, or `--dry-run` to look first",
+                f"nobody is there to answer: {question}",
+                hint=hint,
             )
         self.err.write(f"{clean(question)} [y/N] ")
         self.err.flush()
         return self.ask().strip().lower() in ("y", "yes", "j", "ja")
 
-    def clear(self) -> None:
-        """Clear the screen of a person who watches; nothing when piped."""
-        if self.is_live:
-            self.err.write("\x1b[H\x1b[2J")
-            self.err.flush()
+    def redraw(self, text: str, *, is_first: bool) -> None:
+        """Replace the screen of a person who watches, line over line so that nothing flickers; piped, write the text."""
+        if not self.is_watched:
+            self.show(text)
+            return
+        lines = "".join(f"{line}\x1b[K\n" for line in clean(text).split("\n"))
+        self.out.write(("\x1b[2J" if is_first else "") + f"\x1b[H{lines}\x1b[J")
+        self.out.flush()
 
     def say_error(self, error: GpulabError) -> None:
         """Write `error: ...`, a blank line and `hint: ...` to stderr."""
@@ -116,13 +129,17 @@ class Console:
 
 
 class Step:
-    """One line of progress."""
+    """One line of progress, whose seconds run on while a person watches."""
 
     def __init__(self, console: Console, text: str, began: float) -> None:
         self._console = console
         self._text = text
         self._began = began
         self._detail = ""
+        self._is_drawn = False
+        self._lock = threading.Lock()
+        may_tick = console.is_live and console.ticking is not None
+        self._stop = console.ticking(self._tick) if may_tick and console.ticking else _nothing
 
     def detail(self, text: str) -> None:
         """Replace what is said behind the step's name, such as a zone or a count."""
@@ -132,26 +149,49 @@ class Step:
 
     def draw(self) -> None:
         """Redraw the line; only on a terminal."""
-        if self._console.is_live:
-            took = self._console.monotonic() - self._began
-            self._console.err.write(f"\r\x1b[2K  {self._line()} ... {seconds(took)}")
-            self._console.err.flush()
+        with self._lock:
+            self._is_drawn = self._console.is_live
+            self._write()
 
     def erase(self) -> None:
-        """Take the line back, unfinished; another line tells its end."""
-        if self._console.is_live:
-            self._console.err.write("\r\x1b[2K")
-            self._console.err.flush()
+        """Take the line back, unfinished, until it is drawn again."""
+        with self._lock:
+            self._is_drawn = False
+            if self._console.is_live:
+                self._console.err.write("\r\x1b[2K")
+                self._console.err.flush()
+
+    def drop(self) -> None:
+        """Take the line back for good; another line tells its end."""
+        self._stop()
+        self.erase()
 
     def end(self, how: str) -> None:
         """Write the final line."""
         took = self._console.monotonic() - self._began
-        if self._console.is_live:
-            self._console.err.write("\r\x1b[2K")
+        self.drop()
         self._console.say(f"  {self._line()}: {how}, {seconds(took)}")
+
+    def _tick(self) -> None:
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
+        """Write the line over itself, cut where it would wrap: a wrapped line cannot be taken back."""
+        if not self._is_drawn:
+            return
+        took = seconds(self._console.monotonic() - self._began)
+        width = self._console.columns() - 1 if self._console.columns else 10_000
+        line = f"  {self._line()}"[: max(10, width - len(took) - 5)]
+        self._console.err.write(f"\r\x1b[2K{line} ... {took}")
+        self._console.err.flush()
 
     def _line(self) -> str:
         return clean(f"{self._text} {self._detail}".rstrip())
+
+
+def _nothing() -> None:
+    """Stop what never began."""
 
 
 def table(

@@ -47,7 +47,8 @@ class Teller:
                     f"Asking {place.zone} for a {place.instance_type} ({place.market}, {per_hour(offer.usd_per_hour)})",
                 )
             case events.PlaceRefused(error=error):
-                self._end(error.message)
+                # The step has named the type and the zone already.
+                self._end(error.message.partition(": ")[2] or error.message)
             case events.Repeating(error=error, wait_seconds=pause):
                 self._detail(f"({error.message}; again in {pause:.0f} s)")
             case events.Launched(instance=instance):
@@ -102,9 +103,8 @@ class Teller:
         elif event.state in ("done", "failed"):
             self._set_aside()
             took = f"{event.seconds:.1f} s on the instance"
-            said = (
-                f": {one_line(event.message)}" if event.message and event.state == "failed" else ""
-            )
+            is_telling = event.message and (event.state == "failed" or event.name == "work")
+            said = f": {one_line(event.message)}" if is_telling else ""
             self._console.say(f"  {text}: {event.state}, {took}{said}")
 
     def _interrupt(self, line: str) -> None:
@@ -134,7 +134,7 @@ class Teller:
     def _set_aside(self) -> None:
         """Take the open step back: what it waited for has come about, or another line tells its end."""
         if self._step is not None:
-            self._step.erase()
+            self._step.drop()
         self._step, self._key = None, ""
 
 

@@ -1,0 +1,60 @@
+"""What a launch tells a person, one line a step."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from gpulab.errors import NoCapacity
+from gpulab.launch import events
+from gpulab.model.market import InstanceType, Market, Offer, Place
+from gpulab.planning.failover import Next
+from gpulab.view.console import Console
+from gpulab.view.events import Teller
+
+NOW = datetime(2026, 11, 23, 9, tzinfo=UTC)
+T4 = InstanceType("g4dn.xlarge", 4, Decimal(16), "T4", 1, Decimal(16), "G")
+OFFER = Offer(
+    Place("us-east-1", "us-east-1b", "g4dn.xlarge", Market.SPOT),
+    T4,
+    Decimal("0.1685"),
+    Decimal("0.526"),
+    NOW,
+)
+
+
+def told(*happened: events.Event) -> str:
+    console = Console(io.StringIO(), io.StringIO(), False, False, lambda: 0.0)
+    teller = Teller(console)
+    for event in happened:
+        teller.tell(event)
+    teller.close()
+    assert "" == console.out.getvalue()
+    return console.err.getvalue()
+
+
+def test_a_full_zone_is_one_line_that_names_it_once():
+    """Eleven full zones are eleven lines; each must be read at a glance."""
+    error = NoCapacity(
+        "could not launch g4dn.xlarge in us-east-1b: the zone has none free (Insuff)"
+    )
+
+    said = told(
+        events.Attempting(NOW, OFFER, 1), events.PlaceRefused(NOW, OFFER, error, Next.OTHER_ZONE)
+    )
+
+    assert (
+        "  Asking us-east-1b for a g4dn.xlarge (spot, $0.1685/h): the zone has none free (Insuff), 0.0 s\n"
+    ) == said
+
+
+def test_what_came_of_the_work_is_told():
+    """Whether yesterday's notebook is back is the first thing a student wants to know."""
+    said = told(
+        events.PhaseChanged(NOW, "work", "done", 0.5, "2 files, 293.0 KiB, compared by hash")
+    )
+
+    assert (
+        "  Bringing your work back: done, 0.5 s on the instance: 2 files, 293.0 KiB, compared by hash\n"
+    ) == said

@@ -178,7 +178,7 @@ def _guard(context: Context) -> Iterator[Check]:
 def _region(context: Context, region: str) -> Iterator[Check]:
     """Look at one region: its quotas, its image, and whether a launch would be permitted."""
     try:
-        running = in_region(context.cloud, region, owner=context.profile.owner)
+        running = in_region(context.cloud, region, owner=context.owner)
     except GpulabError as error:
         yield Check(region, FAILED, error.message, error.hint)
         return

@@ -78,10 +78,9 @@ def listing(context: Context, regions: Sequence[str] = (), *, with_ended: bool =
     still_open = resuming.look_back(context)
     known = [m.region for m in context.journal.read().made]
     asked = dict.fromkeys((*(regions or context.profile.regions), *known))
-    owner = context.profile.owner
     answers = ask_each(
         asked,
-        lambda region: ec2.in_region(context.cloud, region, owner=owner, with_ended=with_ended),
+        lambda region: ec2.in_region(context.cloud, region, owner=context.owner, with_ended=with_ended),
     )
     found = [i for said in answers.or_raise().values() for i in said.mine]
     remember_names(context.folder.cache, (i.name for i in found if i.name and not i.state.is_over))

@@ -61,7 +61,7 @@ def look(context: Context) -> Leftovers:
     """
     answers = ask_each(
         _regions(context),
-        lambda r: tagged.in_region(context.cloud, r, owner=context.profile.owner),
+        lambda r: tagged.in_region(context.cloud, r, owner=context.owner),
     )
     resources = [r for found in answers.or_raise().values() for r in found]
     kept = _kept(context)

@@ -159,9 +159,12 @@ def _on_demand(
 def _on_demand_price(context: Context, region: str, kind: str, *, may_ask: bool) -> Decimal | None:
     key = f"on-demand/{region}/{kind}"
     known = context.cache.get(key)
-    if known is not None:
-        return Decimal(known) if known else None
+    if known:
+        return Decimal(known)
     shipped = on_demand_prices().get((region, kind))
+    if known is not None:
+        # The price list was asked and did not say.
+        return shipped.usd_per_hour if shipped else None
     if shipped is not None and not (may_ask and shipped.is_old(context.now())):
         return shipped.usd_per_hour
     if not may_ask:

@@ -1,11 +1,15 @@
-"""What runs, side by side: complete, or it says what is missing."""
+"""Looking: what runs and what it would cost, complete, or it says what is missing."""
 
 from __future__ import annotations
+
+from decimal import Decimal
 
 import pytest
 
 from gpulab.errors import WrongUsage
-from gpulab.launch import instances, overview, stop
+from gpulab.launch import instances, overview, stop, sweep
+from gpulab.launch.look import spot_and_on_demand
+from gpulab.planning.catalogue import instance_types
 
 TWO_REGIONS = ("us-east-1", "eu-north-1")
 
@@ -44,3 +48,33 @@ def test_what_has_ended_is_shown_only_when_asked_for(student):
     assert [("week4", "terminated")] == [
         (row.instance.name, str(row.instance.state)) for row in full.rows
     ]
+
+
+def test_before_init_nobody_elses_instances_are_mine(sandbox, make_student):
+    """In an account that a class shares, `gpulab stop --all` and `gpulab sweep --apply` must not end the neighbour's lab."""
+    make_student(owner="5fbfc3a218").up("week4")
+    newcomer = make_student()
+    sandbox.advance(seconds=3600)
+
+    seen = overview.look(newcomer.context, ask_instances=False)
+    left = sweep.look(newcomer.context)
+
+    assert () == seen.rows
+    assert () == (*left.found, *left.untouchable)
+
+
+def test_a_price_list_that_is_denied_leaves_the_shipped_price_each_time(sandbox, student):
+    """On-demand prices cap what a spot instance can cost; the second plan must know them as the first did."""
+    sandbox.advance(seconds=400 * 86400)
+    sandbox.deny("pricing:GetProducts")
+    kinds = [kind for kind in instance_types() if kind.name == "g4dn.xlarge"]
+
+    first, second = (
+        {
+            o.on_demand_usd_per_hour
+            for o in spot_and_on_demand(student.context, ["us-east-1"], kinds)
+        }
+        for _ in range(2)
+    )
+
+    assert ({Decimal("0.526")}, {Decimal("0.526")}) == (first, second)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpulab.aws.session import Cloud
 from gpulab.errors import AwsError, NotAllowed, NotFound
+from gpulab.model.instance import TAG_COURSE, TAG_OWNER
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -131,15 +132,33 @@ def ensure_role(cloud: Cloud, *, owner: str, account_id: str) -> str:
         NotAllowed: The credentials may not make roles; then only the timer on the instance is left.
         AwsError: AWS refuses otherwise.
     """
+    return _ensure(cloud, f"gpulab-end-{owner}", TAG_OWNER, owner, account_id)
+
+
+def ensure_course_role(cloud: Cloud, *, course: str, account_id: str) -> str:
+    """
+    Make sure the role exists with which the scheduler may end the instances of a course, whoever owns them; return its ARN.
+
+    Raises:
+        NotAllowed, AwsError: As `ensure_role`.
+    """
+    return _ensure(cloud, course_role_name(course), TAG_COURSE, course, account_id)
+
+
+def course_role_name(course: str) -> str:
+    """Name the role with which the scheduler ends the instances of a course; at most 58 characters."""
+    return f"gpulab-end-course-{course}"
+
+
+def _ensure(cloud: Cloud, name: str, tag: str, value: str, account_id: str) -> str:
     iam: IAMClient = cloud.client("iam", "us-east-1")
-    name = f"gpulab-end-{owner}"
     try:
         with cloud.explained(f"make the role {name}"):
             reply = iam.create_role(
                 RoleName=name,
                 AssumeRolePolicyDocument=json.dumps(_trust(account_id)),
                 Description="Lets EventBridge Scheduler end gpulab's instances at their time",
-                Tags=[{"Key": "gpulab:owner", "Value": owner}],
+                Tags=[{"Key": tag, "Value": value}],
             )
         arn = reply["Role"]["Arn"]
     except NotAllowed:
@@ -150,7 +169,9 @@ def ensure_role(cloud: Cloud, *, owner: str, account_id: str) -> str:
         arn = f"arn:aws:iam::{account_id}:role/{name}"
     with cloud.explained(f"give the role {name} its rights"):
         iam.put_role_policy(
-            RoleName=name, PolicyName="end-instances", PolicyDocument=json.dumps(_rights(owner))
+            RoleName=name,
+            PolicyName="end-instances",
+            PolicyDocument=json.dumps(_rights(tag, value)),
         )
     return arn
 
@@ -204,7 +225,7 @@ def _trust(account_id: str) -> dict[str, Any]:
     }
 
 
-def _rights(owner: str) -> dict[str, Any]:
+def _rights(tag: str, value: str) -> dict[str, Any]:
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -212,7 +233,7 @@ def _rights(owner: str) -> dict[str, Any]:
                 "Effect": "Allow",
                 "Action": "ec2:TerminateInstances",
                 "Resource": "*",
-                "Condition": {"StringEquals": {"aws:ResourceTag/gpulab:owner": owner}},
+                "Condition": {"StringEquals": {f"aws:ResourceTag/{tag}": value}},
             }
         ],
     }

@@ -7,6 +7,7 @@ sent again with the same token.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from gpulab.planning.quotas import family_of
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
+_IDS_A_CALL = 100
 _LIVE_STATES = ["pending", "running", "shutting-down", "stopping", "stopped"]
 
 
@@ -174,6 +176,18 @@ def read(cloud: Cloud, region: str, instance_id: str) -> Instance:
     return read_instance(rows[0], region)
 
 
+def read_many(cloud: Cloud, region: str, ids: Sequence[str]) -> tuple[Instance, ...]:
+    """
+    Read instances by their ids, a hundred a call; those EC2 does not know (yet, or any more) are left out.
+
+    A new instance is known by its id sooner than a filter shows it.
+    """
+    found: list[Instance] = []
+    for begin in range(0, len(ids), _IDS_A_CALL):
+        found += _known(cloud, region, list(ids[begin : begin + _IDS_A_CALL]))
+    return tuple(found)
+
+
 def console_output(cloud: Cloud, region: str, instance_id: str) -> str:
     """
     Read the console as it is now; empty while there is nothing.
@@ -254,6 +268,24 @@ def _rows(
     for page in pages:
         for reservation in page["Reservations"]:
             yield from reservation["Instances"]
+
+
+def _known(cloud: Cloud, region: str, ids: list[str]) -> list[Instance]:
+    ec2: EC2Client = cloud.client("ec2", region)
+    while ids:
+        try:
+            with cloud.explained(f"read {len(ids)} instances in {region}"):
+                reply = ec2.describe_instances(InstanceIds=ids)
+        except NotFound as error:
+            # EC2 refuses the whole call and names those it does not know.
+            unknown = set(re.findall(r"i-[0-9a-f]+", error.detail)) & set(ids)
+            if not unknown:
+                raise
+            ids = [i for i in ids if i not in unknown]
+        else:
+            rows = [row for r in reply["Reservations"] for row in r["Instances"]]
+            return [read_instance(row, region) for row in rows]
+    return []
 
 
 def _newest_first(instances: Iterable[Instance]) -> tuple[Instance, ...]:

@@ -110,6 +110,11 @@ class Cloud:
         """Re-raise what goes wrong inside as our errors; `doing` completes "could not ..."."""
         return explained(doing, now=self.now, decode=self._decoded_action)
 
+    def release(self) -> None:
+        """Let go of the clients, which take a megabyte each; the next call makes new ones. A role's key is kept."""
+        with self._lock:
+            self._clients = {}
+
     def access_key_id(self) -> str:
         """
         Return the id of the access key in use, to tell accounts apart in caches; it is not a secret.

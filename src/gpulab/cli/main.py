@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Write, check and show a course: its labs, accounts and students.",
     ),
     "env": ("gpulab.cli.env", "List, check and lock the lab environments."),
+    "fleet": ("gpulab.cli.fleet", "Start, watch and end the instances of a whole class."),
     "sandbox": ("gpulab.cli.sandbox", "Run a simulated AWS to try everything without an account."),
     "completion": ("gpulab.cli.completion", "Print shell completion for bash, zsh or fish."),
 }

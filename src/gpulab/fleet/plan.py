@@ -25,6 +25,8 @@ from gpulab.model.fleet import (
     Trouble,
 )
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
+from gpulab.model.market import Offer
+from gpulab.planning.catalogue import on_demand_prices
 from gpulab.planning.plan import ceiling_usd_per_hour, plan_launch
 from gpulab.planning.snapshot import Limits, Snapshot
 
@@ -39,10 +41,12 @@ class View:
     Attributes:
         snapshot: Its instances are all of ours in every region of the course; its offers those of `regions`.
         regions: Where prices and quotas were read, in order of preference; never empty.
+        later_regions: Looked at only if every place in those is full; their on-demand price counts in the worst case.
     """
 
     snapshot: Snapshot
     regions: tuple[str, ...]
+    later_regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ def _place(wanted: Wanted, view: View, part: _Part, steps: Sequence[Step]) -> No
         part.steps += [_blocked(step, error.message, error.hint) for step in steps]
         return
     room = Room(part.account, plan.attempts, view.snapshot.quotas)
-    plan = replace(plan, attempts=room.roomy() or plan.attempts)
+    plan = replace(plan, attempts=room.roomy() or plan.attempts, later_regions=view.later_regions)
     each = at_most_usd(plan)
     left = view.snapshot.credit_left_usd
     for step in steps:
@@ -246,8 +250,19 @@ def at_most_usd(plan: LaunchPlan) -> Decimal:
     worst = Decimal(0)
     for offer in plan.attempts:
         lives = hours if budget is None else min(hours, budget / (offer.usd_per_hour + beside))
-        worst = max(worst, lives * (ceiling_usd_per_hour(offer, plan.request) + beside))
+        ceiling = max(
+            (ceiling_usd_per_hour(offer, plan.request), *_elsewhere(offer, plan.later_regions))
+        )
+        worst = max(worst, lives * (ceiling + beside))
     return worst
+
+
+def _elsewhere(offer: Offer, regions: Iterable[str]) -> Iterable[Decimal]:
+    """Return the shipped on-demand prices of a type in regions that were not looked at."""
+    listed = on_demand_prices()
+    return (
+        listed[(r, offer.type.name)].usd_per_hour for r in regions if (r, offer.type.name) in listed
+    )
 
 
 def _blocked(step: Step, reason: str, hint: str) -> Step:

@@ -66,7 +66,7 @@ def look_up(context: Context, intent: Intent) -> Instance | None:
     tokens = {"client-token": [intent.token]}
     for filters in (tokens, {f"tag:{TAG_LAUNCH}": [intent.launch_id]}):
         found = instances.find(context.cloud, intent.region, filters=filters)
-        fitting = [i for i in found if _fits(i, intent)]
+        fitting = [i for i in found if fits(i, intent)]
         if fitting:
             return fitting[0]
     return None
@@ -102,7 +102,7 @@ def _passes(error: GpulabError, is_setup_fresh: bool) -> bool:  # noqa: FBT001 -
     )
 
 
-def _fits(instance: Instance, intent: Intent) -> bool:
+def fits(instance: Instance, intent: Intent) -> bool:
     """Whether an instance of the launch is the one of this attempt: other attempts were at other places."""
     zone = intent.parameters["Placement"]["AvailabilityZone"]
     kind = intent.parameters["InstanceType"]

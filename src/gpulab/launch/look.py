@@ -37,9 +37,14 @@ class _Region:
     limits: Mapping[tuple[str, Market], int | None]
 
 
-def snapshot(context: Context, request: LaunchRequest) -> Snapshot:
+def snapshot(
+    context: Context, request: LaunchRequest, *, is_every_region_needed: bool = False
+) -> Snapshot:
     """
     Read everything a plan needs, all regions at once.
+
+    Args:
+        is_every_region_needed: Whether one region that does not answer fails the whole; else it becomes a note.
 
     Raises:
         WrongUsage, Refused: Nobody knows the GPU or type; nothing was asked then.
@@ -50,6 +55,8 @@ def snapshot(context: Context, request: LaunchRequest) -> Snapshot:
         asked = beside.submit(credit_left_usd, context, is_ledger_enough=True)
         answers = ask_each(request.regions, lambda region: _read(context, region, wanted, request))
         found = answers.or_raise()
+        for error in answers.failed.values() if is_every_region_needed else ():
+            raise error
         credit, credit_notes = asked.result()
     listed = _on_demand(context, found, wanted, is_every_type=False)
     return Snapshot(

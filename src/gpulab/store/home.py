@@ -20,8 +20,8 @@ class Folder:
     What belongs to one profile; made when first used, readable by its owner only.
 
     Attributes:
-        shared: Root of the folder whose key, known hosts, ledger and kept work are used instead of own ones; `None` for own ones.
-            So the accounts of a class share one ledger, while each has its journal and cache to itself.
+        shared: Root of the folder whose key, known hosts and kept work are used instead of own ones; `None` for own ones. So the
+            accounts of a class share one key, while each has its journal, ledger and cache to itself: credits must never mix.
     """
 
     root: Path
@@ -35,7 +35,7 @@ class Folder:
     @property
     def ledger(self) -> Path:
         """The facts about money, SQLite."""
-        return (self.shared or self.root) / "ledger.sqlite"
+        return self.root / "ledger.sqlite"
 
     @property
     def known_hosts(self) -> Path:

@@ -1,0 +1,80 @@
+"""What happens while a fleet is carried out, as values; `view/` turns them into words. Each says when (`at`, aware UTC)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from gpulab.model.fleet import FleetPlan, Outcome, Seat
+from gpulab.model.instance import Instance
+
+
+@dataclass(frozen=True)
+class WaitingUntil:
+    """Nothing is launched before that moment."""
+
+    at: datetime
+    until: datetime
+
+
+@dataclass(frozen=True)
+class PlannedFleet:
+    """The plan, before any money."""
+
+    at: datetime
+    plan: FleetPlan
+
+
+@dataclass(frozen=True)
+class Requested:
+    """AWS took the launch for a seat; from here on it costs."""
+
+    at: datetime
+    seat: Seat
+    instance: Instance
+    done: int
+    of: int
+
+
+@dataclass(frozen=True)
+class SeatFailed:
+    """A seat came to nothing, for now; its outcome says why."""
+
+    at: datetime
+    outcome: Outcome
+    done: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Polled:
+    """
+    One look at everything that was launched.
+
+    Attributes:
+        running: How many EC2 says run.
+    """
+
+    at: datetime
+    running: int
+    pending: int
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An instance ended while it started; its seat is launched again."""
+
+    at: datetime
+    seat: Seat
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Everything was tried; one outcome for each seat, in the plan's order, then the extras."""
+
+    at: datetime
+    outcomes: tuple[Outcome, ...]
+
+
+FleetEvent = WaitingUntil | PlannedFleet | Requested | SeatFailed | Polled | Lost | Finished

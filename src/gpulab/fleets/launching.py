@@ -1,0 +1,350 @@
+"""
+The launches of one account: each seat's own attempts, but one memory of what is full, used up or broken.
+
+A seat's launch follows the same steps as `gpulab up` (journal, call, journal) and differs in two: it waits for its turn in the account's
+token bucket, and it does not wait until the instance runs, since one look shows all of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from gpulab.errors import (
+    AccountNotReady,
+    ClockSkewed,
+    CredentialsInvalid,
+    GpulabError,
+    NoCapacity,
+    NotAllowed,
+    NotOffered,
+    QuotaTooLow,
+    StoreError,
+    Throttled,
+)
+from gpulab.fleet.plan import at_most_usd
+from gpulab.fleets.accounts import Account
+from gpulab.fleets.pacing import LAUNCH
+from gpulab.launch import setup
+from gpulab.launch.asking import ask
+from gpulab.launch.context import Context
+from gpulab.launch.events import Repeating
+from gpulab.launch.facts import record_launch
+from gpulab.launch.guarding import arm_at
+from gpulab.launch.intents import Attempt, intent_of
+from gpulab.launch.look import snapshot
+from gpulab.launch.places import remember_full, remember_never
+from gpulab.model.fleet import Seat
+from gpulab.model.instance import Instance, LaunchPlan
+from gpulab.model.market import Offer, Place
+from gpulab.planning.catalogue import instance_types
+from gpulab.planning.failover import Failure, Next, conclusion, remaining, what_next
+from gpulab.planning.plan import plan_launch
+from gpulab.planning.snapshot import Limits
+from gpulab.store.journal import Intent
+
+# A place that was full is not asked again by another seat for so long: 300 launches must not hammer one empty zone.
+_FULL_FOR = timedelta(seconds=60)
+# The same for every seat of the account: asking once is enough.
+_SAME_FOR_ALL = (NotAllowed, CredentialsInvalid, ClockSkewed, AccountNotReady)
+
+
+class Halted(BaseException):
+    """The command is being interrupted: no call is begun any more. Nothing catches it but whoever waits for the launches."""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """
+    What a seat's launch led to.
+
+    Attributes:
+        offer: `None` for a launch that was asked for again at a place the plan does not know.
+        guard_note: Why something beside the launch is missing; `""` when nothing is.
+    """
+
+    instance: Instance
+    offer: Offer | None
+    plan: LaunchPlan
+    guard_note: str = ""
+
+
+class AccountLaunches:
+    """
+    All launches of one lab in one account. Thread-safe.
+
+    Args:
+        plan: What to try, in order; of any seat, but for its name.
+        agreed: The worst case of one launch that was agreed to, USD.
+        halt: Set when the command is interrupted.
+    """
+
+    def __init__(self, account: Account, plan: LaunchPlan, *, halt: threading.Event) -> None:
+        self._account = account
+        self._plan = plan
+        self._agreed = at_most_usd(plan)
+        self._halt = halt
+        self._lock = threading.RLock()
+        self._full: dict[Place, datetime] = {}
+        self._out: set[Place] = set()
+        self._broken: GpulabError | None = None
+        self._setups: dict[tuple[str, bool], setup.Setup] = {}
+        self._repaired: set[str] = set()
+        self._further: list[LaunchPlan] | None = None
+
+    def launch(self, seat: Seat) -> Launched:
+        """
+        Launch a seat's instance, place after place.
+
+        Raises:
+            GpulabError: Nothing runs; or nobody knows (`Ambiguous`, `Throttled`), and the next run settles it.
+            Halted: The command is being interrupted.
+        """
+        return _SeatLaunch(self, seat).run()
+
+    def ask_again(self, seat: Seat, intent: Intent) -> Launched:
+        """
+        Ask again for a launch of which nobody knows, with its own token and bytes.
+
+        Raises:
+            GpulabError: AWS refused: it was never made. Or still nobody knows.
+        """
+        self.wait_turn(intent.region)
+        context, plan = self._account.seat(seat), self.plan_of(seat, self._plan)
+        instance = self.call(context, intent, is_fresh=False)
+        offer = next((o for o in plan.attempts if o.place == instance.place), None)
+        return self.recorded(context, Launched(instance, offer, plan))
+
+    def plan_of(self, seat: Seat, plan: LaunchPlan) -> LaunchPlan:
+        """Name a plan after a seat."""
+        return replace(plan, request=replace(plan.request, name=seat.name))
+
+    def mark_full(self, place: Place) -> None:
+        """Remember that a place has none free, for every seat and for other commands."""
+        with self._lock:
+            self._full[place] = self._account.context.now()
+        remember_full(self._account.context, place)
+
+    def order(self, attempts: Sequence[Offer]) -> tuple[Offer, ...]:
+        """Leave out what another seat found full a moment ago or used up."""
+        now = self._account.context.now()
+        with self._lock:
+            return tuple(
+                o
+                for o in attempts
+                if o.place not in self._out
+                and not (o.place in self._full and now - self._full[o.place] < _FULL_FOR)
+            )
+
+    def note(self, offer: Offer, error: GpulabError) -> None:
+        """Remember a failure for the other seats."""
+        if isinstance(error, NoCapacity):
+            self.mark_full(offer.place)
+        if isinstance(error, NotOffered):
+            remember_never(self._account.context, offer.place)
+            with self._lock:
+                self._out.add(offer.place)
+        if isinstance(error, QuotaTooLow):
+            with self._lock:
+                self._out |= {
+                    o.place
+                    for o in self._plan.attempts
+                    if (o.place.region, o.place.market, o.type.quota_family)
+                    == (offer.place.region, offer.place.market, offer.type.quota_family)
+                }
+
+    def check(self) -> None:
+        """
+        Stop here when there is no use in going on.
+
+        Raises:
+            Halted: The command is being interrupted.
+            GpulabError: Another seat met what is the same for all of the account.
+        """
+        if self._halt.is_set():
+            raise Halted
+        if self._broken is not None:
+            error = self._broken
+            raise type(error)(error.message, hint=error.hint, code=error.code, detail=error.detail)
+
+    def stopped_by(self, error: GpulabError) -> None:
+        """Let the other seats know of an error that is the same for all."""
+        if isinstance(error, _SAME_FOR_ALL):
+            with self._lock:
+                self._broken = self._broken or error
+
+    def may_repair(self, region: str) -> bool:
+        """Whether a region's setup may be made anew: once a command."""
+        with self._lock:
+            if region in self._repaired:
+                return False
+            self._repaired.add(region)
+            self._setups = {k: v for k, v in self._setups.items() if k[0] != region}
+            setup.forget(self._account.context, region)
+            return True
+
+    def setup(self, offer: Offer) -> setup.Setup:
+        """Find or make what a launch needs in a region; the first seat does it for all."""
+        key = (offer.place.region, offer.type.gpus > 0)
+        with self._lock:
+            if key not in self._setups:
+                self._setups[key] = setup.ensure(self._account.context, key[0], has_gpu=key[1])
+            return self._setups[key]
+
+    def further(self, after: int) -> LaunchPlan | None:
+        """
+        Plan the regions that were not looked at; the first seat that needs them does it for all.
+
+        Args:
+            after: How many further plans the seat has tried already.
+        """
+        with self._lock:
+            if self._further is None:
+                self._further = list(filter(None, map(self._plan_in, self._plan.later_regions)))
+            return self._further[after] if after < len(self._further) else None
+
+    def wait_turn(self, region: str) -> None:
+        """
+        Wait for the turn to launch in a region.
+
+        Raises:
+            Halted, GpulabError: As `check`.
+        """
+        self._account.pace.bucket(region, LAUNCH).take()
+        self.check()
+
+    def call(self, context: Context, intent: Intent, *, is_fresh: bool) -> Instance:
+        """Make one launch call whose turn has come, and each repetition in a turn of its own."""
+        steps = ask(context, intent, is_setup_fresh=is_fresh)
+        while True:
+            try:
+                event = next(steps)
+            except StopIteration as end:
+                made: Instance = end.value
+                return made
+            if isinstance(event, Repeating):
+                if isinstance(event.error, Throttled):
+                    self._account.pace.bucket(intent.region, LAUNCH).empty()
+                self.wait_turn(intent.region)
+
+    def recorded(self, context: Context, launched: Launched) -> Launched:
+        """Write a launch into the ledger and schedule its end; neither can undo what already costs."""
+        if launched.offer is not None:
+            try:
+                record_launch(context, launched.instance, launched.offer, launched.plan)
+            except StoreError as error:
+                launched = replace(launched, guard_note=error.message)
+        ends_at = launched.instance.expires_at or launched.plan.ends_at
+        if context.profile.scheduler_role:
+            armed = arm_at(context, launched.instance, ends_at)
+            if not armed.is_armed:
+                return replace(launched, guard_note=armed.why_not)
+        return launched
+
+    @property
+    def account(self) -> Account:
+        """Where all of this happens."""
+        return self._account
+
+    @property
+    def plan(self) -> LaunchPlan:
+        """What to try first."""
+        return self._plan
+
+    def _plan_in(self, region: str) -> LaunchPlan | None:
+        """Plan one more region; none that could cost more than was agreed to, or that does not answer."""
+        request = replace(
+            self._plan.request,
+            regions=(region,),
+            duration=self._plan.ends_at - self._account.context.now(),
+        )
+        try:
+            seen = replace(snapshot(self._account.looking, request), types=instance_types())
+            found = plan_launch(
+                request, replace(seen, instances=()), limits=Limits(timedelta(days=3650))
+            )
+        except GpulabError:
+            return None
+        found = replace(found, ends_at=self._plan.ends_at)
+        return found if at_most_usd(found) <= self._agreed else None
+
+
+class _SeatLaunch:
+    """One seat on its way through the places."""
+
+    def __init__(self, launches: AccountLaunches, seat: Seat) -> None:
+        self._all = launches
+        self._seat = seat
+        self._context = launches.account.seat(seat)
+        self._plan = launches.plan_of(seat, launches.plan)
+        self._launch_id = launches.account.context.new_id()
+        self._number = 0
+        self._regions_more = 0
+        self._failures: list[Failure] = []
+        self._renewed: set[Place] = set()
+
+    def run(self) -> Launched:
+        left: Sequence[Offer] = self._plan.attempts
+        while True:
+            left = self._all.order(left) or self._all.order(self._next_region())
+            if not left:
+                raise self._none_free()
+            offer = left[0]
+            try:
+                return self._attempt(offer)
+            except GpulabError as error:
+                left = self._after(error, offer, left)
+
+    def _attempt(self, offer: Offer) -> Launched:
+        self._all.check()
+        self._number += 1
+        found = self._all.setup(offer)
+        subnet = found.network.subnet(offer.place.zone)
+        if subnet is None:
+            raise NotOffered(f"there is no subnet in {offer.place.zone}", code="NoSubnet")
+        attempt = Attempt(self._launch_id, self._number, offer, subnet)
+        intent = intent_of(self._context, self._plan, attempt, found=found, keep=None)
+        self._all.wait_turn(offer.place.region)
+        # Written when its turn has come, not before: an intent is what is about to be asked.
+        self._context.journal.intend(intent)
+        is_fresh = found.is_fresh(self._context.now())
+        instance = self._all.call(self._context, intent, is_fresh=is_fresh)
+        return self._all.recorded(self._context, Launched(instance, offer, self._plan))
+
+    def _after(self, error: GpulabError, offer: Offer, left: Sequence[Offer]) -> Sequence[Offer]:
+        """Decide what is left after a failed attempt."""
+        then = what_next(error)
+        if then is Next.REPAIR and self._all.may_repair(offer.place.region):
+            return left
+        if then is Next.NEW_TOKEN and offer.place not in self._renewed:
+            self._renewed.add(offer.place)
+            return left
+        if then in (Next.SAME_CALL, Next.STOP, Next.ADOPT, Next.REPAIR, Next.NEW_TOKEN):
+            self._all.stopped_by(error)
+            raise self._concluded(offer, error)
+        self._failures.append(Failure(offer, error))
+        self._all.note(offer, error)
+        return remaining(left, self._failures[-1])
+
+    def _next_region(self) -> Sequence[Offer]:
+        if any(what_next(f.error) is Next.ON_DEMAND for f in self._failures):
+            return ()
+        plan = self._all.further(self._regions_more)
+        if plan is None:
+            return ()
+        self._regions_more += 1
+        self._plan = self._all.plan_of(self._seat, plan)
+        return plan.attempts
+
+    def _concluded(self, offer: Offer, error: GpulabError) -> GpulabError:
+        return conclusion([*self._failures, Failure(offer, error)]) if self._failures else error
+
+    def _none_free(self) -> GpulabError:
+        if self._failures:
+            return conclusion(self._failures)
+        return NoCapacity(
+            "every place was full a moment ago, as other students' launches found",
+            hint="Run it again in a few minutes, or with `--on-demand`",
+        )

@@ -1,0 +1,412 @@
+"""
+`gpulab fleet up`: look, decide, show, ask, do, write down, for a whole class. Running it again after any interruption converges: exactly
+one instance for each seat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from gpulab.aws.errors import from_code
+from gpulab.errors import Ambiguous, AwsError, GpulabError, NotFound, Refused, StoreError, Throttled
+from gpulab.fleet.lab import request_for
+from gpulab.fleet.plan import Wanted, plan_fleet, trouble_of
+from gpulab.fleets import watching
+from gpulab.fleets.accounts import Accounts
+from gpulab.fleets.events import (
+    Finished,
+    FleetEvent,
+    Lost,
+    Polled,
+    Requested,
+    SeatFailed,
+)
+from gpulab.fleets.launching import AccountLaunches, Launched
+from gpulab.fleets.looking import Seen, look
+from gpulab.launch import booting, stop
+from gpulab.launch.facts import record_disk, record_end
+from gpulab.launch.guarding import arm_at
+from gpulab.launch.rebuilding import rebuild
+from gpulab.model.course import Course, Lab
+from gpulab.model.fact import FactKind
+from gpulab.model.fleet import Action, FleetPlan, Outcome, Result, Seat, Step
+from gpulab.model.instance import Instance, State
+from gpulab.model.timeline import EndedBy
+from gpulab.store.courses import course_home
+from gpulab.store.journal import Intent, Journal
+
+_AT_ONCE = 32
+_IN_ONE_ACCOUNT = 8
+_FIRST_LOOK_S = 9.0
+_NEXT_LOOK_S = 5.0
+# A new instance may be missing in listings for so long.
+_UNLISTED = timedelta(minutes=2)
+_STILL_PENDING = timedelta(minutes=8)
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Wish:
+    """
+    What `fleet up` was asked for.
+
+    Attributes:
+        everyone: Every seat of the lab.
+        seats: Those to serve.
+        longest: The longest life of an instance.
+        on_demand: Whether places on demand follow the spot places.
+    """
+
+    course: Course
+    lab: Lab
+    everyone: tuple[Seat, ...]
+    seats: tuple[Seat, ...]
+    longest: timedelta
+    on_demand: bool = False
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A plan and what was seen for it."""
+
+    plan: FleetPlan
+    seen: Seen
+
+
+def plan(
+    accounts: Accounts, wish: Wish, *, at: datetime | None = None, may_settle: bool = False
+) -> Decided:
+    """
+    Decide what would be done; launches nothing.
+
+    Args:
+        at: When the launches would begin; `None` for now.
+        may_settle: Whether the journals may be written; only while the lab is locked, see `locked`.
+
+    Raises:
+        WrongUsage, Refused: Nobody knows the GPU or type the lab names.
+    """
+    now = max(at or accounts.outside.now(), accounts.outside.now())
+    request = request_for(
+        wish.course, wish.lab, now=now, longest=wish.longest, on_demand=wish.on_demand
+    )
+    seen = look(accounts, request, wish.seats, may_settle=may_settle)
+    wanted = Wanted(wish.course, wish.lab, request, wish.everyone, wish.seats, wish.longest)
+    return Decided(plan_fleet(wanted, seen.views, now=now), seen)
+
+
+@contextlib.contextmanager
+def locked(accounts: Accounts, lab: Lab) -> Iterator[None]:
+    """
+    Keep every other gpulab on this computer from launching the same lab at the same time.
+
+    Raises:
+        Refused: Another one is at it.
+    """
+    folder: Path = course_home(accounts.outside.home, accounts.course.id)
+    with Journal(folder / "journal.jsonl").launching(lab.id):
+        yield
+
+
+def up(accounts: Accounts, decided: Decided, *, prune: bool = False) -> Iterator[FleetEvent]:
+    """
+    Carry a plan out. Call it under `locked`, with the plan made under the same lock.
+
+    Args:
+        prune: Whether extra instances are saved and ended.
+
+    Yields:
+        What happens; the last event is `Finished`, with one outcome for each step.
+
+    Raises:
+        Refused: The plan passes a limit of the course; nothing was launched.
+    """
+    if decided.plan.refusals:
+        raise Refused(
+            "; ".join(decided.plan.refusals),
+            hint="Choose fewer with `--only`, or raise the limit in course.toml",
+        )
+    yield from _Run(accounts, decided, prune=prune).run()
+
+
+def attendance(accounts: Accounts, seats: Sequence[Seat], lab: Lab) -> frozenset[str]:
+    """
+    Return the owners who had an instance in a lab, as this computer's ledgers know.
+
+    Args:
+        seats: Whose accounts are looked through.
+    """
+    refs = {seat.account.key: seat.account for seat in seats}
+    return frozenset(
+        fact.details.get("owner", "")
+        for ref in refs.values()
+        for fact in accounts.account(ref).context.ledger.facts(FactKind.LAUNCHED)
+        if (fact.details.get("course"), fact.details.get("lab")) == (accounts.course.id, lab.id)
+    )
+
+
+@dataclass
+class _Job:
+    """One seat that is being launched."""
+
+    step: Step
+    rounds: int = 0
+    launched: Launched | None = None
+    asked_at: datetime | None = None
+    is_adopted: bool = False
+
+
+class _Run:
+    def __init__(self, accounts: Accounts, decided: Decided, *, prune: bool) -> None:
+        self._accounts = accounts
+        self._plan = decided.plan
+        self._open = dict(decided.seen.open_intents)
+        self._prune = prune
+        self._halt = threading.Event()
+        self._outcomes: dict[int, Outcome] = {}
+        self._launches = {
+            step.account.key: AccountLaunches(
+                accounts.account(step.account),
+                decided.plan.launch_plans[step.account.key],
+                halt=self._halt,
+            )
+            for step in decided.plan.steps
+            if step.starts
+        }
+        self._done = 0
+        self._total = sum(step.starts for step in decided.plan.steps)
+
+    def run(self) -> Iterator[FleetEvent]:
+        jobs = []
+        for step in self._plan.steps:
+            if step.starts:
+                jobs.append(_Job(step))
+            else:
+                self._outcomes[id(step)] = self._settled(step)
+        workers = min(_AT_ONCE, max(1, len(jobs)), _IN_ONE_ACCOUNT * max(1, len(self._launches)))
+        pool = ThreadPoolExecutor(workers)
+        try:
+            while jobs:
+                launched = yield from self._request(pool, jobs)
+                jobs = yield from self._until_running(launched)
+        finally:
+            # An interrupted command begins no further call; those under way end, and are written down.
+            self._halt.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+        self._complete()
+        ordered = tuple(self._outcomes[id(step)] for step in self._plan.steps)
+        yield Finished(self._now(), ordered)
+
+    def _settled(self, step: Step) -> Outcome:
+        """Say what came of a step that launches nothing, and end an extra instance where asked."""
+        if step.action is Action.KEEP:
+            return self._outcome(step, Result.KEPT, instance=step.instance, detail=step.reason)
+        if step.action is Action.BLOCKED:
+            error = Refused(step.reason, hint=step.hint)
+            return self._failed(step, error)
+        assert step.instance is not None
+        if not self._prune:
+            detail = f"{step.reason}; `--prune` saves its work and ends it"
+            return self._outcome(step, Result.KEPT, instance=step.instance, detail=detail)
+        try:
+            self._end(step, step.instance)
+        except GpulabError as error:
+            return self._failed(step, error, instance=step.instance)
+        return self._outcome(step, Result.ENDED, detail=step.reason)
+
+    def _request(
+        self, pool: ThreadPoolExecutor, jobs: Sequence[_Job]
+    ) -> Generator[FleetEvent, None, list[_Job]]:
+        """Ask AWS for every job's instance, many at once; return those that were taken."""
+        waiting: dict[Future[Launched], _Job] = {pool.submit(self._launch, j): j for j in jobs}
+        taken = []
+        while waiting:
+            ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in ready:
+                job = waiting.pop(future)
+                assert job.step.seat is not None
+                try:
+                    job.launched = future.result()
+                except GpulabError as error:
+                    self._done += 1
+                    outcome = self._outcomes[id(job.step)] = self._failed(job.step, error)
+                    yield SeatFailed(self._now(), outcome, self._done, self._total)
+                else:
+                    self._done += 1
+                    job.asked_at = self._now()
+                    taken.append(job)
+                    instance = job.launched.instance
+                    yield Requested(self._now(), job.step.seat, instance, self._done, self._total)
+        return taken
+
+    def _launch(self, job: _Job) -> Launched:
+        step, launches = job.step, self._launches[job.step.account.key]
+        assert step.seat is not None
+        launches.check()
+        if step.action is Action.REPLACE and job.rounds == 0 and step.instance is not None:
+            self._end(step, step.instance)
+        job.rounds += 1
+        intent = self._open.pop(step.seat.name, None)
+        if intent is not None:
+            launched = self._asked_again(launches, step.seat, intent)
+            if launched is not None:
+                job.is_adopted = True
+                return launched
+        return launches.launch(step.seat)
+
+    def _asked_again(
+        self, launches: AccountLaunches, seat: Seat, intent: Intent
+    ) -> Launched | None:
+        try:
+            launched = launches.ask_again(seat, intent)
+        except (Ambiguous, Throttled):
+            raise
+        except GpulabError:
+            # Refused: then it was never made, and the way is free for a new launch.
+            return None
+        return launched if launched.instance.state.is_alive else None
+
+    def _until_running(self, jobs: list[_Job]) -> Generator[FleetEvent, None, list[_Job]]:
+        """Look at all of them together until none is pending; return those that have to be launched again."""
+        again: list[_Job] = []
+        pending = list(jobs)
+        pause = _FIRST_LOOK_S
+        while pending:
+            self._accounts.outside.sleep(pause)
+            pause = _NEXT_LOOK_S
+            where = watching.places_of(
+                (j.step.account, j.launched.instance) for j in pending if j.launched
+            )
+            said = watching.poll(
+                self._accounts,
+                where,
+                course_id=self._plan.course.id,
+                lab_id=self._plan.lab.id,
+            )
+            left = []
+            for job in pending:
+                assert job.launched is not None
+                seen = said[(job.step.account.key, job.launched.instance.place.region)]
+                verdict = self._judged(job, seen)
+                if verdict == "pending":
+                    left.append(job)
+                elif verdict == "again":
+                    again.append(job)
+                    self._done -= 1
+                    assert job.step.seat is not None
+                    yield Lost(
+                        self._now(), job.step.seat, job.launched.instance.state_reason or "ended"
+                    )
+            pending = left
+            yield Polled(self._now(), len(jobs) - len(pending) - len(again), len(pending))
+        return again
+
+    def _judged(self, job: _Job, seen: Mapping[str, Instance] | GpulabError) -> str:
+        """Decide about one instance after a look: `pending`, `done` or `again`."""
+        assert job.launched is not None
+        assert job.asked_at is not None
+        waited = self._now() - job.asked_at
+        known = None if isinstance(seen, GpulabError) else seen.get(job.launched.instance.id)
+        if known is None and waited < _UNLISTED:
+            return "pending"
+        if known is None:
+            error = seen if isinstance(seen, GpulabError) else _vanished(job.launched.instance)
+            return self._conclude(job, self._failed(job.step, error))
+        job.launched = replace(job.launched, instance=known)
+        if known.state is State.PENDING:
+            if waited < _STILL_PENDING:
+                return "pending"
+            error = AwsError(f"{known.id} is still pending after 8 min", hint="Run it again")
+            return self._conclude(job, self._failed(job.step, error, instance=known))
+        if known.state is State.RUNNING:
+            return self._conclude(job, self._ran(job, known))
+        return self._ended_early(job, known)
+
+    def _ran(self, job: _Job, instance: Instance) -> Outcome:
+        assert job.launched is not None
+        context = self._accounts.account(job.step.account).context
+        with contextlib.suppress(StoreError):
+            record_disk(context, instance, disk_gib=job.launched.plan.disk_gib)
+        result = (
+            Result.ADOPTED
+            if job.is_adopted
+            else Result.REPLACED
+            if job.step.action is Action.REPLACE
+            else Result.LAUNCHED
+        )
+        note = job.launched.guard_note
+        return self._outcome(job.step, result, instance=instance, detail=note)
+
+    def _ended_early(self, job: _Job, instance: Instance) -> str:
+        context = self._accounts.account(job.step.account).context
+        with contextlib.suppress(StoreError):
+            record_end(
+                context, instance, at=self._now(), by=EndedBy.AWS, reason=instance.state_reason
+            )
+        self._launches[job.step.account.key].mark_full(instance.place)
+        if job.rounds < _ROUNDS:
+            return "again"
+        place = instance.place
+        code = instance.state_reason or "Server.InternalError"
+        error = from_code(code, "", f"launch {place.instance_type} in {place.zone}")
+        return self._conclude(job, self._failed(job.step, error))
+
+    def _complete(self) -> None:
+        """Make up for what a killed command left undone beside its launches: the ledger, and the end scheduled in the account."""
+        kept: dict[str, list[Step]] = {}
+        for step in self._plan.of(Action.KEEP):
+            kept.setdefault(step.account.key, []).append(step)
+        for steps in kept.values():
+            account = self._accounts.account(steps[0].account)
+            context = account.context
+            known = {fact.subject for fact in context.ledger.facts(FactKind.LAUNCHED)}
+            missing = [s.instance for s in steps if s.instance and s.instance.id not in known]
+            if not missing:
+                continue
+            with contextlib.suppress(GpulabError):
+                rebuild(account.looking, context.profile.regions, of_everyone=True)
+            for instance in missing if context.profile.scheduler_role else ():
+                arm_at(context, instance, instance.expires_at or self._plan.ends_at)
+
+    def _conclude(self, job: _Job, outcome: Outcome) -> str:
+        self._outcomes[id(job.step)] = outcome
+        return "done"
+
+    def _end(self, step: Step, instance: Instance) -> None:
+        """Save the work and end an instance; one whose work cannot be saved runs on."""
+        context = self._accounts.account(step.account).context
+        for _ in booting.pin(context, instance):
+            pass
+        for _ in stop.stop(context, instance):
+            pass
+
+    def _failed(
+        self, step: Step, error: GpulabError, *, instance: Instance | None = None
+    ) -> Outcome:
+        outcome = self._outcome(step, Result.FAILED, instance=instance)
+        return replace(outcome, trouble=trouble_of(error))
+
+    def _outcome(
+        self, step: Step, result: Result, *, instance: Instance | None = None, detail: str = ""
+    ) -> Outcome:
+        return Outcome(
+            name=step.name,
+            account=step.account,
+            result=result,
+            seat=step.seat,
+            instance=instance,
+            detail=detail,
+        )
+
+    def _now(self) -> datetime:
+        return self._accounts.outside.now()
+
+
+def _vanished(instance: Instance) -> GpulabError:
+    return NotFound(f"EC2 does not show {instance.id} any more", hint="Run it again")

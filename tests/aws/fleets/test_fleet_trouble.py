@@ -1,0 +1,178 @@
+"""One student's trouble is one student's: full zones, broken accounts, used-up quotas, limits of the course."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from gpulab.errors import Refused
+from gpulab.fleets.events import Lost
+from gpulab.model.fleet import Result
+from gpulab.model.market import Market, Place
+
+ZONES = ["us-east-1a", "us-east-1b", "us-east-1c", "us-east-1d", "us-east-1f"]
+
+
+def test_an_empty_zone_is_asked_once_for_the_whole_class(make_class, sandbox):
+    """300 launches must not hammer a zone that the first one found full."""
+    klass = make_class(6)
+    for zone in ZONES[:3]:
+        sandbox.set_capacity("g4dn.xlarge", zone, 0)
+
+    run = klass.up()
+
+    assert ["launched"] * 6 == run.results()
+    refused = [c for c in sandbox.calls if c.operation == "RunInstances"]
+    # At most one refusal a zone and thread that was under way when the first answer came.
+    assert len(refused) <= 6 + 3 * 8
+    assert klass.names() == klass.live()
+
+
+def test_no_place_free_at_all_fails_each_with_the_places_tried(make_class, sandbox):
+    """The honest answer, once for all, with what to try."""
+    klass = make_class(3)
+    for zone in "abcdef":
+        sandbox.set_capacity("g4dn.xlarge", f"us-east-1{zone}", 0)
+
+    run = klass.up()
+
+    assert ["failed"] * 3 == run.results()
+    assert run.outcomes[0].trouble.message.startswith(
+        ("no place had an instance free", "every place")
+    )
+    assert [] == klass.live()
+
+
+def test_more_run_than_the_quota_allows_serves_those_that_fit(make_class, sandbox):
+    """The request for a larger quota is still with AWS; two of three can work."""
+    klass = make_class(3)
+    sandbox.set_quota("L-3819A6DF", "us-east-1", 8)
+
+    run = klass.up()
+
+    assert ["launched", "launched", "failed"] == run.results()
+    assert "--desired-value 12 --region us-east-1" in run.outcomes[2].trouble.hint
+
+
+def test_an_instance_taken_back_while_it_starts_is_launched_again_elsewhere(make_class, sandbox):
+    """Spot capacity that vanishes within the first minute."""
+    klass = make_class(1)
+    ended = []
+    original = sandbox.handle
+
+    def handle(call, forward):
+        answer = original(call, forward)
+        if call.operation == "RunInstances" and not ended:
+            (instance,) = sandbox.instances("pending", "running")
+            ended.append(instance["InstanceId"])
+            sandbox.interrupt(instance["InstanceId"], in_seconds=1)
+        return answer
+
+    sandbox.handle = handle
+    run = klass.up()
+
+    assert [Result.LAUNCHED] == [o.result for o in run.outcomes]
+    assert 1 == len([e for e in run.events if isinstance(e, Lost)])
+    assert klass.names() == klass.live()
+
+
+def test_credentials_that_end_stop_the_account_after_one_answer(make_class, sandbox):
+    """The class portal's key has expired: three hundred refusals would tell nothing more than one."""
+    klass = make_class(5)
+    sandbox.refuse("RunInstances", "UnauthorizedOperation", status=403, times=None)
+
+    run = klass.up()
+
+    assert ["failed"] * 5 == run.results()
+    assert 1 == len({o.trouble.message for o in run.outcomes})
+    assert len([o for o in klass.operations() if o == "RunInstances"]) <= 5
+
+
+def test_a_plan_over_a_limit_of_the_course_starts_nothing(make_class):
+    """A roster pasted twice."""
+    klass = make_class(4, limits="max_instances = 3")
+
+    with pytest.raises(Refused, match="4 instances are more than the 3"):
+        klass.up()
+
+    assert "RunInstances" not in klass.operations()
+
+
+def test_own_accounts_are_launched_each_in_its_own(make_class, sandbox):
+    """Each student's credit pays for that student, through the role they made."""
+    klass = make_class(3, kind="own")
+    for n in range(3):
+        sandbox.set_quota("L-3819A6DF", "us-east-1", 64, account=f"{111100000000 + n}")
+
+    run = klass.up()
+
+    assert ["launched"] * 3 == run.results()
+    launches = [c for c in sandbox.calls if c.operation == "RunInstances"]
+    assert {"111100000000": 1, "111100000001": 1, "111100000002": 1} == Counter(
+        c.account for c in launches
+    )
+    roles = [c.params for c in sandbox.calls if c.operation == "AssumeRole"]
+    assert 3 == len({r["ExternalId"] for r in roles}) == len(roles)
+
+
+def test_broken_accounts_are_listed_and_everybody_else_is_served(make_class, sandbox):
+    """5 % of a class have something wrong with their account, each something else."""
+    klass = make_class(8, kind="own")
+    sandbox.refuse("AssumeRole", "AccessDenied", status=403, account="111100000000", times=None)
+    number = "11110000000{}".format
+    sandbox.refuse("RunInstances", "OptInRequired", account=number(1), times=None)
+    sandbox.refuse(
+        "RunInstances", "UnauthorizedOperation", status=403, account=number(2), times=None
+    )
+    sandbox.set_quota("L-3819A6DF", "us-east-1", 0, account=number(3))
+    sandbox.refuse("DescribeInstances", "AuthFailure", status=401, account=number(4), times=None)
+    sandbox.refuse("RunInstances", "PendingVerification", account=number(5), times=None)
+
+    run = klass.up()
+
+    failed = [o for o in run.outcomes if o.is_failed]
+    assert ["launched", "launched"] == [str(o.result) for o in run.outcomes[6:]]
+    assert len(failed) >= 5
+    assert all(o.trouble.message and o.trouble.hint for o in failed)
+    assert len({o.trouble.message for o in failed}) == len(failed)
+
+
+def test_three_hundred_are_looked_at_in_one_paginated_call(make_class, sandbox):
+    """One read for each student would throttle the account before the first launch."""
+    klass = make_class(300)
+    sandbox.set_credit("5000")
+
+    calls = len(sandbox.calls)
+    plan = _plan(klass)
+
+    assert 300 == sum(step.starts for step in plan.steps)
+    assert 1 == klass.operations(calls).count("DescribeInstances")
+    assert len(klass.operations(calls)) <= 5
+
+
+def test_a_full_place_is_remembered_for_the_next_command(make_class, sandbox):
+    """`gpulab up` of a student two minutes later starts with another zone."""
+    klass = make_class(1)
+    first = _plan(klass).launch_plans["profile-default"].attempts[0].place.zone
+    sandbox.set_capacity("g4dn.xlarge", first, 0)
+    klass.up()
+
+    again = _plan(klass_of(klass))
+
+    place = Place("us-east-1", first, "g4dn.xlarge", Market.SPOT)
+    attempts = [o.place for o in again.launch_plans["profile-default"].attempts]
+    assert place == attempts[-1]
+
+
+def klass_of(klass):
+    """The same computer, with one more student."""
+    klass.people = (*klass.people, replace(klass.people[0], id="new", owner="snew0000000", line=99))
+    return klass
+
+
+def _plan(klass):
+    from gpulab.fleets import up
+
+    return up.plan(klass.accounts(), klass.wish()).plan

@@ -63,6 +63,7 @@ def command(
       gpulab credit --plan 4
     """
     from gpulab.launch.balance import read_balance
+    from gpulab.launch.budget import term_budget
     from gpulab.spending.forecast import burn_of, lasts_until, spent_between
     from gpulab.view.report_credit import CreditView, credit_json, credit_lines
 
@@ -78,6 +79,7 @@ def command(
         week_usd=week_usd,
         week_ends_at=None if left is None else lasts_until(left, week_usd / (7 * 24), now=now),
         spent_usd=spent_between(timeline, None, now),
+        budget=term_budget(context.launch, reading.ledger),
         plan=_plan(context, reading.ledger, plan_hours, usd_per_hour),
         cost_explorer=_cost_explorer(context, yes=yes) if ask_cost_explorer else None,
     )

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     metavar="USD",
     help="What your credit was, USD, where AWS does not say it.",
 )
+@click.option(
+    "--budget",
+    type=Amount(),
+    metavar="USD",
+    help="Most to spend in the term, USD: `up` refuses what does not fit.",
+)
 @click.option("--course", metavar="ID", help="The course this is for.")
 @click.option(
     "--no-resources", is_flag=True, help="Create nothing in the account: no bucket, no roles."
@@ -49,6 +55,7 @@ def command(
     paste: bool,
     regions: tuple[str, ...],
     credit: Decimal | None,
+    budget: Decimal | None,
     course: str | None,
     no_resources: bool,
     yes: bool,
@@ -64,7 +71,7 @@ def command(
     \b
     Example:
       gpulab init
-      gpulab init --aws-profile course --region eu-north-1 --credit 100
+      gpulab init --aws-profile course --region eu-north-1 --credit 100 --budget 60
       pbpaste | gpulab init --paste
     """
     from gpulab.cli.context import context_of
@@ -83,6 +90,7 @@ def command(
         pasted=pasted,
         regions=regions,
         credit_usd=credit,
+        budget_usd=budget,
         course=course,
     )
     fresh = context_of(context.environment, profile_name=name)

@@ -55,6 +55,7 @@ def command(
 
 def _show(context: Context, *, is_all: bool, quick: bool, as_json: bool, as_csv: bool) -> None:
     from gpulab.launch import keep, overview
+    from gpulab.view.budget import budget_json, budget_text
     from gpulab.view.instances import COLUMNS, row_json, rows_text, totals_text
     from gpulab.view.keeping import kept_text
 
@@ -63,7 +64,12 @@ def _show(context: Context, *, is_all: bool, quick: bool, as_json: bool, as_csv:
     kept = keep.kept(context.launch) if is_all else ()
     if as_json:
         context.console.show_json(
-            {"instances": [row_json(row) for row in rows], "kept": kept, "notes": seen.notes}
+            {
+                "instances": [row_json(row) for row in rows],
+                "kept": kept,
+                "budget": budget_json(seen.budget),
+                "notes": seen.notes,
+            }
         )
     elif as_csv:
         context.console.show_csv([row_json(row) for row in rows], COLUMNS)
@@ -72,6 +78,8 @@ def _show(context: Context, *, is_all: bool, quick: bool, as_json: bool, as_csv:
         context.console.say(totals_text(rows))
     elif not seen.notes:
         context.console.say(_nothing_text(is_all=is_all))
+    if seen.budget is not None and not (as_json or as_csv):
+        context.console.say(budget_text(seen.budget))
     for note in seen.notes:
         context.console.say(f"note: {note}")
     if is_all and not (as_json or as_csv):
@@ -99,6 +107,7 @@ def _watch(
 
 def _screen(context: Context, every: int, is_all: bool, quick: bool) -> str:
     from gpulab.launch import keep, overview
+    from gpulab.view.budget import budget_text
     from gpulab.view.instances import rows_text, totals_text
     from gpulab.view.keeping import kept_text
 
@@ -110,6 +119,7 @@ def _screen(context: Context, every: int, is_all: bool, quick: bool) -> str:
     try:
         seen = overview.look(context.launch, with_ended=is_all, ask_instances=not quick)
         parts += [rows_text(seen.rows, now=now), totals_text(seen.rows)] if seen.rows else []
+        parts += [budget_text(seen.budget)] if seen.budget else []
         parts += [f"note: {note}" for note in seen.notes]
         parts += [] if seen.rows or seen.notes else [_nothing_text(is_all=is_all)]
         parts += ["", kept_text(keep.kept(context.launch), now=now)] if is_all else []

@@ -10,7 +10,9 @@ from decimal import Decimal
 
 from gpulab.errors import GpulabError
 from gpulab.launch import browser, instances
+from gpulab.launch.budget import term_budget
 from gpulab.launch.context import Context
+from gpulab.model.budget import TermBudget
 from gpulab.model.instance import Instance, State
 from gpulab.model.status import AgentStatus
 from gpulab.model.timeline import Timeline
@@ -48,10 +50,12 @@ class Overview:
     Attributes:
         rows: Live instances first, each group by name.
         notes: What could not be read or is still open, so that an empty list is never taken for "nothing costs".
+        budget: The term's; `None` when the profile has none.
     """
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    budget: TermBudget | None = None
 
 
 def look(context: Context, *, with_ended: bool = False, ask_instances: bool = True) -> Overview:
@@ -69,11 +73,12 @@ def look(context: Context, *, with_ended: bool = False, ask_instances: bool = Tr
     found = [i for i in seen.instances if with_ended or not i.state.is_over]
     found.sort(key=lambda i: (not i.state.is_alive, i.name, i.id))
     statuses = _statuses(context, found) if ask_instances else {}
-    timeline = timeline_of(context.ledger.facts()).timeline
-    urls = browser.urls(context)
+    reading = timeline_of(context.ledger.facts())
+    timeline, urls = reading.timeline, browser.urls(context)
     return Overview(
         tuple(_row(context, i, timeline, statuses.get(i.id), urls.get(i.name, "")) for i in found),
         seen.notes,
+        term_budget(context, reading),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from gpulab.errors import CreditTooLow, Refused
+from gpulab.launch.budget import term_budget
 from gpulab.launch.context import Context
 from gpulab.launch.credit import credit_left_usd
 from gpulab.launch.look import snapshot
@@ -46,7 +47,7 @@ class Route:
 
         Raises:
             Refused, QuotaTooLow: No region that is left can; the first region's reason.
-            CreditTooLow: The worst case does not fit into the credit, in whichever region.
+            CreditTooLow: The worst case does not fit into the credit or the term's budget, in whichever region.
             GpulabError: AWS does not answer.
         """
         first: Refused | None = None
@@ -86,7 +87,8 @@ class Route:
         except CreditTooLow:
             # What ended while this computer was off may still be counted as running: ask before refusing.
             left, _ = credit_left_usd(self._context, is_ledger_enough=False)
-            self._seen = replace(self._look(), credit_left_usd=left)
+            budget = term_budget(self._context)
+            self._seen = replace(self._look(), credit_left_usd=left, term_budget=budget)
             plan = plan_launch(here, self._seen, limits=self._limits)
         later = tuple(self._left[1:])
         notes = [*self._notes, *plan.warnings, *_later_note(later)]
@@ -95,7 +97,8 @@ class Route:
     def _look(self) -> Snapshot:
         if self._seen is None:
             here = replace(self._request, regions=(self._left[0],))
-            self._seen = snapshot(self._context, here)
+            seen = snapshot(self._context, here)
+            self._seen = replace(seen, term_budget=term_budget(self._context))
         return self._seen
 
     def _leave(self) -> None:

@@ -38,6 +38,7 @@ def profile_changes(
     pasted: str | None,
     regions: Sequence[str],
     credit_usd: Decimal | None,
+    budget_usd: Decimal | None,
     course: str | None,
 ) -> Mapping[str, Any]:
     """
@@ -61,6 +62,8 @@ def profile_changes(
         changes["regions"] = list(regions)
     if credit_usd is not None:
         changes["credit_usd"] = str(credit_usd)
+    if budget_usd is not None:
+        changes["budget_usd"] = str(budget_usd)
     if course is not None:
         changes["course"] = course
     change_profile(home.config_file, name, changes)

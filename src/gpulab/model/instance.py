@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
+from gpulab.model.budget import TermBudget
 from gpulab.model.market import Market, Offer, Place
 
 TAG_NAME = "gpulab:name"
@@ -92,6 +93,7 @@ class LaunchRequest:
         environment: Name of the lab environment, `tf2`.
         disk_gib: Root volume; raised to the image's snapshot where that is larger.
         idle_minutes: Ends the instance after so long without activity.
+        budget_usd: The instance ends itself when it has cost so much; `None` for no limit beside the term's.
     """
 
     name: str
@@ -126,6 +128,7 @@ class LaunchPlan:
         credit_left_usd: What remains before this launch; `None` when no source knows.
         warnings: Sentences the user should read before confirming.
         later_regions: Looked at only if every attempt here is full.
+        term_budget: The user's budget before this launch; `None` when there is none. `request.budget_usd` is at most what it has left.
     """
 
     request: LaunchRequest
@@ -140,3 +143,4 @@ class LaunchPlan:
     credit_left_usd: Decimal | None = None
     warnings: tuple[str, ...] = field(default=())
     later_regions: tuple[str, ...] = ()
+    term_budget: TermBudget | None = None

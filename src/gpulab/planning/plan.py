@@ -16,7 +16,7 @@ from decimal import Decimal
 from gpulab.errors import CreditTooLow, GpulabError, Refused
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
 from gpulab.model.market import InstanceType, Market, Offer
-from gpulab.planning import quotas
+from gpulab.planning import budgets, quotas
 from gpulab.planning.snapshot import Limits, Snapshot, gp3_usd_per_gib_month
 from gpulab.planning.wishes import types_for
 
@@ -36,7 +36,7 @@ def plan_launch(
         WrongUsage: Nobody knows the GPU or the type.
         Refused: Longer than the limit, not sold in the regions, or dearer than the cap everywhere.
         QuotaTooLow: AWS's limits leave no room anywhere; the hint holds the request that raises one.
-        CreditTooLow: The worst case does not fit into the credit.
+        CreditTooLow: The worst case does not fit into the credit, or into what is left of the term's budget.
     """
     limits = limits or Limits()
     wanted = {t.name for t in check_request(request, snapshot.types, limits)}
@@ -54,6 +54,7 @@ def plan_launch(
     on_demand, _ = _in_order(request, snapshot, sold, others)
     plan = _priced(request, snapshot, attempts, on_demand, limits)
     _check_credit(plan)
+    budgets.check_term(plan, request)
     return replace(plan, warnings=_warnings(plan, snapshot, sold))
 
 
@@ -211,7 +212,7 @@ def _priced(
     hours = Decimal(str(request.duration.total_seconds())) / _HOUR
     dearest = max(ceiling_usd_per_hour(o, request) for o in attempts)
     return LaunchPlan(
-        request=request,
+        request=budgets.with_own_budget(request, snapshot.term_budget),
         attempts=attempts,
         on_demand=on_demand,
         ends_at=ends_at,
@@ -221,6 +222,7 @@ def _priced(
         at_most_usd=(dearest + beside) * hours,
         expected_usd=(attempts[0].usd_per_hour + beside) * hours,
         credit_left_usd=snapshot.credit_left_usd,
+        term_budget=snapshot.term_budget,
     )
 
 
@@ -236,8 +238,7 @@ def _check_credit(plan: LaunchPlan) -> None:
     left = plan.credit_left_usd
     if left is None or plan.at_most_usd <= left:
         return
-    hours = plan.request.duration * float(left / plan.at_most_usd)
-    fits = f"{max(0, int(hours.total_seconds() // 360)) / 10:g}"
+    fits = budgets.fitting_hours(plan, left)
     raise CreditTooLow(
         f"this may cost up to ${_cents(plan.at_most_usd)}, and ${_cents(left)} of your credit is left",
         hint=f"`--hours {fits}` fits, or cap the price with `--max-price {_plain(plan.attempts[0].usd_per_hour)}`"
@@ -255,6 +256,7 @@ def _warnings(plan: LaunchPlan, snapshot: Snapshot, sold: Sequence[Offer]) -> tu
         *snapshot.notes,
         *_left_out_by_quota(plan, snapshot, sold),
         *_budget_warning(plan),
+        *budgets.term_warning(plan),
         *_disk_warning(plan, snapshot),
     )
 
@@ -281,7 +283,7 @@ def _budget_warning(plan: LaunchPlan) -> tuple[str, ...]:
     budget = plan.request.budget_usd
     if budget is None or budget >= plan.at_most_usd:
         return ()
-    return (f"the budget of ${budget} may end the instance before its time",)
+    return (f"the budget of ${budget:.2f} may end the instance before its time",)
 
 
 def _disk_warning(plan: LaunchPlan, snapshot: Snapshot) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from gpulab.model.budget import TermBudget
 from gpulab.model.instance import Instance
 from gpulab.model.market import InstanceType, Offer, Place, Quota
 
@@ -54,6 +55,7 @@ class Snapshot:
         never: Places AWS said it does not offer.
         root_gib: Size of the image's root snapshot; 0 when not read.
         credit_left_usd: What all usable credits have left; `None` when no source knows.
+        term_budget: What the user allows for the term and what is gone of it; `None` for no limit of our own.
         notes: Sentences about what could not be read, for the user.
     """
 
@@ -66,6 +68,7 @@ class Snapshot:
     never: frozenset[Place] = frozenset()
     root_gib: int = 0
     credit_left_usd: Decimal | None = None
+    term_budget: TermBudget | None = None
     notes: tuple[str, ...] = ()
 
     def is_full(self, place: Place) -> bool:

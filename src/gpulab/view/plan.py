@@ -8,6 +8,7 @@ from typing import Any
 
 from gpulab.model.instance import LaunchPlan
 from gpulab.model.market import Market, Offer
+from gpulab.view.budget import budget_json
 from gpulab.view.words import local_time, money, per_hour, percent, span
 
 _SHOWN = 4
@@ -42,6 +43,8 @@ def plan_json(plan: LaunchPlan) -> dict[str, Any]:
         "at_most_usd": plan.at_most_usd,
         "expected_usd": plan.expected_usd,
         "credit_left_usd": plan.credit_left_usd,
+        "budget_usd": plan.request.budget_usd,
+        "term_budget": budget_json(plan.term_budget),
         "disk_gib": plan.disk_gib,
         "disk_usd_per_hour": plan.disk_usd_per_hour,
         "address_usd_per_hour": plan.address_usd_per_hour,

@@ -9,7 +9,9 @@ from decimal import Decimal
 from typing import Any
 
 from gpulab.model.balance import Balance, Spent
+from gpulab.model.budget import TermBudget
 from gpulab.spending.forecast import Burn, PlannedLab
+from gpulab.view.budget import budget_json, budget_text
 from gpulab.view.words import local_time, money, per_hour, span
 
 _SOURCES = {"typed": "your own figure minus the ledger"}
@@ -25,6 +27,7 @@ class CreditView:
         week_usd: What the ledger counts over the last seven days.
         week_ends_at: When the balance ends at the last week's pace.
         spent_usd: What the ledger counts in all.
+        budget: The term's; `None` when the profile has none.
     """
 
     balance: Balance
@@ -33,6 +36,7 @@ class CreditView:
     week_usd: Decimal
     week_ends_at: datetime | None
     spent_usd: Decimal
+    budget: TermBudget | None = None
     plan: PlannedLab | None = None
     cost_explorer: Spent | None = None
 
@@ -59,6 +63,7 @@ def credit_json(view: CreditView) -> dict[str, Any]:
         "last_week_usd": view.week_usd,
         "last_week_ends_at": view.week_ends_at,
         "ledger_total_usd": view.spent_usd,
+        "budget": budget_json(view.budget),
         "plan": view.plan,
         "cost_explorer": view.cost_explorer,
     }
@@ -78,6 +83,8 @@ def credit_lines(view: CreditView, *, now: datetime) -> list[str]:
     """Write the balance for people."""
     lines = [*_left(view.balance, now=now), *_credits(view.balance), ""]
     lines += [*_pace(view, now=now), f"spent so far by the ledger: {money(view.spent_usd)}"]
+    if view.budget:
+        lines.append(budget_text(view.budget))
     if view.plan:
         lines += ["", *_plan(view.plan, view.balance.left_usd)]
     if view.cost_explorer:

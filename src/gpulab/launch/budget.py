@@ -1,0 +1,27 @@
+"""How much of the term's budget is gone, by the ledger alone: asks AWS nothing."""
+
+from __future__ import annotations
+
+from gpulab.launch.context import Context
+from gpulab.model.budget import TermBudget
+from gpulab.spending.budget import term_budget as compare
+from gpulab.spending.facts import LedgerReading, timeline_of
+
+
+def term_budget(context: Context, reading: LedgerReading | None = None) -> TermBudget | None:
+    """
+    Return the profile's budget and what the ledger counts against it; `None` when the profile has none.
+
+    Args:
+        reading: The ledger, where it was read already.
+
+    Raises:
+        StoreError: The ledger cannot be read: a limit that cannot be checked is not passed.
+    """
+    usd = context.profile.budget_usd
+    if usd is None:
+        return None
+    known = timeline_of(context.ledger.facts()) if reading is None else reading
+    # What was launched before `gpulab init` named an owner is the same student's.
+    owners = {None, "me", context.owner}
+    return compare(known, usd, owners=owners, now=context.now())

@@ -1,0 +1,79 @@
+"""What a budget allows of a plan: refusing, warning, and the budget that the instance itself keeps. Hides the arithmetic of what still fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import ROUND_DOWN, Decimal
+
+from gpulab.errors import CreditTooLow
+from gpulab.model.budget import TermBudget
+from gpulab.model.instance import LaunchPlan, LaunchRequest
+
+_CENT = Decimal("0.01")
+
+
+def with_own_budget(request: LaunchRequest, term: TermBudget | None) -> LaunchRequest:
+    """Bound what the instance may spend by what is left of the term, in whole cents: it keeps to that with the laptop shut."""
+    if term is None:
+        return request
+    left = term.left_usd.quantize(_CENT, rounding=ROUND_DOWN)
+    asked = request.budget_usd
+    return replace(request, budget_usd=left if asked is None else min(asked, left))
+
+
+def check_term(plan: LaunchPlan, asked: LaunchRequest) -> None:
+    """
+    Refuse what may cost more than is left of the term's budget.
+
+    Args:
+        asked: As the user asked; a budget of the instance itself bounds what it may cost.
+
+    Raises:
+        CreditTooLow: The hint names the hours that fit.
+    """
+    term = plan.term_budget
+    if term is None or _worst(plan, asked) <= term.left_usd:
+        return
+    left = term.left_usd.quantize(_CENT, rounding=ROUND_DOWN)
+    kept = f" beside ${term.promised_usd:.2f} for what runs" if term.promised_usd else ""
+    raise CreditTooLow(
+        f"this may cost up to ${_worst(plan, asked):.2f}, and ${left} of the term's budget of"
+        f" ${term.usd:.2f} is left{kept}",
+        hint=_hint(plan, left),
+    )
+
+
+def fitting_hours(plan: LaunchPlan, left_usd: Decimal) -> str:
+    """Return how many hours of a plan an amount pays for at the worst, rounded down to a tenth: `1.8`; `0` for none."""
+    hours = plan.request.duration * float(left_usd / plan.at_most_usd)
+    return f"{max(0, int(hours.total_seconds() // 360)) / 10:g}"
+
+
+def term_warning(plan: LaunchPlan) -> tuple[str, ...]:
+    """Warn where the plan may bring the term's budget to 50, 80 or 100 %."""
+    term = plan.term_budget
+    if term is None:
+        return ()
+    after = term.usd - term.left_usd + _worst(plan, plan.request)
+    level = term.level(after)
+    if not level:
+        return ()
+    share = min(Decimal(100), after / term.usd * 100) if term.usd else Decimal(100)
+    gone = f"${term.spent_usd:.2f} is spent"
+    gone += f", ${term.promised_usd:.2f} kept for what runs" if term.promised_usd else ""
+    if after + _CENT > term.usd:
+        return (f"this may use up the term's budget of ${term.usd:.2f} ({gone})",)
+    return (f"this may bring the term's budget of ${term.usd:.2f} to {share:.0f} % ({gone})",)
+
+
+def _worst(plan: LaunchPlan, request: LaunchRequest) -> Decimal:
+    if request.budget_usd is None:
+        return plan.at_most_usd
+    return min(plan.at_most_usd, request.budget_usd)
+
+
+def _hint(plan: LaunchPlan, left: Decimal) -> str:
+    hours = fitting_hours(plan, left)
+    if hours == "0":
+        return "`gpulab report` shows where it went; `gpulab init --budget` sets another"
+    return f"`--hours {hours}` fits, or `--budget {left}` ends the instance when it has cost that"

@@ -1,0 +1,188 @@
+"""The term's budget before a launch: what fits, what is refused, what is warned, and what the instance itself keeps to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from tests.unit.test_planning_plan import a_request, a_snapshot, an_offer
+
+from gpulab.errors import CreditTooLow
+from gpulab.model.budget import TermBudget
+from gpulab.model.fact import ended, launched, volume
+from gpulab.model.market import Market
+from gpulab.model.timeline import EndedBy
+from gpulab.planning import plan_launch
+from gpulab.spending.budget import term_budget
+from gpulab.spending.facts import timeline_of
+
+NOW = datetime(2026, 10, 23, 18, tzinfo=UTC)
+
+
+def planned(budget: TermBudget | None, **request):
+    """Plan four hours at $0.21, at most $2.15."""
+    return plan_launch(a_request(**request), a_snapshot(an_offer("0.21"), term_budget=budget))
+
+
+def a_budget(spent: str, usd: str = "10", promised: str = "0") -> TermBudget:
+    return TermBudget(Decimal(usd), Decimal(spent), Decimal(promised))
+
+
+def test_what_does_not_fit_the_term_is_refused_with_the_hours_that_do():
+    """The student set the limit for nights when nobody counts; the hint must work when it is typed."""
+    with pytest.raises(CreditTooLow) as refusal:
+        planned(a_budget("9"))
+
+    fitting = planned(a_budget("9"), duration=timedelta(hours=1.8))
+
+    assert 3 == refusal.value.exit_code
+    assert (
+        "this may cost up to $2.15, and $1.00 of the term's budget of $10.00 is left"
+        == refusal.value.message
+    )
+    assert (
+        "`--hours 1.8` fits, or `--budget 1.00` ends the instance when it has cost that"
+        == refusal.value.hint
+    )
+    assert fitting.at_most_usd <= 1
+
+
+def test_what_runs_is_counted_to_its_end():
+    """Two instances that fit one by one must not overrun the budget together."""
+    with pytest.raises(CreditTooLow) as refusal:
+        planned(a_budget("6", promised="2.50"))
+
+    assert "$1.50 of the term's budget of $10.00 is left beside $2.50 for what runs" in str(
+        refusal.value
+    )
+
+
+def test_a_budget_that_is_spent_offers_no_hours():
+    """`--hours 0` fits always and helps nobody."""
+    with pytest.raises(CreditTooLow) as refusal:
+        planned(a_budget("12"))
+
+    assert (
+        "`gpulab report` shows where it went; `gpulab init --budget` sets another"
+        == refusal.value.hint
+    )
+
+
+def test_a_budget_of_its_own_lets_an_instance_start_on_the_rest():
+    """The last dollar can be used: the instance ends itself when it is gone."""
+    plan = planned(a_budget("9"), budget_usd=Decimal("1.00"))
+
+    assert Decimal("1.00") == plan.request.budget_usd
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"), [(None, "7.99"), (Decimal("3"), "3"), (Decimal("9"), "7.99")]
+)
+def test_the_instance_keeps_to_what_is_left_of_the_term(asked, kept):
+    """`gpulab extend` from a café must not spend more than the term allows, so the instance itself counts."""
+    plan = planned(a_budget("2.001"), budget_usd=asked)
+
+    assert Decimal(kept) == plan.request.budget_usd
+
+
+def test_without_a_budget_nothing_changes():
+    """Most people set none."""
+    plan = planned(None)
+
+    assert (None, ()) == (plan.request.budget_usd, plan.warnings)
+
+
+@pytest.mark.parametrize(
+    ("spent", "own", "said"),
+    [
+        ("2.8", None, ()),
+        (
+            "2.9",
+            None,
+            ("this may bring the term's budget of $10.00 to 51 % ($2.90 is spent)",),
+        ),
+        (
+            "6",
+            None,
+            ("this may bring the term's budget of $10.00 to 82 % ($6.00 is spent)",),
+        ),
+        (
+            "9",
+            Decimal(1),
+            (
+                "the budget of $1.00 may end the instance before its time",
+                "this may use up the term's budget of $10.00 ($9.00 is spent)",
+            ),
+        ),
+    ],
+)
+def test_the_plan_warns_at_50_80_and_100_per_cent(spent, own, said):
+    """Whoever reads it before saying yes can still choose fewer hours."""
+    plan = planned(a_budget(spent), budget_usd=own)
+
+    assert said == plan.warnings
+
+
+def a_launch(instance_id: str, owner: str = "", hours: int = 3):
+    return launched(
+        instance_id,
+        at=NOW - timedelta(hours=1),
+        zone="us-east-1d",
+        instance_type="g4dn.xlarge",
+        market=Market.ON_DEMAND,
+        usd_per_hour=Decimal("0.50"),
+        owner=owner,
+        expires_at=NOW + timedelta(hours=hours),
+    )
+
+
+def test_the_ledger_says_what_is_spent_and_what_is_promised():
+    """An hour has run at $0.50 and three are to come, with a disk of $0.10 an hour."""
+    disk = volume(
+        "v",
+        at=NOW,
+        type="gp3",
+        size_gb=930,
+        usd_per_gb_month=Decimal("0.08"),
+        instance_id="i-1",
+    )
+
+    found = term_budget(timeline_of([a_launch("i-1"), disk]), Decimal(10), owners={None}, now=NOW)
+
+    assert (Decimal("0.5"), Decimal("1.8"), Decimal("7.7")) == (
+        found.spent_usd,
+        found.promised_usd,
+        found.left_usd,
+    )
+
+
+def test_what_has_ended_and_what_is_late_promises_nothing():
+    """An instance past its end may be gone unseen; its time to come is not kept for it."""
+    gone = ended("i-1", at=NOW, by=EndedBy.USER)
+
+    found = term_budget(
+        timeline_of([a_launch("i-1"), gone, a_launch("i-2", hours=0)]),
+        Decimal(10),
+        owners={None},
+        now=NOW,
+    )
+
+    assert (Decimal(1), Decimal(0)) == (found.spent_usd, found.promised_usd)
+
+
+def test_others_in_a_shared_account_spend_nothing_of_mine():
+    """A rebuilt ledger of a course account holds everybody's instances."""
+    facts = [a_launch("i-1", owner="mine"), a_launch("i-2", owner="theirs")]
+
+    found = term_budget(timeline_of(facts), Decimal(10), owners={"mine"}, now=NOW)
+
+    assert Decimal("0.5") == found.spent_usd
+
+
+def test_a_budget_of_nothing_is_used_up():
+    """`budget_usd = 0` in the configuration means that nothing may be spent, and divides by nothing."""
+    nothing = replace(a_budget("0"), usd=Decimal(0))
+
+    assert (100, Decimal(0)) == (nothing.level(Decimal(0)), nothing.left_usd)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -82,17 +83,22 @@ def test_a_slip_of_the_finger_does_not_read_as_stopped(up, capsys):
     )
 
 
-def test_watching_ends_with_ctrl_c_without_an_error(up, capsys):
+def test_watching_ends_with_ctrl_c_without_an_error(sandbox, capsys):
     """Ctrl-C is how one leaves `ls -w`; it is not a mistake."""
-    up("week4")
-    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    seen = len(sandbox.calls)
+
+    def press() -> None:
+        while len(sandbox.calls) == seen:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
 
     code = run(["ls", "-w", "--quick"])
 
     said = capsys.readouterr()
     assert 130 == code
     assert "error" not in said.err
-    assert "week4  running" in said.out
 
 
 def test_a_tunnel_closes_although_the_instance_is_gone(capsys):
@@ -168,3 +174,60 @@ def test_push_without_a_name_takes_the_only_instance(up, capsys, tmp_path):
 
     assert 2 == code
     assert "2 instances fit your only instance: week5, week4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["up", "--env", "nope"], "there is no environment 'nope'"),
+        (["up", "--region", "us-nowhere-1"], "AWS has no region `us-nowhere-1`"),
+        (["up", "--cidr", "0.0.0.0/0"], "would open ssh to the whole internet"),
+        (["up", "--dry-run", "--cidr", "home"], "`home` is not an address range"),
+        (["up", "--type", "nope.large"], "gpulab knows no instance type `nope.large`"),
+        (["prices", "--region", "us-east-11"], "AWS has no region `us-east-11`"),
+    ],
+)
+def test_what_this_computer_can_see_to_be_wrong_never_reaches_aws(words, said, sandbox, capsys):
+    """A slip found after the plan was agreed to, or dressed up as a broken network, wastes a student's evening."""
+    code = run(words)
+
+    assert 2 == code
+    assert said in capsys.readouterr().err
+    assert [] == [c.operation for c in sandbox.calls]
+
+
+def test_the_kept_work_of_what_is_up_is_not_deleted(up, capsys, monkeypatch):
+    """Its next save builds on the copy: deleting that would leave `gpulab stop` with nothing to compare."""
+    folder = Home.of(os.environ).folder("default").work / "week4"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    up("week4")
+
+    code = run(["rm", "week4", "--yes"])
+
+    assert 2 == code
+    assert "hint: `gpulab stop week4` first" in capsys.readouterr().err
+    assert ["notes.txt"] == [f.name for f in folder.iterdir()]
+
+
+def test_the_plan_says_where_the_work_is(sandbox, capsys):
+    """Where yesterday's notebook is, and whether it comes back, is asked before every start."""
+    code = run(["up", "week4", "--dry-run", "--hours", "2"])
+
+    said = capsys.readouterr().out
+    folder = Home.of(os.environ).folder("default").work / "week4"
+    assert 0 == code
+    assert f"  work      kept in {folder}; what is there comes back\n" in said
+    assert ", in 2 h, or after 60 min without activity" in said
+
+
+def test_init_without_credentials_says_how_to_give_them(monkeypatch, capsys):
+    """`gpulab init` must not answer: run `gpulab init`."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    code = run(["init", "--yes"])
+
+    said = capsys.readouterr().err
+    assert 1 == code
+    assert "hint: `gpulab init --paste` takes the credentials of a class page" in said

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from gpulab.errors import NoCapacity
 from gpulab.launch import events
+from gpulab.model.instance import Instance, State
 from gpulab.model.market import InstanceType, Market, Offer, Place
 from gpulab.planning.failover import Next
 from gpulab.view.console import Console
@@ -58,3 +59,39 @@ def test_what_came_of_the_work_is_told():
     assert (
         "  Bringing your work back: done, 0.5 s on the instance: 2 files, 293.0 KiB, compared by hash\n"
     ) == said
+
+
+def test_an_instance_that_was_found_does_not_tell_its_whole_start_again():
+    """`gpulab up` a second time opens the notebook; nine old lines would look like a second launch."""
+    instance = an_instance()
+
+    said = told(
+        events.AlreadyUp(NOW, instance),
+        events.Running(NOW, instance),
+        events.LoggedIn(NOW),
+        events.PhaseChanged(NOW, "armed", "done", 0.1, ""),
+        events.PhaseChanged(NOW, "environment", "running", 0, ""),
+        events.PhaseChanged(NOW, "environment", "done", 40, ""),
+    )
+
+    assert (
+        "  week4 is up already (i-1); nothing new is started\n"
+        "  Waiting for ssh: it answers, 0.0 s\n"
+        "  Installing the lab's environment: done, 40.0 s on the instance\n"
+    ) == said
+
+
+def an_instance() -> Instance:
+    return Instance(
+        id="i-1",
+        name="week4",
+        owner="me",
+        place=OFFER.place,
+        state=State.RUNNING,
+        state_reason="",
+        address="54.214.1.2",
+        private_address="",
+        launched_at=NOW,
+        expires_at=None,
+        launch_id="l-1",
+    )

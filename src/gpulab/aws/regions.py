@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from botocore.loaders import create_loader
+
 from gpulab.aws.session import Cloud
-from gpulab.errors import GpulabError
+from gpulab.errors import GpulabError, WrongUsage
 
 Answer = TypeVar("Answer")
 
@@ -55,6 +58,22 @@ def ask_each(regions: Iterable[str], ask: Callable[[str], Answer]) -> Answers[An
         {n: r.value for n, r in zip(names, results, strict=True) if isinstance(r, _Said)},
         {n: r for n, r in zip(names, results, strict=True) if isinstance(r, GpulabError)},
     )
+
+
+def check_region(region: str) -> None:
+    """
+    Refuse what is no region, without asking AWS: its host would have no address, which looks like a broken network.
+
+    Raises:
+        WrongUsage: botocore knows no such region; a region newer than it is reached after an update.
+    """
+    partitions = create_loader().load_data("partitions")["partitions"]
+    known = {name for partition in partitions for name in partition["regions"]}
+    if region in known:
+        return
+    near = difflib.get_close_matches(region, sorted(known), n=1, cutoff=0.75)
+    hint = f"Did you mean `{near[0]}`?" if near else "Such as us-east-1 or eu-north-1"
+    raise WrongUsage(f"AWS has no region `{region}`", hint=hint)
 
 
 def enabled_regions(cloud: Cloud, *, ask_in: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpulab.cli.options import Amount, json_option, yes_option
+from gpulab.errors import CredentialsInvalid
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -94,7 +95,10 @@ def command(
         course=course,
     )
     fresh = context_of(context.environment, profile_name=name)
-    who = setting_up.who(fresh.launch)
+    try:
+        who = setting_up.who(fresh.launch)
+    except CredentialsInvalid as error:
+        raise error.reworded(error.message, hint=_CREDENTIALS) from error
     console = context.console
     console.say(f"Account {who.account_id}, as {who.name}")
     may = not no_resources and (yes or as_json or _asks(fresh))
@@ -108,6 +112,12 @@ def command(
     for line in done.lines:
         console.show(line)
     console.say("Next: `gpulab doctor`, then `gpulab up`")
+
+
+_CREDENTIALS = (
+    "`gpulab init --paste` takes the credentials of a class page, `--aws-profile NAME` a profile of the AWS CLI"
+    " (log in there first, such as with `aws sso login`); `gpulab sandbox start` needs none"
+)
 
 
 def _asks(context: Context) -> bool:

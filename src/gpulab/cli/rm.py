@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpulab.cli.options import json_option, name_argument, yes_option
+from gpulab.errors import WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -21,17 +22,22 @@ def command(context: Context, name: str, yes: bool, as_json: bool) -> None:
     """
     Delete kept work.
 
-    Names what will be deleted and asks. It cannot be undone. An instance that runs is not touched.
+    Names what will be deleted and asks. It cannot be undone. While an instance of the name is up, nothing is deleted.
 
     \b
     Example:
       gpulab rm week4
     """
-    from gpulab.launch import keep
+    from gpulab.launch import instances, keep
     from gpulab.view.copies import size
     from gpulab.view.words import local_time
 
     work = keep.find(context.launch, name)
+    if instances.find_alive(context.launch, name) is not None:
+        raise WrongUsage(
+            f"{name} is up, and what it saves belongs to the kept work",
+            hint=f"`gpulab stop {name}` first",
+        )
     when = local_time(work.saved_at, now=context.now()) if work.saved_at else "an unknown time"
     said = f"the kept work of {work.name}: {work.files} files, {size(work.bytes)}, saved {when}, in {work.where}"
     if not yes and not context.console.confirm(f"Delete {said}? It cannot be undone."):

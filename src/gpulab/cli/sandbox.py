@@ -133,6 +133,9 @@ def start(
     context.console.say("\nNext:")
     context.console.say(f"  gpulab --profile {_profile()} up")
     context.console.say("  gpulab sandbox stop")
+    context.console.say(
+        f"`export GPULAB_PROFILE={_profile()}` leads every command of this terminal there."
+    )
 
 
 @command.command()

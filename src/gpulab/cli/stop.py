@@ -37,6 +37,7 @@ def command(
       gpulab stop --all --yes
     """
     from gpulab.launch import browser, stop
+    from gpulab.launch.events import Saved
     from gpulab.view.events import Teller, event_json
 
     found = _to_end(context, name, is_all=is_all)
@@ -52,14 +53,20 @@ def command(
             return
     told = []
     for instance in found:
-        teller = Teller(context.console)
+        teller, kept = Teller(context.console), ""
         try:
             for event in stop.stop(context.launch, instance, save=not no_save):
                 teller.tell(event)
                 told.append(event_json(event))
+                kept = event.where if isinstance(event, Saved) else kept
         finally:
             teller.close()
         browser.close(context.launch, instance)
+        if kept:
+            up, pull = f"`gpulab up {instance.name}`", f"`gpulab pull {instance.name}`"
+            context.console.say(
+                f"The work is in {kept}: {up} brings it back, {pull} copies it here"
+            )
     if as_json:
         context.console.show_json({"events": told})
 

@@ -19,6 +19,8 @@ from gpulab.cli.options import (
 from gpulab.errors import WrongUsage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gpulab.cli.context import Context
     from gpulab.launch.events import Question, Ready
     from gpulab.model.instance import LaunchRequest
@@ -123,8 +125,11 @@ def command(
       gpulab up week4 --gpu T4 --until 17:00
       gpulab up gan --type g5.xlarge --hours 8 --max-price 0.60 --dry-run
     """
+    from gpulab.launch.wish import check_wish
+
     _refuse_contradictions(gpu, instance_type, duration, until, spot_only, is_on_demand)
     now = context.now()
+    context = context.admitting(cidr)
     wish = _request(
         context,
         name=name or "lab",
@@ -139,12 +144,23 @@ def command(
         idle=idle,
         disk_gib=disk_gib,
     )
+    check_wish(context.launch, wish)
     if dry_run:
         _show_plan(context, wish, as_json)
         return
-    ready = _start(context.admitting(cidr), wish, spot_only=spot_only, yes=yes)
-    if ready is not None:
-        _open(context, ready, no_open=no_open, as_json=as_json)
+    ready = _start(context, wish, spot_only=spot_only, yes=yes)
+    if ready is None:
+        return
+    if not ready.is_new:
+        asked = {
+            "--gpu": gpu,
+            "--type": instance_type,
+            "--region": " --region ".join(regions),
+            "--env": environment,
+            "--on-demand": is_on_demand,
+        }
+        _say_what_stays(context, wish, ready, asked, is_end_named=bool(duration or until))
+    _open(context, ready, no_open=no_open, as_json=as_json)
 
 
 def _refuse_contradictions(
@@ -212,19 +228,22 @@ def _request(
 
 def _show_plan(context: Context, wish: LaunchRequest, as_json: bool) -> None:
     from gpulab.launch import up
+    from gpulab.launch.keeping import where
     from gpulab.view.plan import plan_json, plan_text
 
     plan = up.plan(context.launch, wish)
+    work = where(context.launch, wish.name)
     if as_json:
-        context.console.show_json(plan_json(plan))
+        context.console.show_json(plan_json(plan, work=work))
     else:
-        context.console.show(plan_text(plan, now=context.now()))
+        context.console.show(plan_text(plan, now=context.now(), work=work))
         context.console.say("Nothing was started (`--dry-run`)")
 
 
 def _start(context: Context, wish: LaunchRequest, *, spot_only: bool, yes: bool) -> Ready | None:
     from gpulab.launch import up
     from gpulab.launch.events import BuyOnDemand, Planned, Ready
+    from gpulab.launch.keeping import where
     from gpulab.view.events import Teller, question_text
     from gpulab.view.plan import plan_text
 
@@ -244,13 +263,48 @@ def _start(context: Context, wish: LaunchRequest, *, spot_only: bool, yes: bool)
     try:
         for event in up.up(context.launch, wish, confirm=confirm):
             if isinstance(event, Planned):
-                context.console.say(plan_text(event.plan, now=context.now()))
+                work = where(context.launch, wish.name)
+                context.console.say(plan_text(event.plan, now=context.now(), work=work))
             else:
                 teller.tell(event)
             ready = event if isinstance(event, Ready) else ready
     finally:
         teller.close()
     return ready
+
+
+def _say_what_stays(
+    context: Context,
+    wish: LaunchRequest,
+    ready: Ready,
+    asked: Mapping[str, object],
+    *,
+    is_end_named: bool,
+) -> None:
+    """Say which flags an instance that is up cannot follow any more, and what to do about each."""
+    from gpulab.planning.catalogue import instance_types
+    from gpulab.planning.wishes import types_for
+
+    instance, place = ready.instance, ready.instance.place
+    follows = {
+        "--gpu": place.instance_type in {t.name for t in types_for(wish, instance_types())},
+        "--type": place.instance_type == wish.instance_type,
+        "--region": place.region in wish.regions,
+        "--env": instance.environment == wish.environment,
+        "--on-demand": place.market in wish.markets,
+    }
+    ignored = [
+        flag if value is True else f"{flag} {value}"
+        for flag, value in asked.items()
+        if value and not follows[flag]
+    ]
+    if ignored:
+        context.console.say(
+            f"note: {instance.name} runs as {place.instance_type}, {place.market}, in {place.zone}, with"
+            f" {instance.environment}; for `{' '.join(ignored)}` type `gpulab stop {instance.name}` first"
+        )
+    if is_end_named:
+        context.console.say(f"note: `gpulab extend {instance.name}` moves its end")
 
 
 def _open(context: Context, ready: Ready, *, no_open: bool, as_json: bool) -> None:

@@ -71,7 +71,12 @@ def find(context: Context, name: str | None) -> KeptWork:
     names = sorted({w.name for w in works})
     if not fitting:
         what = f"no work of `{name}` is kept" if name else "no work is kept"
-        raise WrongUsage(what, hint=f"There is {', '.join(names)}" if names else "")
+        hint = (
+            f"There is {', '.join(names)}"
+            if names
+            else "`gpulab stop` keeps the work of what is up"
+        )
+        raise WrongUsage(what, hint=hint)
     if name is None and len(names) > 1:
         raise WrongUsage(
             f"the work of {len(names)} names is kept: {', '.join(names)}", hint="Name one of them"

@@ -21,6 +21,14 @@ def prefix(context: Context, name: str) -> str:
     return f"{context.owner}/{name}/"
 
 
+def where(context: Context, name: str) -> str:
+    """Say, without asking, where the next `gpulab stop` keeps the work of a name: `s3://BUCKET/PREFIX`, or a folder here."""
+    profile = context.profile
+    if profile.keep_bucket and profile.instance_role:
+        return f"s3://{profile.keep_bucket}/{prefix(context, name)}"
+    return str(context.folder.work / name)
+
+
 def our_bucket(context: Context) -> Bucket:
     """
     Return the profile's bucket with the account it must belong to.

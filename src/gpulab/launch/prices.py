@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from gpulab.launch.context import Context
 from gpulab.launch.look import spot_and_on_demand
+from gpulab.launch.wish import check_regions
 from gpulab.model.instance import LaunchRequest
 from gpulab.model.market import Market, Offer
 from gpulab.planning.catalogue import instance_types
@@ -25,7 +26,7 @@ def offers(
         regions: Never empty.
 
     Raises:
-        WrongUsage: Nobody knows the GPU or type.
+        WrongUsage: Nobody knows the GPU, the type or a region.
         GpulabError: No region answered.
     """
     wish = LaunchRequest(
@@ -38,6 +39,7 @@ def offers(
         markets=tuple(Market),
         environment="",
     )
+    check_regions(regions)
     types = types_for(wish, instance_types())
     found = spot_and_on_demand(context, regions, types)
     return tuple(sorted(found, key=lambda o: (o.usd_per_hour, o.type.name, o.place.zone)))

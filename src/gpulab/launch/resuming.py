@@ -11,7 +11,7 @@ from gpulab.aws import instances
 from gpulab.errors import Ambiguous, GpulabError, NotFound, Throttled
 from gpulab.launch.asking import LAUNCHED, NEVER, ask, look_up
 from gpulab.launch.context import Context
-from gpulab.launch.events import Event, Resumed, Warned
+from gpulab.launch.events import AlreadyUp, Event, Resumed, Warned
 from gpulab.model.instance import Instance, LaunchRequest
 from gpulab.planning.catalogue import instance_types
 from gpulab.planning.wishes import types_for
@@ -30,7 +30,7 @@ def resume(context: Context, request: LaunchRequest) -> Generator[Event, None, I
     Resolve what is open before something new is launched under a name.
 
     Yields:
-        `Resumed` for an instance found again; `Warned` for what stays open.
+        `Resumed` for an instance found again, `AlreadyUp` for one that was launched moments ago; `Warned` for what stays open.
 
     Returns:
         The live instance of that name, if an earlier launch made one.
@@ -50,7 +50,10 @@ def resume(context: Context, request: LaunchRequest) -> Generator[Event, None, I
         if instance is not None and instance.state.is_alive:
             yield Resumed(context.now(), instance)
             return instance
-    return _made_moments_ago(context, request.name)
+    young = _made_moments_ago(context, request.name)
+    if young is not None:
+        yield AlreadyUp(context.now(), young)
+    return young
 
 
 def look_back(context: Context) -> tuple[Intent, ...]:

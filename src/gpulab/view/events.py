@@ -36,6 +36,7 @@ class Teller:
         self._console = console
         self._step: Step | None = None
         self._key = ""
+        self._is_found = False
 
     def tell(self, event: events.Event) -> None:
         """Say one event."""
@@ -54,9 +55,13 @@ class Teller:
             case events.Launched(instance=instance):
                 self._end(instance.id)
                 self._wait("running")
+            case events.AlreadyUp() | events.Resumed():
+                self._is_found = True
+                self._tell_whole(event)
             case events.Running(instance=instance):
-                self._wait("running")
-                self._end(instance.address or "it runs")
+                if self._key == "running" or not self._is_found:
+                    self._wait("running")
+                    self._end(instance.address or "it runs")
                 self._wait("host key")
             case events.WaitingFor(what=what, detail=detail):
                 self._wait(what)
@@ -101,7 +106,10 @@ class Teller:
             self._begin(f"phase {event.name}", text)
             self._detail(one_line(event.message))
         elif event.state in ("done", "failed"):
+            was_watched = self._key == f"phase {event.name}"
             self._set_aside()
+            if self._is_found and event.state == "done" and not was_watched:
+                return  # an instance that was found had this behind it long ago
             took = f"{event.seconds:.1f} s on the instance"
             is_telling = event.message and (event.state == "failed" or event.name == "work")
             said = f": {one_line(event.message)}" if is_telling else ""

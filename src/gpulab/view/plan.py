@@ -14,9 +14,12 @@ from gpulab.view.words import local_time, money, per_hour, percent, span
 _SHOWN = 4
 
 
-def plan_text(plan: LaunchPlan, *, now: datetime) -> str:
+def plan_text(plan: LaunchPlan, *, now: datetime, work: str = "") -> str:
     """
     Describe what will be started, in which order, and what it costs at most.
+
+    Args:
+        work: Where its work is kept; `""` says nothing about it.
 
     Returns:
         A few lines; every number has its unit.
@@ -27,14 +30,16 @@ def plan_text(plan: LaunchPlan, *, now: datetime) -> str:
         f"  tries     {_order(plan)}",
         f"  price     {per_hour(first.usd_per_hour)}{_against_on_demand(first)}",
         f"  beside    {per_hour(plan.disk_usd_per_hour)} disk ({plan.disk_gib} GiB), {per_hour(plan.address_usd_per_hour)} address",
-        f"  ends      {local_time(plan.ends_at, now=now)}, in {span(plan.ends_at - now)},"
+        f"  ends      {local_time(plan.ends_at, now=now)}, in {span(plan.request.duration)},"
         f" or after {plan.request.idle_minutes} min without activity",
         f"  costs     {_costs(plan, now=now)}",
     ]
+    if work:
+        lines.append(f"  work      kept in {work}; what is there comes back")
     return "\n".join([*lines, *(f"  note      {warning}" for warning in plan.warnings)])
 
 
-def plan_json(plan: LaunchPlan) -> dict[str, Any]:
+def plan_json(plan: LaunchPlan, *, work: str = "") -> dict[str, Any]:
     """Return the plan for programs: amounts as decimal texts in USD, moments as ISO 8601 in UTC."""
     return {
         "name": plan.request.name,
@@ -50,6 +55,7 @@ def plan_json(plan: LaunchPlan) -> dict[str, Any]:
         "address_usd_per_hour": plan.address_usd_per_hour,
         "attempts": [offer_json(offer) for offer in plan.attempts],
         "on_demand": [offer_json(offer) for offer in plan.on_demand],
+        "work": work,
         "warnings": list(plan.warnings),
     }
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gpulab.cli.options import json_option, name_argument, yes_option
-
-if TYPE_CHECKING:
-    from gpulab.model.instance import Instance
+from gpulab.errors import GpulabError, SomeFailed
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
+    from gpulab.model.instance import Instance
 
 
 @click.command(name="stop")
@@ -36,39 +36,17 @@ def command(
       gpulab stop week4 --json
       gpulab stop --all --yes
     """
-    from gpulab.launch import browser, stop
-    from gpulab.launch.events import Saved
-    from gpulab.view.events import Teller, event_json
-
     found = _to_end(context, name, is_all=is_all)
     if not found:
         what = f"{name} is not up" if name else "Nothing of yours runs"
         context.console.say(f"{what}; nothing was ended")
-    names = ", ".join(f"{i.name} ({i.id})" for i in found)
-    risky = (is_all and len(found) > 1) or no_save
-    if found and risky and not yes:
-        lost = " WITHOUT saving: what was not kept before is lost" if no_save else ""
-        if not context.console.confirm(f"End {names}{lost}?"):
-            context.console.say("Nothing was ended")
-            return
-    told = []
-    for instance in found:
-        teller, kept = Teller(context.console), ""
-        try:
-            for event in stop.stop(context.launch, instance, save=not no_save):
-                teller.tell(event)
-                told.append(event_json(event))
-                kept = event.where if isinstance(event, Saved) else kept
-        finally:
-            teller.close()
-        browser.close(context.launch, instance)
-        if kept:
-            up, pull = f"`gpulab up {instance.name}`", f"`gpulab pull {instance.name}`"
-            context.console.say(
-                f"The work is in {kept}: {up} brings it back, {pull} copies it here"
-            )
+    elif not _may(context, found, is_all=is_all, no_save=no_save, yes=yes):
+        context.console.say("Nothing was ended")
+        return
+    told, failed = _end_each(context, found, save=not no_save)
     if as_json:
         context.console.show_json({"events": told})
+    _raise_failures(failed, count=len(found))
 
 
 def _to_end(context: Context, name: str | None, *, is_all: bool) -> list[Instance]:
@@ -81,11 +59,58 @@ def _to_end(context: Context, name: str | None, *, is_all: bool) -> list[Instanc
     from gpulab.launch import instances
 
     seen = instances.listing(context.launch)
-    alive = [i for i in seen.instances if i.state.is_alive]
+    alive = [i for i in seen.instances if not i.state.is_over]
     if is_all:
+        for note in seen.notes:
+            context.console.say(f"note: {note}")
         return alive
     fitting = [i for i in alive if name in (None, i.name, i.id)]
     launched = {m.name for m in context.launch.journal.read().made}
     if not fitting and not seen.notes and (not alive or name in launched):
         return []
     return [instances.find(context.launch, name)]
+
+
+def _may(
+    context: Context, found: Sequence[Instance], *, is_all: bool, no_save: bool, yes: bool
+) -> bool:
+    """Ask where more than one is ended, or work may be lost."""
+    if yes or not (no_save or (is_all and len(found) > 1)):
+        return True
+    names = ", ".join(f"{i.name} ({i.id})" for i in found)
+    lost = " WITHOUT saving: what was not kept before is lost" if no_save else ""
+    return context.console.confirm(f"End {names}{lost}?")
+
+
+def _end_each(
+    context: Context, found: Sequence[Instance], *, save: bool
+) -> tuple[list[dict[str, Any]], list[GpulabError]]:
+    """End one after the other; one that cannot be ended does not keep the others running."""
+    from gpulab.launch import browser, stop
+    from gpulab.view.events import Teller, event_json
+
+    told: list[dict[str, Any]] = []
+    failed: list[GpulabError] = []
+    for instance in found:
+        teller = Teller(context.console)
+        try:
+            for event in stop.stop(context.launch, instance, save=save):
+                teller.tell(event)
+                told.append(event_json(event))
+        except GpulabError as error:
+            failed.append(error)
+            continue
+        finally:
+            teller.close()
+        browser.close(context.launch, instance)
+    return told, failed
+
+
+def _raise_failures(failed: Sequence[GpulabError], *, count: int) -> None:
+    if count == 1 and failed:
+        raise failed[0]
+    if failed:
+        raise SomeFailed(
+            f"{len(failed)} of {count} were not ended: {'; '.join(e.message for e in failed)}",
+            hint="; ".join(dict.fromkeys(e.hint for e in failed if e.hint)),
+        )

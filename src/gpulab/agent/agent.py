@@ -468,23 +468,29 @@ class Setup:
     def __init__(self, here: Here, metadata: Metadata) -> None:
         self.here = here
         self.metadata = metadata
+        names = list(PHASES)
+        if here.spec.get("notebooks") and here.spec["keep"]:
+            names[5:5] = ["notebooks"]  # JupyterLab never waits for them, nor they for TensorFlow
+            names.append("data")
         self.phases = [
-            {"name": name, "state": "waiting", "seconds": 0.0, "message": ""} for name in PHASES
+            {"name": name, "state": "waiting", "seconds": 0.0, "message": ""} for name in names
         ]
 
     def all(self) -> bool:
         """Go through every phase; one that fails does not stop the later ones. Returns whether all are done."""
-        steps: tuple[Callable[[], str], ...] = (
-            lambda: arm(self.here, self.metadata),
-            self._host_keys,
-            self._ssh,
-            self._work,
-            self._jupyter,
-            self._environment,
-            self._gpu,
-        )
-        for phase, step in zip(self.phases, steps, strict=True):
-            self._go(phase, step)
+        steps: dict[str, Callable[[], str]] = {
+            "armed": lambda: arm(self.here, self.metadata),
+            "host-keys": self._host_keys,
+            "ssh": self._ssh,
+            "work": self._work,
+            "jupyter": self._jupyter,
+            "notebooks": lambda: self._kept("lab"),
+            "environment": self._environment,
+            "gpu": self._gpu,
+            "data": lambda: self._kept("data"),
+        }
+        for phase in self.phases:
+            self._go(phase, steps[str(phase["name"])])
         return all(phase["state"] == "done" for phase in self.phases)
 
     def _go(self, phase: dict[str, Any], step: Callable[[], str]) -> None:
@@ -531,10 +537,14 @@ class Setup:
         self.here.give(work)
         if self.here.path("var/lib/gpulab/kept.json").exists():
             return "the work is here"
+        return self._kept("restore")
+
+    def _kept(self, word: str) -> str:
+        """Let the whole agent do a word; without a bucket there is none, and the laptop does it."""
         if self.here.spec["keep"] is None:
             return "the work is brought over ssh"
         root = ["--root", self.here.root] if self.here.root else []
-        return run(self.here, [sys.executable, __file__, *root, "restore"]).strip()
+        return run(self.here, [sys.executable, __file__, *root, word]).strip()
 
     def _jupyter(self) -> str:
         environment = self.here.spec["environment"]
@@ -2086,7 +2096,21 @@ def _say_manifest(here: Here, _: Metadata) -> int:
     return 0
 
 
+# The program in lab.py, put in here when the agent goes to the bucket.
+LAB = ""
+
+
+def _lab(word: str) -> Callable[[Here, Metadata], int]:
+    def do(here: Here, _: Metadata) -> int:
+        root = ["--root", here.root] if here.root else []
+        argv = [sys.executable, "-", *root, word]
+        return subprocess.run(argv, input=LAB.encode(), check=False).returncode
+
+    return do
+
+
 KEEPING.update(save=_say_save, restore=_say_restored, manifest=_say_manifest)
+KEEPING.update(lab=_lab("lab"), data=_lab("data"))
 
 
 # --- the words ----------------------------------------------------------------------------------------------------
@@ -2099,7 +2123,7 @@ def main(argv: list[str]) -> int:
     arm: arm the power-off. setup: go through the phases. watch: look every five seconds, for ever. jupyter: become
     JupyterLab. status: print the status. extend: move the deadline. idle: change the idle limit, 0 for never. save:
     bring the work to the kept copy. restore: bring it back. manifest: list the work with hashes, a JSON object a line.
-    token: print JupyterLab's token. log: print the log.
+    token: print JupyterLab's token. log: print the log. lab, data: bring the lab's notebooks and data sets.
     """
     root, words = os.environ.get("GPULAB_ROOT", ""), list(argv)
     if words[:1] == ["--root"] and len(words) > 1:
@@ -2111,7 +2135,11 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    if word in ("extend", "idle", "save", "restore", "manifest") and not root and os.geteuid():
+    if (
+        word in ("extend", "idle", "save", "restore", "manifest", "lab", "data")
+        and not root
+        and os.geteuid()
+    ):
         os.execvp("sudo", ["sudo", "-n", sys.executable, __file__, *argv])  # noqa: S606 - a list
     try:
         return speak(root, word, option, value)
@@ -2121,7 +2149,20 @@ def main(argv: list[str]) -> int:
 
 
 OPTIONS = dict.fromkeys(
-    ["arm", "setup", "watch", "jupyter", "status", "save", "restore", "manifest", "token"], ""
+    [
+        "arm",
+        "setup",
+        "watch",
+        "jupyter",
+        "status",
+        "save",
+        "restore",
+        "manifest",
+        "token",
+        "lab",
+        "data",
+    ],
+    "",
 )
 OPTIONS.update(extend="--until", idle="--minutes", log="--follow")
 

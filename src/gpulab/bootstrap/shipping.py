@@ -49,8 +49,16 @@ _LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "l
 
 @cache
 def whole_agent() -> bytes:
-    """Give the agent as it was written; it goes to the bucket."""
-    return (Path(gpulab.__file__).parent / "agent" / "agent.py").read_bytes()
+    """Give the agent as it was written, with the lab's program in it; it goes to the bucket."""
+    agent = (Path(gpulab.__file__).parent / "agent" / "agent.py").read_bytes()
+    before, place, after = agent.partition(b'\nLAB = ""\n')
+    return before + f"\nLAB = {lab_program().decode()!r}\n".encode() + after if place else agent
+
+
+@cache
+def lab_program() -> bytes:
+    """Give the program that brings a lab's notebooks; it goes over ssh where there is no bucket."""
+    return (Path(gpulab.__file__).parent / "agent" / "lab.py").read_bytes()
 
 
 @cache

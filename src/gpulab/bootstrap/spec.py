@@ -11,6 +11,7 @@ from typing import Any
 from gpulab.bootstrap.environments import Environment
 from gpulab.bootstrap.shipping import whole_agent, whole_agent_sha256
 from gpulab.errors import InvalidRequest
+from gpulab.model.course import Notebooks
 
 VERSION = 1
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
@@ -57,6 +58,7 @@ class InstanceSpec:
         usd_per_hour: Everything that bills while it runs: instance, disk, address.
         has_gpu: Which of the environment's locks to install.
         keep: `None` when the work is fetched over ssh instead.
+        notebooks: What the instance brings into the work folder; without `keep` the laptop does it over ssh.
     """
 
     launch: str
@@ -74,6 +76,7 @@ class InstanceSpec:
     lab: str = ""
     jupyter_port: int = 8888
     keep: Keep | None = None
+    notebooks: Notebooks | None = None
 
     def __post_init__(self) -> None:
         if not _USER.fullmatch(self.user):
@@ -89,6 +92,9 @@ class InstanceSpec:
     def as_json(self) -> dict[str, Any]:
         """Give the object of `/etc/gpulab/spec.json`."""
         kernel = self.environment.kernel(has_gpu=self.has_gpu)
+        # Without a bucket the laptop brings them and says itself what.
+        alone = self.notebooks if self.keep is not None else None
+        lab = {"notebooks": notebooks_json(alone)} if alone is not None else {}
         return {
             "version": VERSION,
             "launch": self.launch,
@@ -112,4 +118,16 @@ class InstanceSpec:
             "keep": None
             if self.keep is None
             else {**asdict(self.keep), "agent": whole_agent_sha256()},
+            **lab,
         }
+
+
+def notebooks_json(notebooks: Notebooks) -> dict[str, Any]:
+    """Give the object that the instance reads: what is empty is left out."""
+    about = {
+        "repository": notebooks.repository,
+        "commit": notebooks.commit,
+        "folder": notebooks.folder,
+        "data": [[one.url, one.sha256] for one in notebooks.data],
+    }
+    return {key: value for key, value in about.items() if value}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from gpulab.cli.context import Context
     from gpulab.launch.events import Question, Ready
+    from gpulab.model.course import Notebooks
     from gpulab.model.instance import LaunchRequest
 
 
@@ -87,6 +88,17 @@ if TYPE_CHECKING:
     metavar="CIDR",
     help="From where ssh is let in, such as 203.0.113.7/32.  [default: this computer's address, as Amazon sees it]",
 )
+@click.option(
+    "--notebooks",
+    metavar="URL[@COMMIT][:FOLDER]",
+    help="Bring the notebooks of a Git repository into the work folder; what you have changed there is never overwritten.",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="URL#SHA256",
+    help="With --notebooks: a file they read, fetched to work/data; repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and its price; start nothing.")
 @click.option("--no-open", is_flag=True, help="Open neither tunnel nor browser.")
 @yes_option
@@ -108,6 +120,8 @@ def command(
     idle: timedelta | None,
     disk_gib: int | None,
     cidr: str | None,
+    notebooks: str | None,
+    data: tuple[str, ...],
     dry_run: bool,
     no_open: bool,
     yes: bool,
@@ -124,6 +138,7 @@ def command(
       gpulab up
       gpulab up week4 --gpu T4 --until 17:00
       gpulab up gan --type g5.xlarge --hours 8 --max-price 0.60 --dry-run
+      gpulab up week1 --notebooks https://github.com/tensorflow/docs@master:site/en/tutorials/quickstart
     """
     from gpulab.launch.wish import check_wish
 
@@ -143,6 +158,7 @@ def command(
         environment=environment,
         idle=idle,
         disk_gib=disk_gib,
+        notebooks=_notebooks(notebooks, data),
     )
     check_wish(context.launch, wish)
     if dry_run:
@@ -205,6 +221,7 @@ def _request(
     environment: str | None,
     idle: timedelta | None,
     disk_gib: int | None,
+    notebooks: Notebooks | None,
 ) -> LaunchRequest:
     from gpulab.model.instance import LaunchRequest
     from gpulab.model.market import Market
@@ -223,7 +240,20 @@ def _request(
         idle_minutes=max(1, int(idle.total_seconds() // 60)) if idle else profile.idle_minutes,
         budget_usd=budget_usd,
         course=profile.course,
+        notebooks=notebooks,
     )
+
+
+def _notebooks(source: str | None, data: tuple[str, ...]) -> Notebooks | None:
+    from gpulab.launch.notebooks import read_notebooks
+
+    if source is not None:
+        return read_notebooks(source, data)
+    if data:
+        raise WrongUsage(
+            "`--data` comes with `--notebooks`", hint="Name the notebooks that read it"
+        )
+    return None
 
 
 def _show_plan(context: Context, wish: LaunchRequest, as_json: bool) -> None:

@@ -6,7 +6,7 @@ a machine whose key AWS has not vouched for.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from gpulab.aws import instances as ec2
 from gpulab.aws import workspace
@@ -20,12 +20,13 @@ from gpulab.errors import (
     RemoteError,
     Unreachable,
 )
-from gpulab.launch import instances
+from gpulab.launch import instances, notebooks
 from gpulab.launch.context import Context
 from gpulab.launch.events import (
     Event,
     HostKeyPinned,
     LoggedIn,
+    NotebooksBrought,
     PhaseChanged,
     Ready,
     Restored,
@@ -33,6 +34,7 @@ from gpulab.launch.events import (
     Warned,
 )
 from gpulab.launch.keeping import our_bucket, prefix
+from gpulab.model.course import Notebooks
 from gpulab.model.instance import Instance
 from gpulab.model.status import AgentStatus
 from gpulab.remote import copying, hostkeys
@@ -44,10 +46,13 @@ _LOOK_S = 2.0
 
 
 def until_ready(
-    context: Context, instance: Instance, *, is_new: bool
+    context: Context, instance: Instance, *, is_new: bool, wanted: Notebooks | None = None
 ) -> Generator[Event, None, Instance]:
     """
     Wait until JupyterLab answers on an instance.
+
+    Args:
+        wanted: Notebooks, brought over ssh, unless a new instance fetches them by itself; failing at it is told and stops nothing.
 
     Yields:
         What happens, at last `Ready`.
@@ -63,6 +68,8 @@ def until_ready(
     if is_new:
         yield from _bring_home_work(context, instance)
     said = yield from _follow_phases(context, instance)
+    if wanted is not None and not (is_new and _has_bucket(context)):
+        yield from _bring_notebooks(context, instance, wanted)
     yield Ready(context.now(), instance, said, is_new)
     return instance
 
@@ -153,10 +160,34 @@ def _bring_home_work(context: Context, instance: Instance) -> Generator[Event, N
 
 
 def _is_in_bucket(context: Context, instance: Instance) -> bool:
-    if not (context.profile.keep_bucket and context.profile.instance_role):
+    if not _has_bucket(context):
         return False
     where = prefix(context, instance.name)
     return workspace.read_manifest(context.cloud, our_bucket(context), where) is not None
+
+
+def _has_bucket(context: Context) -> bool:
+    return bool(context.profile.keep_bucket and context.profile.instance_role)
+
+
+def _bring_notebooks(
+    context: Context, instance: Instance, wanted: Notebooks
+) -> Generator[Event, None, None]:
+    """Bring them and tell it like a step of the instance's own start, which it is where there is a bucket."""
+    began = context.now()
+    yield PhaseChanged(began, "notebooks", "running", 0, wanted.repository)
+    try:
+        said = notebooks.bring(context, instance, wanted)
+    except RemoteError as error:
+        text, took = f"{error.message}; the same command tries again", _since(context, began)
+        yield PhaseChanged(context.now(), "notebooks", "failed", took, text)
+        return
+    yield PhaseChanged(context.now(), "notebooks", "done", _since(context, began), said)
+    yield NotebooksBrought(context.now(), said)
+
+
+def _since(context: Context, began: datetime) -> float:
+    return (context.now() - began).total_seconds()
 
 
 def _follow_phases(context: Context, instance: Instance) -> Generator[Event, None, AgentStatus]:

@@ -160,6 +160,14 @@ class Restored:
 
 
 @dataclass(frozen=True)
+class NotebooksBrought:
+    """The lab's notebooks are in the work folder; `text` is from outside."""
+
+    at: datetime
+    text: str
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something the user should know; the action goes on."""
 
@@ -228,6 +236,7 @@ Event = (
     | LoggedIn
     | PhaseChanged
     | Restored
+    | NotebooksBrought
     | Warned
     | Ready
     | Saving

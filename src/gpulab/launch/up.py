@@ -47,7 +47,7 @@ def up(context: Context, request: LaunchRequest, *, confirm: Confirm) -> Iterato
     found = yield from until_running(context, request, confirm=confirm)
     if found is not None:
         instance, is_new = found
-        yield from until_ready(context, instance, is_new=is_new)
+        yield from until_ready(context, instance, is_new=is_new, wanted=request.notebooks)
 
 
 def until_running(

@@ -42,6 +42,7 @@ def render(
         course=request.course,
         lab=request.lab,
         keep=keep,
+        notebooks=request.notebooks,
     )
     return user_data(spec)
 

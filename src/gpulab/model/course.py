@@ -8,18 +8,34 @@ from decimal import Decimal
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """
+    One file that notebooks read, fetched into the instance's cache.
+
+    Attributes:
+        url: https.
+        sha256: In hex, of the whole file; anything else at that address is refused.
+    """
+
+    url: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Notebooks:
     """
     Where a lab's notebooks come from; cloned on the instance, never shipped.
 
     Attributes:
-        commit: Full commit id; `""` follows the default branch.
+        commit: Full commit id, or the name of a branch or tag; `""` follows the default branch.
         folder: Inside the repository; `""` for all of it.
+        data: Besides what the repository's own `gpulab-data.json` names.
     """
 
     repository: str
     commit: str = ""
     folder: str = ""
+    data: tuple[DataSet, ...] = ()
 
 
 @dataclass(frozen=True)

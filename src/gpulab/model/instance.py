@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from gpulab.model.budget import TermBudget
+from gpulab.model.course import Notebooks
 from gpulab.model.market import Market, Offer, Place
 
 TAG_NAME = "gpulab:name"
@@ -93,6 +94,7 @@ class LaunchRequest:
         environment: Name of the lab environment, `tf2`.
         disk_gib: Root volume; raised to the image's snapshot where that is larger.
         idle_minutes: Ends the instance after so long without activity.
+        notebooks: What is brought into the work folder; `None` for nothing.
         budget_usd: The instance ends itself when it has cost so much; `None` for no limit beside the term's.
     """
 
@@ -109,6 +111,7 @@ class LaunchRequest:
     budget_usd: Decimal | None = None
     course: str = ""
     lab: str = ""
+    notebooks: Notebooks | None = None
 
 
 @dataclass(frozen=True)

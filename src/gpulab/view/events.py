@@ -17,8 +17,10 @@ _PHASES = {
     "ssh": "Closing ssh to all but your key",
     "work": "Bringing your work back",
     "jupyter": "Installing and starting JupyterLab",
+    "notebooks": "Bringing the lab's notebooks",
     "environment": "Installing the lab's environment",
     "gpu": "Checking the GPU",
+    "data": "Fetching the lab's data sets",
 }
 _WAITS = {
     "running": "Waiting for the instance to run",
@@ -163,6 +165,8 @@ def sentence(event: events.Event) -> str:
             return f"note: {text}"
         case events.Restored(files=files, size_bytes=count):
             return f"Your work is back: {files} files, {size(count)}, compared by hash"
+        case events.NotebooksBrought(text=text):
+            return one_line(text)
         case events.Saving(where=where):
             return f"Saving the work to {where}"
         case events.Saved(where=where, files=files, size_bytes=count):

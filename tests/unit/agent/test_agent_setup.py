@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gpulab.agent import agent
 from gpulab.agent.agent import Problem, Setup, read_json
+from gpulab.bootstrap.shipping import whole_agent
 
 
 @pytest.fixture
@@ -59,6 +61,37 @@ def test_a_failed_phase_keeps_its_reason_and_the_next_ones_go_on(here, setup):
         "environment"
     ]
     assert "done" == phases(here)["gpu"][0]
+
+
+def test_a_labs_notebooks_come_after_jupyter_and_before_tensorflow(a_here, metadata, monkeypatch):
+    """JupyterLab waits for nobody, and a student reads the exercise while TensorFlow is installed; data comes last."""
+    monkeypatch.setattr(agent, "run", lambda here, argv, **_: f"did {argv[-1]}\n")
+    monkeypatch.setattr(agent, "arm", lambda *_: "")
+    here = a_here(notebooks={"repository": "https://x/y"}, keep={"bucket": "b"})
+    setup = Setup(here, metadata)
+    setup._jupyter = setup._environment = lambda: ""  # type: ignore[method-assign]
+
+    setup.all()
+
+    assert ["work", "jupyter", "notebooks", "environment", "gpu", "data"] == list(phases(here))[3:]
+    assert [("done", "did restore"), ("done", "did lab"), ("done", "did data")] == [
+        phases(here)[name] for name in ("work", "notebooks", "data")
+    ]
+
+
+def test_the_agent_in_the_bucket_brings_the_notebooks(a_here, tmp_path):
+    """User data has no room for it; the program must really be inside what lies in the bucket."""
+    whole = tmp_path / "agent.py"
+    whole.write_bytes(whole_agent())
+    here = a_here(notebooks={"repository": (tmp_path / "nothing").as_uri()})
+
+    done = subprocess.run(
+        [sys.executable, whole, "--root", here.root, "lab"], capture_output=True, text=True
+    )
+
+    assert 1 == done.returncode
+    assert f"file://{tmp_path}/nothing: " in done.stderr
+    assert "nothing' does not appear to be a git repository" in done.stderr
 
 
 def test_a_bug_of_ours_fails_one_phase_only(here, setup):

@@ -27,6 +27,7 @@ from gpulab.bootstrap import (
 )
 from gpulab.bootstrap.shipping import shipped_agent, small_source
 from gpulab.errors import InvalidRequest
+from gpulab.model.course import DataSet, Notebooks
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 _PACKAGED = "/usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
@@ -88,6 +89,32 @@ def test_every_environment_fits(name, has_gpu):
     spec = a_spec(environment=load_environment(name), has_gpu=has_gpu)
 
     assert len(user_data(spec)) <= 16384
+
+
+def test_a_labs_notebooks_fit_beside_the_largest_environment():
+    """A course with a bucket lets instances fetch them alone; three data sets more must not break the launch."""
+    data = tuple(
+        DataSet(f"https://example.org/data/set-{n}.zip", f"{n:064x}")
+        for n in (10**76, 3**150, 7**80)
+    )
+    source = "https://github.com/DeepLearningDTU/02456-deep-learning"
+    notebooks = Notebooks(
+        source, "7518e19ad8e9dcc5509e44d275e370c49c553178", "notebooks/lab1", data
+    )
+    spec = a_spec(environment=load_environment("tf2"), has_gpu=True, notebooks=notebooks)
+
+    read = json.loads(file_of(unpacked(user_data(spec)), "/etc/gpulab/spec.json"))["notebooks"]
+
+    assert ("notebooks/lab1", source, 3) == (read["folder"], read["repository"], len(read["data"]))
+
+
+def test_without_a_bucket_the_notebooks_are_not_in_user_data():
+    """The laptop brings them over ssh then; an instance that tried would have no program for it."""
+    spec = a_spec(keep=None, notebooks=Notebooks("https://example.org/x"))
+
+    assert "notebooks" not in json.loads(
+        file_of(unpacked(user_data(spec)), "/etc/gpulab/spec.json")
+    )
 
 
 def test_one_specification_gives_one_text():

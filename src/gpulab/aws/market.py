@@ -14,7 +14,6 @@ from gpulab.model.market import Market, SpotPrice
 from gpulab.planning.quotas import CODES
 
 if TYPE_CHECKING:
-    from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_pricing import PricingClient
     from mypy_boto3_service_quotas import ServiceQuotasClient
 
@@ -98,32 +97,6 @@ def quota_limit(cloud: Cloud, region: str, family: str, market: Market) -> int |
     except (NotAllowed, NotFound, InvalidRequest):
         return None
     return int(reply["Quota"]["Value"])
-
-
-def request_quota(cloud: Cloud, region: str, code: str, *, wanted_vcpus: int) -> str:
-    """
-    Ask AWS for a larger quota; return the request's state as AWS says it, `PENDING`.
-
-    Raises:
-        AwsError: AWS does not take the request; `ResourceAlreadyExistsException` when one is open already.
-    """
-    client: ServiceQuotasClient = cloud.client("service-quotas", region)
-    with cloud.explained(f"ask for a quota of {wanted_vcpus} vCPUs in {region}"):
-        reply = client.request_service_quota_increase(
-            ServiceCode="ec2", QuotaCode=code, DesiredValue=float(wanted_vcpus)
-        )
-    return str(reply["RequestedQuota"].get("Status", "PENDING"))
-
-
-def offered_zones(cloud: Cloud, region: str, instance_type: str) -> tuple[str, ...]:
-    """Name the zones that offer a type, sorted."""
-    ec2: EC2Client = cloud.client("ec2", region)
-    with cloud.explained(f"read where {instance_type} is offered"):
-        reply = ec2.describe_instance_type_offerings(
-            LocationType="availability-zone",
-            Filters=[{"Name": "instance-type", "Values": [instance_type]}],
-        )
-    return tuple(sorted(o["Location"] for o in reply["InstanceTypeOfferings"]))
 
 
 def _spot_price(row: Mapping[str, Any]) -> SpotPrice:

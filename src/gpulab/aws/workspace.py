@@ -218,12 +218,6 @@ def delete_prefix(cloud: Cloud, bucket: Bucket, prefix: str) -> int:
     return deleted
 
 
-def size_of(cloud: Cloud, bucket: Bucket, prefix: str) -> int:
-    """Add up every version under a prefix, bytes: what S3 bills."""
-    pages = _versions(cloud, bucket, prefix)
-    return sum(row["Size"] for page in pages for row in page.get("Versions", []))
-
-
 def _versions(cloud: Cloud, bucket: Bucket, prefix: str) -> Iterator[Mapping[str, Any]]:
     return cloud.pages(
         "s3",

@@ -278,10 +278,10 @@ def _permissions(context: Context, region: str) -> Iterator[Check]:
 
 def _open_ports(context: Context, region: str) -> Iterator[Check]:
     """Look for rules of our group that are wider than one address: only an audit finds those."""
-    known = context.cache.get(f"{context.account}/network/{region}")
-    if not known:
+    group_id = setup.known_group(context, region)
+    if not group_id:
         return
-    rules = network.ingress(context.cloud, region, known["security_group_id"])
+    rules = network.ingress(context.cloud, region, group_id)
     wide = [source for _, source, _, _ in rules if source.endswith("/0")]
     if wide:
         yield Check(

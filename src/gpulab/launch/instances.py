@@ -10,9 +10,8 @@ from gpulab.aws import network
 from gpulab.aws.guard import Guard
 from gpulab.aws.regions import ask_each
 from gpulab.errors import GpulabError, Unreachable, WrongUsage
-from gpulab.launch import agent, guarding, resuming
+from gpulab.launch import agent, guarding, resuming, setup
 from gpulab.launch.context import Context
-from gpulab.launch.setup import group_name
 from gpulab.model.instance import TAG_OWNER, Instance
 from gpulab.model.status import AgentStatus
 from gpulab.remote.host import Host
@@ -80,7 +79,9 @@ def listing(context: Context, regions: Sequence[str] = (), *, with_ended: bool =
     asked = dict.fromkeys((*(regions or context.profile.regions), *known))
     answers = ask_each(
         asked,
-        lambda region: ec2.in_region(context.cloud, region, owner=context.owner, with_ended=with_ended),
+        lambda region: ec2.in_region(
+            context.cloud, region, owner=context.owner, with_ended=with_ended
+        ),
     )
     found = [i for said in answers.or_raise().values() for i in said.mine]
     remember_names(context.folder.cache, (i.name for i in found if i.name and not i.state.is_over))
@@ -199,13 +200,13 @@ def admit_here(context: Context, instance: Instance) -> bool:
         GpulabError: AWS refuses, or the address cannot be found.
     """
     region, cidr = instance.place.region, context.own_cidr()
-    group_id = _group_id(context, region)
+    group_id = setup.ensure_group(context, region)
     rules = network.ingress(context.cloud, region, group_id)
     if [source for _, source, _, _ in rules] == [cidr]:
         return False
     tags = {TAG_OWNER: context.owner}
     network.admit(context.cloud, region, group_id, cidr, tags=tags, is_new=False)
-    context.cache.drop(f"{context.account}/network/{region}")
+    setup.forget_network(context, region)
     return True
 
 
@@ -213,21 +214,6 @@ def _found(context: Context, name: str | None) -> _Found:
     seen = listing(context)
     live = tuple(i for i in seen.instances if not i.state.is_over)
     return _Found(tuple(i for i in live if name in (None, i.name, i.id)), live, seen.notes)
-
-
-def _group_id(context: Context, region: str) -> str:
-    known = context.cache.get(f"{context.account}/network/{region}")
-    if known:
-        return str(known["security_group_id"])
-    vpc_id = network.find_subnets(context.cloud, region)[0].vpc_id
-    group_id, _ = network.ensure_security_group(
-        context.cloud,
-        region,
-        name=group_name(context),
-        vpc_id=vpc_id,
-        tags={TAG_OWNER: context.owner},
-    )
-    return group_id
 
 
 def _none_or_many(name: str | None, found: _Found) -> WrongUsage:

@@ -119,7 +119,6 @@ def forget(context: Context, work: KeptWork) -> None:
     if work.is_in_bucket:
         where = prefix(context, work.name)
         workspace.delete_prefix(context.cloud, our_bucket(context), where)
-        context.cache.drop(f"{context.account}/agent/")
         return
     try:
         shutil.rmtree(context.folder.work / work.name)

@@ -66,6 +66,32 @@ def forget(context: Context, region: str) -> None:
     context.cache.drop(f"{context.account}/image/{region}/")
 
 
+def forget_network(context: Context, region: str) -> None:
+    """Forget the network that is remembered of a region: its group or key was changed or deleted."""
+    context.cache.drop(_key(context, region))
+
+
+def known_group(context: Context, region: str) -> str:
+    """Return the id of our security group as it is remembered; `""` when it is not."""
+    known = context.cache.get(_key(context, region))
+    return str(known["security_group_id"]) if known else ""
+
+
+def ensure_group(context: Context, region: str) -> str:
+    """
+    Return the id of our security group: remembered, found or made.
+
+    Raises:
+        GpulabError: AWS refuses.
+    """
+    known = known_group(context, region)
+    if known:
+        return known
+    vpc_id = network.find_subnets(context.cloud, region)[0].vpc_id
+    group_id, _ = _group(context, region, vpc_id)
+    return group_id
+
+
 def public_key(context: Context) -> str:
     """Return the public half of the profile's ssh key, made when there is none."""
     path = context.folder.key
@@ -88,13 +114,8 @@ def group_name(context: Context) -> str:
 def _make(context: Context, region: str, cidr: str) -> Network:
     tags = {TAG_OWNER: context.owner}
     subnets = network.find_subnets(context.cloud, region)
-    vpc_id, name = subnets[0].vpc_id, group_name(context)
-    group_id, is_new = _patiently(
-        context,
-        lambda: network.ensure_security_group(
-            context.cloud, region, name=name, vpc_id=vpc_id, tags=tags
-        ),
-    )
+    vpc_id = subnets[0].vpc_id
+    group_id, is_new = _patiently(context, lambda: _group(context, region, vpc_id))
     key_name = network.ensure_key_pair(context.cloud, region, public_key(context), tags=tags)
     if is_new:
         # EC2 does not know at once everywhere what it has just made; a pause costs less than a refused call.
@@ -103,7 +124,18 @@ def _make(context: Context, region: str, cidr: str) -> Network:
         context,
         lambda: network.admit(context.cloud, region, group_id, cidr, tags=tags, is_new=is_new),
     )
-    return Network(region, subnets[0].vpc_id, subnets, group_id, key_name, cidr)
+    return Network(region, vpc_id, subnets, group_id, key_name, cidr)
+
+
+def _group(context: Context, region: str, vpc_id: str) -> tuple[str, bool]:
+    """Find or make our security group in a network; say whether it was made just now."""
+    return network.ensure_security_group(
+        context.cloud,
+        region,
+        name=group_name(context),
+        vpc_id=vpc_id,
+        tags={TAG_OWNER: context.owner},
+    )
 
 
 def _patiently(context: Context, call: Callable[[], Answer]) -> Answer:

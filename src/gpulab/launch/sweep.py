@@ -10,7 +10,7 @@ from decimal import Decimal
 from gpulab.aws import tagged
 from gpulab.aws.regions import ask_each, enabled_regions
 from gpulab.errors import AwsError, GpulabError, StoreError, Throttled
-from gpulab.launch import keep
+from gpulab.launch import keep, setup
 from gpulab.launch.context import Context
 from gpulab.launch.facts import record_ends
 from gpulab.model.leftover import Kind, Leftover, Tagged
@@ -103,7 +103,7 @@ def _delete(context: Context, resource: Tagged) -> None:
                 raise
             context.sleep(_PAUSE_S)
     if resource.kind in (Kind.SECURITY_GROUP, Kind.KEY_PAIR):
-        context.cache.drop(f"{context.account}/network/{resource.region}")
+        setup.forget_network(context, resource.region)
     if resource.kind is Kind.INSTANCE:
         with suppress(StoreError):
             record_ends(context, [resource.id], at=context.now(), reason="sweep")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from gpulab.aws import instances as ec2
 from gpulab.errors import GpulabError, Refused
@@ -79,10 +79,9 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
 
 def _check(context: Context, until: datetime) -> None:
     now = context.now()
-    limit = timedelta(seconds=int(context.profile.hours_limit * 3600))
     if until <= now:
         raise Refused("the new end lies in the past", hint="`gpulab stop` ends it now")
-    if until - now > limit:
+    if until - now > context.profile.lifetime_limit:
         raise Refused(
             f"that is more than {context.profile.hours_limit:g} h from now",
             hint="Extend by less and again later, or raise `hours_limit` in the configuration",

@@ -6,7 +6,6 @@ a handful of calls, however many regions the profile names.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 
 from gpulab.errors import CreditTooLow, Refused
 from gpulab.launch.budget import term_budget
@@ -31,7 +30,7 @@ class Route:
     def __init__(self, context: Context, request: LaunchRequest) -> None:
         self._context = context
         self._request = request
-        self._limits = Limits(timedelta(seconds=int(context.profile.hours_limit * 3600)))
+        self._limits = Limits(context.profile.lifetime_limit)
         self._left = list(request.regions)
         self._notes: list[str] = []
         self._seen: Snapshot | None = None

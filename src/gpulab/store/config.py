@@ -10,6 +10,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ class Profile:
     disk_gib: int = 60
     cidr: str = ""
     environment_folders: tuple[Path, ...] = ()
+
+    @property
+    def lifetime(self) -> timedelta:
+        """`hours`, in whole seconds."""
+        return timedelta(seconds=int(self.hours * 3600))
+
+    @property
+    def lifetime_limit(self) -> timedelta:
+        """`hours_limit`, in whole seconds."""
+        return timedelta(seconds=int(self.hours_limit * 3600))
 
 
 @dataclass(frozen=True)

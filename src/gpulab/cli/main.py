@@ -6,7 +6,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +13,8 @@ import click
 from gpulab.errors import GpulabError, Interrupted, WrongUsage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from click.shell_completion import CompletionItem
 
 # Name -> (module, its help in one line). The help stands here so that `gpulab --help` imports nothing.

@@ -231,3 +231,16 @@ def test_init_without_credentials_says_how_to_give_them(monkeypatch, capsys):
     said = capsys.readouterr().err
     assert 1 == code
     assert "hint: `gpulab init --paste` takes the credentials of a class page" in said
+
+
+def test_what_is_up_before_init_is_still_mine_after_it(sandbox, capsys):
+    """`gpulab up` works without `gpulab init`; the instance of that evening must not vanish from the list and cost on."""
+    sandbox.refuse("DescribeSubnets", "UnauthorizedOperation")
+
+    run(["up", "week4", "--yes", "--no-open", "--cidr", "203.0.113.7/32", "--env", "tf2-small"])
+    before = Home.of(os.environ).config().profile(None).owner
+    run(["init", "--yes"])
+    after = Home.of(os.environ).config().profile(None).owner
+
+    assert 10 == len(before)
+    assert before == after

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import secrets
 import shutil
 import sys
 import threading
@@ -78,6 +79,20 @@ class Context:
     def admitting(self, cidr: str | None) -> Context:
         """Return the same context with another answer to who may reach port 22; `None` changes nothing."""
         return self if cidr is None else replace(self, cidr=cidr)
+
+    def owning(self) -> Context:
+        """
+        Return the same context whose profile has an owner's id: a new one is written down before anything is made.
+
+        So what is launched before `gpulab init` is still found, stopped and counted after it.
+        """
+        if self.profile.owner:
+            return self
+        from gpulab.store.config import change_profile
+
+        owner = secrets.token_hex(5)
+        change_profile(self.home.config_file, self.profile.name, {"owner": owner})
+        return replace(self)
 
     @staticmethod
     def now() -> datetime:

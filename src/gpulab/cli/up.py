@@ -164,6 +164,7 @@ def command(
     if dry_run:
         _show_plan(context, wish, as_json)
         return
+    context = context.owning()
     ready = _start(context, wish, spot_only=spot_only, yes=yes)
     if ready is None:
         return

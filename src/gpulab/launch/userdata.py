@@ -9,8 +9,6 @@ from gpulab.launch.keeping import bucket_region, our_bucket, prefix
 from gpulab.model.instance import LaunchPlan
 from gpulab.model.market import Offer
 
-# Believed for a week; `gpulab rm` forgets it at once.
-
 
 def render(
     context: Context, plan: LaunchPlan, offer: Offer, *, launch_id: str, keep: Keep | None
@@ -49,7 +47,7 @@ def render(
 
 def keep_for(context: Context, name: str) -> Keep | None:
     """
-    Say where an instance keeps its work, and put there what it needs for that; remembered, so that a warm launch asks nothing.
+    Say where an instance keeps its work, and put there what it needs for that.
 
     Returns:
         `None` when the profile has no bucket or no role: the work is then fetched over ssh.

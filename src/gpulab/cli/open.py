@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from gpulab.cli.options import json_option, name_argument
+from gpulab.errors import WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
+    from gpulab.launch.browser import Opened
 
 
 @click.command(name="open")
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
     type=click.IntRange(1024, 65535),
     metavar="PORT",
     help="Port on this computer.  [default: always the same one for a name]",
+)
+@click.option(
+    "--tensorboard",
+    "with_tensorboard",
+    is_flag=True,
+    help="Open TensorBoard instead, through the same tunnel; started when it does not run.",
+)
+@click.option(
+    "--logdir",
+    metavar="FOLDER",
+    help="With --tensorboard: the folder it reads, below the home.  [default: work]",
 )
 @click.option("--no-browser", is_flag=True, help="Print the address only.")
 @click.option(
@@ -40,6 +53,8 @@ def command(
     detach: bool,
     is_closing: bool,
     port: int | None,
+    with_tensorboard: bool,
+    logdir: str | None,
     no_browser: bool,
     is_announced: bool,
     as_json: bool,
@@ -55,6 +70,7 @@ def command(
       gpulab open
       gpulab open week4 --detach
       gpulab open week4 --close
+      gpulab open week4 --tensorboard --logdir work/logs
     """
     from gpulab.launch import browser, instances
 
@@ -68,14 +84,19 @@ def command(
             )
             context.console.say(said)
         return
+    if logdir is not None and not with_tensorboard:
+        raise WrongUsage("`--logdir` comes with `--tensorboard`", hint="Add `--tensorboard`")
+    folder = (logdir or "work") if with_tensorboard else None
     instance = instances.find(context.launch, name)
     if detach:
         opened = browser.open_detached(
-            context.launch, instance, port=port, with_browser=not (no_browser or as_json)
+            context.launch,
+            instance,
+            port=port,
+            with_browser=not (no_browser or as_json),
+            logdir=folder,
         )
-        context.console.show_json(opened) if as_json else context.console.show(
-            f"JupyterLab is open at {opened.url}"
-        )
+        context.console.show_json(opened) if as_json else context.console.show(_said(opened))
     else:
         browser.serve(
             context.launch,
@@ -83,15 +104,22 @@ def command(
             port=port,
             with_browser=not (no_browser or as_json or is_announced),
             is_announced=is_announced,
+            logdir=folder,
             on_open=lambda opened: (
                 context.console.show_json(opened)
                 if as_json
                 else context.console.show(
-                    f"JupyterLab is open at {opened.url}; Ctrl-C closes the tunnel, the instance goes on"
+                    f"{_said(opened)}; Ctrl-C closes the tunnel, the instance goes on"
                 )
             ),
             on_change=context.console.say,
         )
+
+
+def _said(opened: Opened) -> str:
+    if opened.tensorboard_url:
+        return f"TensorBoard is open at {opened.tensorboard_url}, JupyterLab at {opened.url}"
+    return f"JupyterLab is open at {opened.url}"
 
 
 def _close(context: Context, name: str | None) -> list[str]:

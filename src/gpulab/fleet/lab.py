@@ -95,4 +95,5 @@ def request_for(
         budget_usd=lab.budget_usd,
         course=course.id,
         lab=lab.id,
+        notebooks=lab.notebooks,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gpulab.aws import instances as ec2
 from gpulab.errors import NotFound, Unreachable
-from gpulab.launch import agent, booting, instances
+from gpulab.launch import agent, booting, instances, tensorboard
 from gpulab.launch.context import Context
 from gpulab.model.instance import Instance
 from gpulab.remote import detached, ports, tunnel
@@ -39,12 +39,14 @@ class Opened:
     Attributes:
         url: On this computer; without the token.
         is_new: Whether the tunnel was started for this call.
+        tensorboard_url: The same for TensorBoard; empty when it was not asked for.
     """
 
     name: str
     url: str
     port: int
     is_new: bool
+    tensorboard_url: str = ""
 
 
 def urls(context: Context) -> Mapping[str, str]:
@@ -57,22 +59,32 @@ def urls(context: Context) -> Mapping[str, str]:
 
 
 def open_detached(
-    context: Context, instance: Instance, *, port: int | None = None, with_browser: bool = True
+    context: Context,
+    instance: Instance,
+    *,
+    port: int | None = None,
+    with_browser: bool = True,
+    logdir: str | None = None,
 ) -> Opened:
     """
     Keep a tunnel in the background and open the browser; a tunnel that is open already is used again.
+
+    Args:
+        logdir: Where TensorBoard reads, below the home: it is started and opened. `None` for JupyterLab.
 
     Raises:
         Unreachable: The tunnel did not come up.
         RemoteError: The instance does not give its token.
     """
     running = detached.find(context.folder.tunnels, instance.name)
-    if running is not None and port not in (None, running.ports.get(JUPYTER_PORT)):
+    if logdir is not None:
+        tensorboard.start(context, instance, logdir=logdir)
+    if running is not None and not _serves(running, port, with_tensorboard=logdir is not None):
         detached.stop(context.folder.tunnels, instance.name)
         running = None
-    record = running or _start(context, instance, port)
-    opened = Opened(
-        instance.name, _url(record.ports[JUPYTER_PORT]), record.ports[JUPYTER_PORT], running is None
+    record = running or _start(context, instance, port, with_tensorboard=logdir is not None)
+    opened = _opened(
+        instance, record.ports, is_new=running is None, with_tensorboard=logdir is not None
     )
     if with_browser:
         _browse(context, instance, opened)
@@ -86,6 +98,7 @@ def serve(
     port: int | None = None,
     with_browser: bool = True,
     is_announced: bool = False,
+    logdir: str | None = None,
     on_open: Callable[[Opened], None] = lambda opened: None,
     on_change: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -94,6 +107,7 @@ def serve(
 
     Args:
         is_announced: Whether this process is the background tunnel of the name, and says so in its file.
+        logdir: See `open_detached`; the background tunnel only forwards, its caller has started TensorBoard.
         on_open: Called once JupyterLab can be reached.
         on_change: Told in a sentence when the link is lost and found.
 
@@ -101,7 +115,10 @@ def serve(
         Unreachable: It did not come up, or the instance has ended.
         HostKeyMismatch, LoginRefused: Waiting does not mend it.
     """
-    sockets = ports.listen(instance.name, (JUPYTER_PORT,), local_port=port)
+    if logdir is not None and not is_announced:
+        tensorboard.start(context, instance, logdir=logdir)
+    wanted = (JUPYTER_PORT,) if logdir is None else (JUPYTER_PORT, tensorboard.PORT)
+    sockets = ports.listen(instance.name, wanted, local_port=port)
     finder = _Finder(context, instance)
 
     def take(event: TunnelEvent) -> None:
@@ -113,8 +130,7 @@ def serve(
         instances.target(context, instance), sockets, refresh=finder.refresh, on_event=take
     ) as running:
         running.wait_connected(_CONNECT_WITHIN_S)
-        local = running.ports[JUPYTER_PORT]
-        opened = Opened(instance.name, _url(local), local, is_new=True)
+        opened = _opened(instance, running.ports, is_new=True, with_tensorboard=logdir is not None)
         if is_announced:
             _announce(context, instance, running.ports)
         if with_browser:
@@ -171,7 +187,23 @@ class _Finder:
         return seen.state_reason if seen.state.is_over else None
 
 
-def _start(context: Context, instance: Instance, port: int | None) -> detached.TunnelRecord:
+def _serves(record: detached.TunnelRecord, port: int | None, *, with_tensorboard: bool) -> bool:
+    """Whether an open tunnel is the one that is wanted."""
+    is_there = tensorboard.PORT in record.ports or not with_tensorboard
+    return is_there and port in (None, record.ports.get(JUPYTER_PORT))
+
+
+def _opened(
+    instance: Instance, found: Mapping[int, int], *, is_new: bool, with_tensorboard: bool
+) -> Opened:
+    local = found[JUPYTER_PORT]
+    board = f"http://127.0.0.1:{found[tensorboard.PORT]}/" if with_tensorboard else ""
+    return Opened(instance.name, _url(local), local, is_new, board)
+
+
+def _start(
+    context: Context, instance: Instance, port: int | None, *, with_tensorboard: bool
+) -> detached.TunnelRecord:
     profile = context.profile.name
     words = [
         sys.executable,
@@ -186,6 +218,8 @@ def _start(context: Context, instance: Instance, port: int | None) -> detached.T
     ]
     if port is not None:
         words += ["--port", str(port)]
+    if with_tensorboard:
+        words += ["--tensorboard"]
     folder = context.folder.tunnels
     return detached.start(
         words,
@@ -227,6 +261,10 @@ def _browse(context: Context, instance: Instance, opened: Opened) -> None:
     Source:
         The way of jupyter_server's `use_redirect_file`.
     """
+    if opened.tensorboard_url:  # it has no token
+        with contextlib.suppress(webbrowser.Error):
+            webbrowser.open(opened.tensorboard_url)
+        return
     token = agent.token(instances.host(context, instance))
     file = _redirect(context.folder.tunnels, f"{opened.url}?token={token}")
     with contextlib.suppress(webbrowser.Error):

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gpulab.cli import classroom
+from gpulab.cli import classroom, fleet_acting
 from gpulab.cli.classroom import course_option
 from gpulab.cli.context import Context
+from gpulab.cli.fleet_options import CAUSES, choosing_options, finish, open_accounts
 from gpulab.cli.options import Duration, json_option, yes_option
 from gpulab.errors import Refused, SomeFailed, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.fleets.accounts import Accounts
     from gpulab.fleets.up import Decided, Wish
-    from gpulab.model.course import Course
     from gpulab.model.fleet import Outcome
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -39,21 +39,9 @@ def command() -> None:
     \b
     gpulab fleet plan week4     who needs what, what it costs at most
     gpulab fleet up week4       one instance for each student; run it again after anything
+    gpulab fleet watch week4    the class, live
+    gpulab fleet stop week4     everybody's work comes home, then nothing costs
     """
-
-
-def choosing_options(command: Command) -> Command:
-    """Add `--only` and `--group`."""
-    only = click.option(
-        "--only",
-        multiple=True,
-        metavar="GLOB",
-        help="Only students whose id, address, opaque id or instance fits, such as 's17*'; repeatable.",
-    )
-    group = click.option(
-        "--group", "groups", multiple=True, metavar="NAME", help="Only this group; repeatable."
-    )
-    return only(group(command))
 
 
 def launching_options(command: Command) -> Command:
@@ -137,7 +125,7 @@ def plan(
         raise Refused("; ".join(found.refusals), hint=_FEWER)
     blocked = len(found.of(Action.BLOCKED))
     if blocked:
-        raise SomeFailed(f"{blocked:,} of {len(wish.seats):,} could not be served", hint=_CAUSES)
+        raise SomeFailed(f"{blocked:,} of {len(wish.seats):,} could not be served", hint=CAUSES)
 
 
 @command.command()
@@ -207,7 +195,7 @@ def up(
         if wait > timedelta(0):
             decided = _waited(context, accounts, wish, decided, wait)
         outcomes = _carry_out(context, accounts, decided, prune=prune)
-    finish(context, outcomes, as_json=as_json)
+    finish(context, accounts.course.id, wish.lab.id, outcomes, as_json=as_json)
 
 
 def _wish(
@@ -241,40 +229,6 @@ def _wish(
         seconds=int(context.home.config().profile(course.accounts.profile).hours_limit * 3600)
     )
     return accounts, Wish(course, lab, everyone, seats, longest, on_demand)
-
-
-def open_accounts(context: Context, course: Course, *, cidr: str = "") -> Accounts:
-    """Open the way into a course's accounts; no call is made yet."""
-    from gpulab.fleets.accounts import Accounts, Outside
-
-    outside = Outside(
-        home=context.home,
-        config=context.home.config(),
-        environment=context.environment,
-        now=context.now,
-        sleep=context.sleep,
-        random=context.random,
-        cidr=cidr,
-    )
-    return Accounts(outside, course)
-
-
-def finish(context: Context, outcomes: tuple[Outcome, ...], *, as_json: bool) -> None:
-    """
-    Show what came of each seat.
-
-    Raises:
-        SomeFailed: At least one failed; each cause was said, with what to do about it.
-    """
-    from gpulab.view.fleet import outcome_json, outcomes_text
-
-    if as_json:
-        context.console.show_json({"outcomes": [outcome_json(o) for o in outcomes]})
-    else:
-        context.console.show(outcomes_text(outcomes))
-    failed = sum(outcome.is_failed for outcome in outcomes)
-    if failed:
-        raise SomeFailed(f"{failed:,} of {len(outcomes):,} failed", hint=_CAUSES)
 
 
 def _show_plan(context: Context, decided: Decided, *, as_json: bool) -> None:
@@ -336,4 +290,14 @@ def _carry_out(
 
 
 _FEWER = "Choose fewer with `--only`, or raise the limit in course.toml"
-_CAUSES = "Each cause is named above, with what to do; run it again afterwards"
+
+for _acting in (
+    fleet_acting.ls,
+    fleet_acting.watch,
+    fleet_acting.extend,
+    fleet_acting.exec_,
+    fleet_acting.push,
+    fleet_acting.collect,
+    fleet_acting.stop,
+):
+    command.add_command(_acting)

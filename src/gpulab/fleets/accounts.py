@@ -6,11 +6,13 @@ import random as random_module
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from gpulab.aws.guard import course_role_name
+from gpulab.aws.accounts import identity
+from gpulab.aws.guard import course_role_name, ensure_course_role
 from gpulab.aws.roles import Role
+from gpulab.errors import AwsError
 from gpulab.fleets.pacing import Pace
 from gpulab.launch.context import Context, context_of
 from gpulab.model.course import Course
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from gpulab.remote.target import SshTarget
 
 _SESSION = "gpulab-course"
+_ROLE_FOR, _NO_ROLE_FOR = timedelta(days=30), timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,31 @@ class Accounts:
                 self._open[ref.key] = self._make(ref)
             return self._open[ref.key]
 
+    def arm(self, ref: AccountRef) -> None:
+        """
+        Make sure, where the account allows it, of the role with which it ends the course's instances by itself; once a month.
+
+        A student's own account has it from the template; without it, the timer on each instance is what ends it.
+        """
+        with self._lock:
+            account = self.account(ref)
+            context = account.context
+            key = _guard_key(self.course)
+            if context.profile.scheduler_role or context.cache.get(key) is not None:
+                return
+            try:
+                number = identity(context.cloud).account_id
+                arn = ensure_course_role(context.cloud, course=self.course.id, account_id=number)
+            except AwsError:
+                arn = ""
+            context.cache.put(key, arn, lasting=_ROLE_FOR if arn else _NO_ROLE_FOR)
+            profile = replace(context.profile, scheduler_role=arn)
+            self._open[ref.key] = replace(account, context=replace(context, profile=profile))
+
     def _make(self, ref: AccountRef) -> Account:
         outside, profile = self.outside, self.outside.config.profile(ref.profile)
         folder = outside.home.folder(profile.name)
+        folder = folder.account(ref.key) if ref.role_arn else folder
         owned = replace(
             profile,
             owner=f"course-{self.course.id}",
@@ -118,12 +143,14 @@ class Accounts:
             # The bucket's role reaches one owner's prefix; in a shared account every student's instance would carry it.
             keep_bucket="",
             instance_role="",
-            scheduler_role=_scheduler_role(ref, self.course),
+            scheduler_role=f"arn:aws:iam::{ref.number}:role/{course_role_name(self.course.id)}"
+            if ref.role_arn
+            else "",
             credit_usd=None if ref.role_arn else profile.credit_usd,
         )
         context = context_of(
             owned,
-            folder.account(ref.key) if ref.role_arn else folder,
+            folder,
             environment=outside.environment,
             now=outside.now,
             sleep=outside.sleep,
@@ -131,6 +158,9 @@ class Accounts:
             cidr=outside.cidr or profile.cidr,
         )
         new_id = outside.new_id or context.new_id
+        known = context.cache.get(_guard_key(self.course))
+        if known:
+            context = replace(context, profile=replace(owned, scheduler_role=known))
         context = replace(context, connect=outside.connect, new_id=new_id)
         return Account(
             ref, self._with_cloud(context, ref), Pace(now=outside.now, sleep=outside.sleep)
@@ -157,7 +187,5 @@ class Accounts:
         return self._clouds[name]
 
 
-def _scheduler_role(ref: AccountRef, course: Course) -> str:
-    if not ref.role_arn:
-        return ""
-    return f"arn:aws:iam::{ref.number}:role/{course_role_name(course.id)}"
+def _guard_key(course: Course) -> str:
+    return f"course-role/{course.id}"

@@ -170,6 +170,8 @@ class _Run:
         self._prune = prune
         self._halt = threading.Event()
         self._outcomes: dict[int, Outcome] = {}
+        for ref in {s.account.key: s.account for s in decided.plan.steps if s.starts}.values():
+            accounts.arm(ref)
         self._launches = {
             step.account.key: AccountLaunches(
                 accounts.account(step.account),

@@ -7,11 +7,13 @@ collected in the user's folder. Refuses to read a key that others could have rea
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -21,7 +23,7 @@ from gpulab.course.roster import read_roster
 from gpulab.errors import StoreError, WrongUsage
 from gpulab.fleet.seats import unreachable
 from gpulab.model.course import Course, Problem, Roster
-from gpulab.store.files import private_folder
+from gpulab.store.files import private_folder, write_atomically
 from gpulab.store.home import Home
 
 COURSE_FILE = "course.toml"
@@ -135,6 +137,28 @@ def course_home(home: Home, course_id: str) -> Path:
     if not _ID.fullmatch(course_id):
         raise WrongUsage(f"`{course_id}` cannot be the id of a course")
     return private_folder(home.root / "courses" / course_id)
+
+
+def remember_failed(home: Home, course_id: str, lab_id: str, names: Iterable[str]) -> None:
+    """Note for whom the last command on a lab failed, by the instances' names; a full disk costs the note, nothing else."""
+    with contextlib.suppress(StoreError):
+        text = json.dumps(sorted(names)).encode()
+        write_atomically(course_home(home, course_id) / "failed" / f"{lab_id}.json", text)
+
+
+def failed_names(home: Home, course_id: str, lab_id: str) -> frozenset[str]:
+    """Return for whom the last command on a lab failed; nobody where there is no note."""
+    try:
+        found = json.loads(
+            (course_home(home, course_id) / "failed" / f"{lab_id}.json").read_bytes()
+        )
+    except (OSError, ValueError):
+        return frozenset()
+    return (
+        frozenset(n for n in found if isinstance(n, str))
+        if isinstance(found, list)
+        else frozenset()
+    )
 
 
 def course_secret(home: Home, course_id: str) -> bytes:

@@ -1,0 +1,431 @@
+"""`gpulab fleet ls, watch, stop, extend, exec, push, collect`: the class while it works. Parses, calls, shows; one result each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gpulab.cli import classroom
+from gpulab.cli.classroom import course_option
+from gpulab.cli.context import Context
+from gpulab.cli.fleet_options import choosing_options, failed_option, finish, open_accounts
+from gpulab.cli.options import (
+    Duration,
+    json_option,
+    listing_options,
+    parse_duration,
+    until_moment,
+    yes_option,
+)
+from gpulab.errors import WrongUsage
+
+if TYPE_CHECKING:
+    from gpulab.fleets.accounts import Accounts
+    from gpulab.fleets.members import Member
+    from gpulab.model.course import Lab
+    from gpulab.model.fleet import Outcome
+    from gpulab.view.fleet_members import MemberRow
+
+
+@click.command()
+@click.argument("lab_id", metavar="LAB")
+@choosing_options
+@click.option("--quick", is_flag=True, help="Do not ask the instances themselves.")
+@course_option
+@listing_options
+@click.pass_obj
+def ls(
+    context: Context,
+    lab_id: str,
+    only: tuple[str, ...],
+    groups: tuple[str, ...],
+    quick: bool,
+    course_folder: str | None,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    """
+    List a lab's students: who is up, what they do, what it has cost.
+
+    AWS is asked once for each account and region, not once for each student.
+
+    \b
+    Example:
+      gpulab fleet ls week4
+      gpulab fleet ls week4 --group g7 --quick
+      gpulab fleet ls week4 --csv > week4.csv
+    """
+    from gpulab.view.fleet_members import COLUMNS, row_json, rows_text, totals_text, trouble_lines
+
+    accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed=False)
+    rows = _rows(accounts, found, quick=quick)
+    if as_json:
+        context.console.show_json({"lab": lab.id, "members": [row_json(row) for row in rows]})
+    elif as_csv:
+        context.console.show_csv([row_json(row) for row in rows], COLUMNS)
+    else:
+        context.console.show(rows_text(rows, now=context.now()))
+        for line in (totals_text(rows), *trouble_lines(rows)):
+            context.console.say(line)
+
+
+@click.command()
+@click.argument("lab_id", metavar="LAB")
+@choosing_options
+@click.option(
+    "--every",
+    default=15,
+    show_default=True,
+    type=click.IntRange(5, 3600),
+    metavar="SECONDS",
+    help="Seconds between two looks.",
+)
+@course_option
+@click.pass_obj
+def watch(
+    context: Context,
+    lab_id: str,
+    only: tuple[str, ...],
+    groups: tuple[str, ...],
+    every: int,
+    course_folder: str | None,
+) -> None:
+    """
+    Watch a lab live: who is up, starting, failed and why, idle, GPU use, dollars, minutes left.
+
+    \b
+    Example:
+      gpulab fleet watch week4
+      gpulab fleet watch week4 --every 30
+    """
+    from rich.console import Console as RichConsole
+    from rich.live import Live
+
+    from gpulab.fleets.members import members
+    from gpulab.view.fleet_members import live_table
+
+    accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed=False)
+    seats = tuple(m.seat for m in found if m.seat)
+    is_chosen = bool(only or groups)
+    screen = RichConsole(file=context.console.err, highlight=False, markup=False)
+    with Live(console=screen, screen=context.console.is_live, auto_refresh=False) as live:
+        while True:
+            found = members(accounts, lab, seats, with_extras=not is_chosen)
+            rows = _rows(accounts, found, quick=False)
+            now = context.now()
+            title = f"{accounts.course.id} {lab.id}, {now.astimezone():%H:%M:%S}; Ctrl-C ends this screen, nothing else"
+            live.update(live_table(rows, title=title, now=now), refresh=True)
+            context.sleep(every)
+
+
+@click.command()
+@click.argument("lab_id", metavar="LAB")
+@choosing_options
+@failed_option
+@click.option("--no-save", is_flag=True, help="Do not save; what was not kept before is lost.")
+@yes_option
+@course_option
+@json_option
+@click.pass_obj
+def stop(
+    context: Context,
+    lab_id: str,
+    only: tuple[str, ...],
+    groups: tuple[str, ...],
+    is_failed: bool,
+    no_save: bool,
+    yes: bool,
+    course_folder: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Save everybody's work and end their instances.
+
+    The work of each is copied to this computer and compared before the instance is ended; one that cannot be saved runs on.
+
+    \b
+    Example:
+      gpulab fleet stop week4
+      gpulab fleet stop week4 --only 's17*' --yes
+      gpulab fleet stop week4 --failed --no-save
+    """
+    from gpulab.fleets import acting
+
+    accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
+    live = [m for m in found if m.instance or m.error]
+    if not live:
+        context.console.say(f"Nothing of {lab.id} runs")
+    lost = " WITHOUT saving: what was not kept before is lost" if no_save else ""
+    if live and not yes and not context.console.confirm(f"End {len(live):,} instances{lost}?"):
+        context.console.say("Nothing was ended")
+        return
+    _finish(context, accounts, lab, acting.stop(accounts, live, save=not no_save), as_json=as_json)
+
+
+@click.command()
+@click.argument("lab_id", metavar="LAB")
+@click.option(
+    "--by", "by", type=Duration(), metavar="SPAN", help="So much later than now: 30m, 1h."
+)
+@click.option("--until", metavar="TIME", help="Until then: 17:30 local time, or a full ISO time.")
+@choosing_options
+@failed_option
+@course_option
+@json_option
+@click.pass_obj
+def extend(
+    context: Context,
+    lab_id: str,
+    by: timedelta | None,
+    until: str | None,
+    only: tuple[str, ...],
+    groups: tuple[str, ...],
+    is_failed: bool,
+    course_folder: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Move the end of a lab's instances; without a time, to the lab's own end and its grace.
+
+    \b
+    Example:
+      gpulab fleet extend week4
+      gpulab fleet extend week4 --until 17:30
+      gpulab fleet extend week4 --by 30m --group g7
+    """
+    from gpulab.fleets import acting
+
+    if by and until:
+        raise WrongUsage("`--by` and `--until` exclude each other", hint="Leave one of them out")
+    accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
+    moment = _until(lab, context.now(), by, until)
+    _finish(
+        context, accounts, lab, acting.extend(accounts, _up(found), until=moment), as_json=as_json
+    )
+
+
+@click.command(name="exec", context_settings={"ignore_unknown_options": True})
+@click.argument("lab_id", metavar="LAB")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@choosing_options
+@failed_option
+@click.option(
+    "--timeout",
+    default="60s",
+    show_default=True,
+    metavar="SPAN",
+    help="How long the command may take on each.",
+)
+@course_option
+@json_option
+@click.pass_obj
+def exec_(
+    context: Context,
+    lab_id: str,
+    words: tuple[str, ...],
+    only: tuple[str, ...],
+    groups: tuple[str, ...],
+    is_failed: bool,
+    timeout: str,
+    course_folder: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Run one command on every instance of a lab, many at once.
+
+    \b
+    Example:
+      gpulab fleet exec week4 -- nvidia-smi -L
+      gpulab fleet exec week4 --only 's17*' -- git -C work/notebooks pull
+      gpulab fleet exec week4 --failed --timeout 5m -- gpulab-agent status
+    """
+    from gpulab.fleets import acting
+
+    span = parse_duration(timeout)
+    if span is None:
+        raise WrongUsage(f"`{timeout}` is not a duration such as 90s or 5m")
+    accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
+    said: dict[str, tuple[int, str]] = {}
+
+    def take(member: Member, exit_code: int, text: str) -> None:
+        said[member.name] = (exit_code, text)
+        if not as_json:
+            lines = "".join(f"{member.label}: {line}\n" for line in text.splitlines())
+            context.console.show((lines or f"{member.label}:\n").rstrip("\n"))
+
+    outcomes = acting.run(
+        accounts, _up(found), list(words), timeout_s=span.total_seconds(), take=take
+    )
+    _finish(context, accounts, lab, outcomes, as_json=as_json, said=said)
+
+
+@click.command()
+@click.argument("lab_id", metavar="LAB")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--into",
+    default="",
+    metavar="FOLDER",
+    help="Folder below their work folder.  [default: the work folder]",
+)
+@choosing_options
+@failed_option
+@course_option
+@json_option
+@click.pass_obj
+def push(
+    context: Context,
+    lab_id: str,
+    folder: Path,
+    into: str,
+    only: tuple[str, ...],
+    groups: tuple[str, ...],
+    is_failed: bool,
+    course_folder: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Send a folder to everybody's work folder; nothing is deleted there.
+
+    \b
+    Example:
+      gpulab fleet push week4 handouts
+      gpulab fleet push week4 data --into data --group g7
+    """
+    from gpulab.fleets import acting
+
+    if into.startswith("/") or ".." in Path(into).parts:
+        raise WrongUsage(f"`{into}` leads out of the work folder", hint="Such as `--into data`")
+    accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
+    outcomes = acting.push(accounts, _up(found), folder, into=into)
+    _finish(context, accounts, lab, outcomes, as_json=as_json)
+
+
+@click.command()
+@click.argument("lab_id", metavar="LAB")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--anonymous",
+    is_flag=True,
+    help="Name the folders by opaque ids, for peer grading.  [default: by the roster's ids]",
+)
+@choosing_options
+@failed_option
+@course_option
+@json_option
+@click.pass_obj
+def collect(
+    context: Context,
+    lab_id: str,
+    folder: Path,
+    anonymous: bool,
+    only: tuple[str, ...],
+    groups: tuple[str, ...],
+    is_failed: bool,
+    course_folder: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Bring everybody's work home, a folder for each student, compared by hash.
+
+    Running it again fetches what is new. Exits with 4 when somebody's work could not be brought home; `--failed` tries those again.
+
+    \b
+    Example:
+      gpulab fleet collect week4 handed-in/week4
+      gpulab fleet collect week4 to-grade --anonymous
+      gpulab fleet collect week4 handed-in/week4 --failed
+    """
+    from gpulab.fleets import acting
+
+    accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
+    outcomes = acting.collect(accounts, _up(found), folder, is_anonymous=anonymous)
+    _finish(context, accounts, lab, outcomes, as_json=as_json)
+
+
+def _members(
+    context: Context,
+    course_folder: str | None,
+    lab_id: str,
+    only: tuple[str, ...],
+    groups: tuple[str, ...],
+    is_failed: bool,
+) -> tuple[Accounts, Lab, tuple[Member, ...]]:
+    from gpulab.fleet.lab import lab_of
+    from gpulab.fleet.seats import chosen, seats_of
+    from gpulab.fleets.members import members, refuse_nobody
+    from gpulab.store.courses import failed_names
+
+    sound, course = classroom.read_sound(context, course_folder)
+    lab = lab_of(course, lab_id)
+    everyone = seats_of(course, lab, sound.roster.students, secret=sound.secret)
+    seats = chosen(everyone, only=only, groups=groups)
+    if is_failed:
+        names = failed_names(context.home, course.id, lab.id)
+        seats = tuple(seat for seat in seats if seat.name in names)
+    accounts = open_accounts(context, course)
+    with_extras = not (only or groups or is_failed)
+    found = members(accounts, lab, seats, with_extras=with_extras) if seats else ()
+    refuse_nobody(found)
+    return accounts, lab, found
+
+
+def _up(found: tuple[Member, ...]) -> tuple[Member, ...]:
+    """Leave out who has nothing running: there is nothing to do for them, and nothing failed; an unread account did fail."""
+    from gpulab.fleets.members import refuse_nobody
+
+    live = tuple(m for m in found if m.instance or m.error)
+    refuse_nobody(live)
+    return live
+
+
+def _rows(accounts: Accounts, found: tuple[Member, ...], *, quick: bool) -> tuple[MemberRow, ...]:
+    from gpulab.fleets import acting
+    from gpulab.model.instance import State
+    from gpulab.model.status import AgentStatus
+    from gpulab.view.fleet_members import rows_of
+
+    statuses: dict[str, AgentStatus] = {}
+    silences: dict[str, str] = {}
+    running = [m for m in found if m.instance and m.instance.state is State.RUNNING]
+    if not quick:
+
+        def take(member: Member, status: AgentStatus) -> None:
+            statuses[member.name] = status
+
+        for outcome in acting.statuses(accounts, running, take=take):
+            if outcome.trouble is not None:
+                silences[outcome.name] = outcome.trouble.message
+    return rows_of(found, statuses, silences)
+
+
+def _until(lab: Lab, now: datetime, by: timedelta | None, until: str | None) -> datetime:
+    if by is not None:
+        return now + by
+    if until is not None:
+        return until_moment(until, now=now)
+    return lab.ends_at + timedelta(minutes=lab.grace_minutes)
+
+
+def _finish(
+    context: Context,
+    accounts: Accounts,
+    lab: Lab,
+    outcomes: Iterator[Outcome],
+    *,
+    as_json: bool,
+    said: dict[str, tuple[int, str]] | None = None,
+) -> None:
+    """Tell outcomes as they come, remember who failed, and end with the sum."""
+    found = []
+    for outcome in outcomes:
+        found.append(outcome)
+        who = outcome.seat.label if outcome.seat else outcome.name
+        text = outcome.trouble.message if outcome.trouble else outcome.detail
+        if said is None:
+            context.console.say(f"  {len(found):>4}  {who}: {outcome.result} {text}".rstrip())
+    finish(context, accounts.course.id, lab.id, tuple(found), as_json=as_json, said=said)

@@ -1,0 +1,166 @@
+"""What can be done to every instance of a lab: end, extend, run a command, send files, bring the work home. One outcome each."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from gpulab.errors import CommandFailed, RemoteError
+from gpulab.fleets.accounts import Accounts
+from gpulab.fleets.members import Member, each, reached
+from gpulab.launch import extend as extending
+from gpulab.launch import instances
+from gpulab.launch import stop as stopping
+from gpulab.launch.context import Context
+from gpulab.model.fleet import Outcome, Result
+from gpulab.model.instance import Instance
+from gpulab.model.status import AgentStatus
+from gpulab.remote import copying
+
+_OUTPUT_BYTES = 4 << 20
+_STATUS_S = 12.0
+
+
+def stop(accounts: Accounts, chosen: Sequence[Member], *, save: bool) -> Iterator[Outcome]:
+    """
+    Save the work of each and end it; one whose work cannot be saved runs on.
+
+    Args:
+        save: Without it, what was not kept before is lost.
+    """
+
+    def act(context: Context, member: Member, instance: Instance) -> str:
+        if save:
+            reached(accounts.account(member.account), instance)
+        for _ in stopping.stop(context, instance, save=save):
+            pass
+        return f"its work is in {context.folder.work / instance.name}" if save else "not saved"
+
+    return each(accounts, chosen, act, done=Result.ENDED)
+
+
+def extend(accounts: Accounts, chosen: Sequence[Member], *, until: datetime) -> Iterator[Outcome]:
+    """Move the end of each: the timer on it, the schedule in the account, and the tag."""
+
+    def act(context: Context, member: Member, instance: Instance) -> str:
+        reached(accounts.account(member.account), instance)
+        return "; ".join(extending.extend(context, instance, until).notes)
+
+    return each(accounts, chosen, act)
+
+
+def run(
+    accounts: Accounts,
+    chosen: Sequence[Member],
+    command: Sequence[str],
+    *,
+    timeout_s: float,
+    take: Callable[[Member, int, str], None],
+) -> Iterator[Outcome]:
+    """
+    Run a command on each.
+
+    Args:
+        take: Given the member, the exit code and what the command printed, from a thread.
+    """
+
+    def act(context: Context, member: Member, instance: Instance) -> str:
+        reached(accounts.account(member.account), instance)
+        host = context.host(instances.target(context, instance))
+        said = host.run(command, timeout_s=timeout_s, check=False, max_bytes=_OUTPUT_BYTES)
+        text = said.stdout.decode("utf-8", "replace") + said.stderr
+        take(member, said.exit_code, text)
+        if said.exit_code != 0:
+            last = (text.strip().splitlines() or [""])[-1][:200]
+            raise CommandFailed(f"`{command[0]}` ended with {said.exit_code}: {last}")
+        return ""
+
+    return each(accounts, chosen, act)
+
+
+def push(
+    accounts: Accounts, chosen: Sequence[Member], folder: Path, *, into: str
+) -> Iterator[Outcome]:
+    """
+    Send a folder to each; nothing is deleted there.
+
+    Args:
+        into: Folder below the work folder; `""` for the work folder itself.
+    """
+    there = f"work/{into}" if into else "work"
+
+    def act(context: Context, member: Member, instance: Instance) -> str:
+        reached(accounts.account(member.account), instance)
+        host = context.host(instances.target(context, instance))
+        report = copying.push(host, folder, there)
+        return f"{report.files} files sent, {report.verified_files} verified by hash"
+
+    return each(accounts, chosen, act)
+
+
+def collect(
+    accounts: Accounts, chosen: Sequence[Member], folder: Path, *, is_anonymous: bool
+) -> Iterator[Outcome]:
+    """
+    Bring the work of each home into a folder of its own, compared by hash; what is there already is not fetched again.
+
+    Args:
+        is_anonymous: Whether folders are named by opaque ids, for peer grading; else by the roster's ids.
+    """
+
+    def act(context: Context, member: Member, instance: Instance) -> str:
+        reached(accounts.account(member.account), instance)
+        host = context.host(instances.target(context, instance))
+        into = folder / folder_name(member, is_anonymous=is_anonymous)
+        report = copying.pull(host, "work", into)
+        compared = copying.verify(host, "work", into)
+        if not compared.is_complete:
+            first = (*compared.missing, *compared.different)[0]
+            raise RemoteError(
+                f"the copy of {first} differs from the instance", hint="Collect again"
+            )
+        return (
+            f"{report.files} new, {report.unchanged} unchanged, {compared.files} verified by hash"
+        )
+
+    return each(accounts, chosen, act)
+
+
+def statuses(
+    accounts: Accounts, chosen: Sequence[Member], *, take: Callable[[Member, AgentStatus], None]
+) -> Iterator[Outcome]:
+    """
+    Ask the agent on each what it is doing.
+
+    Args:
+        take: Given the member and its status, from a thread.
+    """
+
+    def act(context: Context, member: Member, instance: Instance) -> str:
+        reached(accounts.account(member.account), instance)
+        take(member, instances.status(context, instance, timeout_s=_STATUS_S))
+        return ""
+
+    return each(accounts, chosen, act)
+
+
+def folder_name(member: Member, *, is_anonymous: bool) -> str:
+    """Name the folder of one student's work: safe on every system, unique, and the same each time."""
+    if member.seat is None:
+        return f"extra-{member.instance.id if member.instance else member.name}"
+    if is_anonymous:
+        return member.seat.owner
+    plain = unicodedata.normalize("NFKD", member.seat.label).encode("ascii", "ignore").decode()
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip(".-")
+    if safe == member.seat.label and not _RESERVED.fullmatch(safe):
+        return safe
+    # A group's name is free text; two that look alike must not share a folder.
+    return f"{safe or 'group'}-{hashlib.sha256(member.seat.label.encode()).hexdigest()[:6]}"
+
+
+# Names Windows keeps for itself.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.I)

@@ -1,0 +1,178 @@
+"""
+Who has an instance in a lab right now, and acting on many of them at once: bounded, one outcome each, one failure never stops the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from gpulab.errors import GpulabError, NotFound, StoreError, WrongUsage
+from gpulab.fleet.plan import trouble_of
+from gpulab.fleets.accounts import Account, Accounts
+from gpulab.fleets.looking import live_of
+from gpulab.fleets.pacing import LOOK
+from gpulab.launch import booting
+from gpulab.launch.context import Context
+from gpulab.model.course import Lab
+from gpulab.model.fleet import AccountRef, Outcome, Result, Seat
+from gpulab.model.instance import Instance, State
+from gpulab.remote import hostkeys
+
+_AT_ONCE = 32
+_ACCOUNTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Member:
+    """
+    One seat and its instance, or one instance that serves nobody in the roster.
+
+    Attributes:
+        seat: `None` for an extra instance.
+        instance: `None` when nothing runs for the seat.
+        error: Why the account could not be read; then nobody knows whether something runs.
+    """
+
+    account: AccountRef
+    seat: Seat | None
+    instance: Instance | None
+    error: GpulabError | None = None
+
+    @property
+    def name(self) -> str:
+        """The instance's name."""
+        if self.seat is not None:
+            return self.seat.name
+        return self.instance.name if self.instance else ""
+
+    @property
+    def label(self) -> str:
+        """What the teacher calls it."""
+        return self.seat.label if self.seat else f"{self.name} (extra)"
+
+
+def members(
+    accounts: Accounts, lab: Lab, seats: Sequence[Seat], *, with_extras: bool
+) -> tuple[Member, ...]:
+    """
+    Look who is up: one paginated call for each account and region.
+
+    Args:
+        seats: In the order wanted.
+        with_extras: Whether instances of the lab that serve nobody among the seats follow.
+    """
+    refs = list({seat.account.key: seat.account for seat in seats}.values())
+
+    def ask(ref: AccountRef) -> list[Instance] | GpulabError:
+        try:
+            return live_of(accounts, ref, accounts.course.id, lab.id)
+        except GpulabError as error:
+            return error
+        finally:
+            if len(refs) > _ACCOUNTS_AT_ONCE:
+                accounts.account(ref).rest()
+
+    with ThreadPoolExecutor(min(_ACCOUNTS_AT_ONCE, max(1, len(refs)))) as pool:
+        said = dict(zip((ref.key for ref in refs), pool.map(ask, refs), strict=True))
+    found = [_member(seat, said[seat.account.key]) for seat in seats]
+    taken = {m.instance.id for m in found if m.instance}
+    if with_extras:
+        for ref in refs:
+            listed = said[ref.key]
+            rest = [] if isinstance(listed, GpulabError) else listed
+            found += [Member(ref, None, i) for i in rest if i.id not in taken]
+    return tuple(found)
+
+
+def each(
+    accounts: Accounts,
+    chosen: Sequence[Member],
+    act: Callable[[Context, Member, Instance], str],
+    *,
+    done: Result = Result.DONE,
+) -> Iterator[Outcome]:
+    """
+    Act on every instance, many at once.
+
+    Args:
+        act: Called in a thread with the account's context; its text is the outcome's detail, its `GpulabError` the outcome's trouble.
+        done: What a success is called.
+
+    Yields:
+        One outcome for each member, as they come. A member without an instance has failed.
+    """
+    pool = ThreadPoolExecutor(min(_AT_ONCE, max(1, len(chosen))))
+    try:
+        waiting: dict[Future[Outcome], Member] = {
+            pool.submit(_acted, accounts.account(m.account), m, act, done): m for m in chosen
+        }
+        for future in as_completed(waiting):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def reached(account: Account, instance: Instance) -> Context:
+    """
+    Pin an instance's host key from its console where it is not pinned yet, in the account's own pace.
+
+    Raises:
+        GpulabError: The console does not show it; nothing connects then.
+    """
+    context = account.context
+    if not hostkeys.pinned(context.folder.known_hosts, instance.id):
+        account.pace.bucket(instance.place.region, LOOK).take()
+        for _ in booting.pin(context, instance):
+            pass
+    return context
+
+
+def _member(seat: Seat, listed: list[Instance] | GpulabError) -> Member:
+    if isinstance(listed, GpulabError):
+        return Member(seat.account, seat, None, listed)
+    mine = [i for i in listed if i.name == seat.name and i.state.is_alive]
+    oldest = min(mine, key=lambda i: (i.launched_at, i.id), default=None)
+    return Member(seat.account, seat, oldest)
+
+
+def _acted(
+    account: Account,
+    member: Member,
+    act: Callable[[Context, Member, Instance], str],
+    done: Result,
+) -> Outcome:
+    try:
+        if member.error is not None:
+            raise member.error
+        if member.instance is None:
+            raise NotFound(f"{member.label} has no instance", hint="`gpulab fleet up` starts one")
+        if member.instance.state is not State.RUNNING:
+            raise NotFound(
+                f"{member.label} is {member.instance.state}", hint="Try again in a minute"
+            )
+        detail = act(account.context, member, member.instance)
+    except (GpulabError, OSError) as error:
+        if isinstance(error, OSError):
+            error = StoreError(str(error))
+        return Outcome(
+            member.name,
+            member.account,
+            Result.FAILED,
+            member.seat,
+            member.instance,
+            trouble_of(error),
+        )
+    return Outcome(member.name, member.account, done, member.seat, member.instance, detail=detail)
+
+
+def refuse_nobody(found: Sequence[Member]) -> None:
+    """
+    Refuse to act on nobody.
+
+    Raises:
+        WrongUsage: There is none.
+    """
+    if not found:
+        raise WrongUsage("that is nobody", hint="`gpulab fleet ls LAB` shows who is up")

@@ -46,17 +46,21 @@ def judged(resource: Tagged, *others: Tagged, kept_at=None, known=("l1",)) -> tu
         ),
         (
             replace(LIVE, launch_id="l9"),
-            (True, "this computer did not launch it; its work is not saved first"),
+            (
+                False,
+                "another computer launched it, and it is within its time; `gpulab stop` saves its work and ends it",
+            ),
         ),
+        (replace(LIVE, launch_id="l9", expires_at=None), (True, "it has no end")),
         (
             replace(LIVE, launch_id="l9", created_at=NOW - timedelta(minutes=9)),
             (False, "it is younger than 10 min"),
         ),
     ],
-    ids=["within its time", "over", "just over", "unknown", "unknown and young"],
+    ids=["within its time", "over", "just over", "unknown", "no end", "unknown and young"],
 )
-def test_an_instance_is_left_over_when_its_time_is_over_or_nobody_knows_it(resource, verdict):
-    """A training that runs is not touched; what a lost laptop started is found."""
+def test_an_instance_is_left_over_when_its_time_is_over(resource, verdict):
+    """A training that runs is not touched, whichever laptop started it: its work is nowhere else yet."""
     assert verdict == judged(resource)
 
 

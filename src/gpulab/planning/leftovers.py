@@ -74,11 +74,16 @@ def _judge(
 
 
 def _instance(resource: Tagged, known: Collection[str], now: datetime) -> tuple[str, bool]:
-    if resource.expires_at is not None and resource.expires_at + GRACE < now:
+    """An instance within its time may hold the only copy of somebody's work, whichever computer launched it; it ends by itself."""
+    is_known = resource.launch_id in known
+    if resource.expires_at is None:
+        return ("it has no end", not is_known)
+    if resource.expires_at + GRACE < now:
         return "its time is over", True
-    if resource.launch_id not in known:
-        return "this computer did not launch it; its work is not saved first", True
-    return "it is within its time; `gpulab stop` saves its work and ends it", False
+    ends = "`gpulab stop` saves its work and ends it"
+    if is_known:
+        return f"it is within its time; {ends}", False
+    return f"another computer launched it, and it is within its time; {ends}", False
 
 
 def _with_content(

@@ -355,7 +355,7 @@ def test_sweep_leaves_alone_what_is_within_its_time(prepared):
 
 
 def test_sweep_finds_in_every_region_what_nobody_knows_any_more(prepared, tmp_path):
-    """The other computer is lost; what it started still costs."""
+    """The other computer is lost; what it started still costs, and may hold work."""
     elsewhere = Student(
         prepared.sandbox,
         tmp_path / "other",
@@ -368,8 +368,28 @@ def test_sweep_finds_in_every_region_what_nobody_knows_any_more(prepared, tmp_pa
 
     left = sweep.look(prepared.context)
 
+    shown = {item.resource.id: item.why for item in left.untouchable}
+    assert (
+        "another computer launched it, and it is within its time; `gpulab stop` saves its work and ends it"
+        == shown[forgotten.id]
+    )
+
+
+def test_sweep_takes_what_another_computer_launched_once_its_time_is_over(prepared, tmp_path):
+    """The other computer is lost and the instance did not end itself; nobody else will end it."""
+    elsewhere = Student(
+        prepared.sandbox,
+        tmp_path / "other",
+        launches="elsewhere",
+        owner=prepared.context.profile.owner,
+    )
+    forgotten = elsewhere.up("forgotten").instance
+    prepared.sandbox.advance(seconds=4 * 3600 + 900)
+
+    left = sweep.look(prepared.context)
+
     found = {item.resource.id: item.why for item in left.found}
-    assert "this computer did not launch it; its work is not saved first" == found[forgotten.id]
+    assert "its time is over" == found[forgotten.id]
 
 
 def test_sweep_deletes_what_is_left_and_nothing_untagged(prepared, ec2):

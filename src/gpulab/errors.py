@@ -26,6 +26,7 @@ What can go wrong, as classes that say what the caller may do next. Raises nothi
     │   ├── CommandFailed           1   the command ran and failed
     │   └── UnsafeArchive           1   a member of an archive may not be unpacked
     ├── StoreError                  1   the user's own folder: full, locked, unreadable
+    │   └── StateDamaged            2   a file of ours does not hold what we wrote; names it
     ├── SomeFailed                  4   part of a fleet failed
     ├── ProblemsFound               5   `--check` found problems
     └── Interrupted               130   Ctrl-C
@@ -160,6 +161,12 @@ class UnsafeArchive(RemoteError):
 
 class StoreError(GpulabError):
     """The user's own folder is full, locked or unreadable."""
+
+
+class StateDamaged(StoreError):
+    """A file of gpulab's own does not hold what gpulab wrote; the message names it, nothing was written."""
+
+    exit_code = 2
 
 
 class SomeFailed(GpulabError):

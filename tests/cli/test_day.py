@@ -244,3 +244,18 @@ def test_what_is_up_before_init_is_still_mine_after_it(sandbox, capsys):
 
     assert 10 == len(before)
     assert before == after
+
+
+def test_a_damaged_ledger_hides_what_things_cost_but_not_that_they_run(up, capsys):
+    """The one question that must always be answered is: does something of mine still run?"""
+    up("week4")
+    ledger = Home.of(os.environ).folder("default").ledger
+    ledger.write_bytes(b"not a ledger" * 100)
+
+    codes = [run(["ls", "--quick"]), run(["report"])]
+
+    said = capsys.readouterr()
+    assert [0, 2] == codes
+    assert "week4  running" in said.out
+    assert f"note: what it costs is not known: could not read the ledger {ledger}" in said.err
+    assert b"not a ledger" == ledger.read_bytes()[:12]

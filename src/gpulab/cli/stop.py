@@ -87,22 +87,29 @@ def _end_each(
 ) -> tuple[list[dict[str, Any]], list[GpulabError]]:
     """End one after the other; one that cannot be ended does not keep the others running."""
     from gpulab.launch import browser, stop
+    from gpulab.launch.events import Saved
     from gpulab.view.events import Teller, event_json
 
     told: list[dict[str, Any]] = []
     failed: list[GpulabError] = []
     for instance in found:
-        teller = Teller(context.console)
+        teller, kept = Teller(context.console), ""
         try:
             for event in stop.stop(context.launch, instance, save=save):
                 teller.tell(event)
                 told.append(event_json(event))
+                kept = event.where if isinstance(event, Saved) else kept
         except GpulabError as error:
             failed.append(error)
             continue
         finally:
             teller.close()
         browser.close(context.launch, instance)
+        if kept:
+            up, pull = f"`gpulab up {instance.name}`", f"`gpulab pull {instance.name}`"
+            context.console.say(
+                f"The work is in {kept}: {up} brings it back, {pull} copies it here"
+            )
     return told, failed
 
 

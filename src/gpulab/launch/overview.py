@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 
-from gpulab.errors import GpulabError
+from gpulab.errors import GpulabError, StoreError
 from gpulab.launch import browser, instances
 from gpulab.launch.budget import term_budget
 from gpulab.launch.context import Context
@@ -16,7 +16,7 @@ from gpulab.model.budget import TermBudget
 from gpulab.model.instance import Instance, State
 from gpulab.model.status import AgentStatus
 from gpulab.model.timeline import Timeline
-from gpulab.spending.facts import timeline_of
+from gpulab.spending.facts import LedgerReading, timeline_of
 from gpulab.spending.forecast import burn_of, spent_between
 
 # Status calls wait for a network, not for a processor.
@@ -73,19 +73,30 @@ def look(context: Context, *, with_ended: bool = False, ask_instances: bool = Tr
     found = [i for i in seen.instances if with_ended or not i.state.is_over]
     found.sort(key=lambda i: (not i.state.is_alive, i.name, i.id))
     statuses = _statuses(context, found) if ask_instances else {}
-    reading = timeline_of(context.ledger.facts())
+    reading, unread = _ledger(context)
     timeline, urls = reading.timeline, browser.urls(context)
     return Overview(
         tuple(_row(context, i, timeline, statuses.get(i.id), urls.get(i.name, "")) for i in found),
-        seen.notes,
+        (*seen.notes, *unread),
         term_budget(context, reading),
     )
 
 
 def row(context: Context, instance: Instance, *, status: AgentStatus | None) -> Row:
     """Look at one instance whose status was read already."""
-    timeline = timeline_of(context.ledger.facts()).timeline
+    timeline = _ledger(context)[0].timeline
     return _row(context, instance, timeline, status, browser.urls(context).get(instance.name, ""))
+
+
+def _ledger(context: Context) -> tuple[LedgerReading, tuple[str, ...]]:
+    """Read the ledger; a damaged one hides what things cost, never that they run."""
+    try:
+        return timeline_of(context.ledger.facts()), ()
+    except StoreError as error:
+        note = (
+            f"what it costs is not known: {error.message}; {error.hint[:1].lower()}{error.hint[1:]}"
+        )
+        return timeline_of(()), (note,)
 
 
 def _row(
@@ -93,7 +104,8 @@ def _row(
 ) -> Row:
     mine = _only(timeline, instance)
     if not mine.instances:
-        return Row(instance, None, None, status, url)
+        # Launched by another computer, or the ledger is lost: the instance itself counts too.
+        return Row(instance, None, status.spent_usd if status else None, status, url)
     now = context.now()
     burn = burn_of(mine, now=now)
     spent = spent_between(mine, None, now)

@@ -220,4 +220,4 @@ def _refuse_unknown(path: Path, where: str, table: Mapping[str, Any], known: lis
 
 def _nearest(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean `{near[0]}`?" if near else "Known: " + ", ".join(sorted(known))
+    return f"Did you mean `{near[0]}`?" if near else "Known: " + ", ".join(sorted(set(known)))

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpulab.errors import StoreError
+from gpulab.errors import StateDamaged, StoreError
 from gpulab.model.fact import Fact, FactKind, written
 from gpulab.store.fact_lines import details_text, facts_of
 from gpulab.store.files import private_folder
@@ -137,7 +137,8 @@ class Ledger:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(
+            kind = StateDamaged if _is_damage(error) else StoreError
+            raise kind(
                 f"could not {verb} the ledger {self.path}: {error}", hint=_hint(error)
             ) from error
 
@@ -169,12 +170,16 @@ def _row(fact: Fact) -> tuple[str, str, str, str, str, str]:
     )
 
 
+def _is_damage(error: Exception) -> bool:
+    return any(words in str(error) for words in ("malformed", "not a database"))
+
+
 def _hint(error: Exception) -> str:
     text = str(error)
     if "full" in text or "No space" in text:
         return "Free some space and repeat the command; nothing was written"
     if "locked" in text:
         return "Another gpulab is writing; repeat the command"
-    if "malformed" in text or "not a database" in text:
+    if _is_damage(error):
         return "Move the file away and restore it with `gpulab ledger import` or `gpulab ledger rebuild`"
     return "Check the folder's owner and free space, then repeat the command"

@@ -363,6 +363,102 @@ def test_a_budget_that_counts_credit_hardly_moves(spent, client, include_credit,
     assert Decimal(expected) == round(amount, 2)
 
 
+def a_budget_action(client, usd, *, trusts="budgets.amazonaws.com"):
+    """A yearly budget before credits whose action forbids launches to `user/student`."""
+    iam, budgets = client("iam"), client("budgets")
+
+    def policy(effect, action):
+        statement = {"Effect": effect, "Action": action, "Resource": "*"}
+        return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+    trust = {"Effect": "Allow", "Principal": {"Service": trusts}, "Action": "sts:AssumeRole"}
+    role = iam.create_role(
+        RoleName="acts",
+        AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
+    )["Role"]["Arn"]
+    iam.put_role_policy(
+        RoleName="acts", PolicyName="p", PolicyDocument=policy("Allow", "iam:AttachUserPolicy")
+    )
+    deny = iam.create_policy(PolicyName="no", PolicyDocument=policy("Deny", "ec2:RunInstances"))[
+        "Policy"
+    ]["Arn"]
+    budgets.create_budget(
+        AccountId="123456789012",
+        Budget={
+            "BudgetName": "lab",
+            "BudgetLimit": {"Amount": usd, "Unit": "USD"},
+            "TimeUnit": "ANNUALLY",
+            "BudgetType": "COST",
+            "CostTypes": {"IncludeCredit": False},
+        },
+    )
+    return lambda: budgets.create_budget_action(
+        AccountId="123456789012",
+        BudgetName="lab",
+        NotificationType="ACTUAL",
+        ActionType="APPLY_IAM_POLICY",
+        ActionThreshold={"ActionThresholdValue": 100.0, "ActionThresholdType": "PERCENTAGE"},
+        Definition={"IamActionDefinition": {"PolicyArn": deny, "Users": ["student"]}},
+        ExecutionRoleArn=role,
+        ApprovalModel="AUTOMATIC",
+        Subscribers=[{"SubscriptionType": "EMAIL", "Address": "ann@example.org"}],
+    )
+
+
+def action_status(client):
+    found = client("budgets").describe_budget_actions_for_budget(
+        AccountId="123456789012", BudgetName="lab"
+    )["Actions"]
+    return [action["Status"] for action in found]
+
+
+def test_plain_moto_has_no_budget_actions(plain_moto, client):
+    """The guard that forbids launches could not be tried at all."""
+    with pytest.raises(NotImplementedError, match="describe_budget_actions_for_budget"):
+        action_status(client)
+
+
+def test_a_spent_budget_attaches_its_policy_half_a_day_later(spent, client, code_of):
+    """Budgets are updated every 8 to 12 hours: until then nothing is forbidden, and what runs goes on."""
+    a_budget_action(client, "3")()
+    image = next(iter(spent.images.parameters("us-east-1").values()))[0]
+    wish = {"ImageId": image, "InstanceType": "g4dn.xlarge", "MinCount": 1, "MaxCount": 1}
+    launch = client("ec2").run_instances
+
+    at_once = code_of(launch, **wish)
+    spent.advance(10 * HOUR)
+
+    assert ("ok", ["EXECUTION_SUCCESS"]) == (at_once, action_status(client))
+    assert "UnauthorizedOperation" == code_of(launch, **wish)
+    assert 1 == len(spent.instances("running"))
+
+
+def test_a_budget_that_is_not_spent_waits(spent, client):
+    """An action that came too early would end a lab for nothing."""
+    a_budget_action(client, "30")()
+
+    spent.advance(20 * HOUR)
+
+    assert ["STANDBY"] == action_status(client)
+
+
+def test_an_action_whose_role_may_not_attach_fails(spent, client):
+    """A role without the right reads as armed until the day it is needed."""
+    a_budget_action(client, "3")()
+    client("iam").delete_role_policy(RoleName="acts", PolicyName="p")
+
+    spent.advance(10 * HOUR)
+
+    assert ["EXECUTION_FAILURE"] == action_status(client)
+
+
+def test_a_role_that_budgets_cannot_assume_is_refused(spent, client, code_of):
+    """The commonest mistake: the role trusts another service."""
+    create = a_budget_action(client, "3", trusts="ec2.amazonaws.com")
+
+    assert "AccessDeniedException" == code_of(create)
+
+
 def test_an_older_botocore_does_not_know_the_credits(sandbox):
     """`billing:GetCredits` came with botocore 1.43.41, and a student's installation may be older."""
     with sandbox.old_botocore("billing", "GetCredits"):

@@ -237,6 +237,44 @@ def test_roles_profiles_and_keys_of_iam(plain_moto, client):
     )
 
 
+def test_budgets_and_attached_policies_are_read_and_changed(plain_moto, client):
+    """What a budget action changes, and what a caller is denied by."""
+    iam, budgets = client("iam"), client("budgets")
+    statement = {"Effect": "Deny", "Action": "ec2:RunInstances", "Resource": "*"}
+    document = {"Version": "2012-10-17", "Statement": [statement]}
+    arn = iam.create_policy(PolicyName="p", PolicyDocument=json.dumps(document))["Policy"]["Arn"]
+    notice = {"NotificationType": "ACTUAL", "ComparisonOperator": "GREATER_THAN", "Threshold": 50.0}
+    told = [{"SubscriptionType": "EMAIL", "Address": "ann@example.org"}]
+    limit = {"Amount": "10", "Unit": "USD"}
+    budgets.create_budget(
+        AccountId=ACCOUNT,
+        Budget={
+            "BudgetName": "b",
+            "BudgetLimit": limit,
+            "TimeUnit": "ANNUALLY",
+            "BudgetType": "COST",
+        },
+        NotificationsWithSubscribers=[{"Notification": notice, "Subscribers": told}],
+    )
+    moto_services.ensure_user(ACCOUNT, "ann")
+    user = f"arn:aws:iam::{ACCOUNT}:user/ann"
+
+    attached = [
+        moto_services.attach_policy(ACCOUNT, arn, kind="User", name=name) for name in ("ann", "bo")
+    ]
+
+    found = moto_services.budget(ACCOUNT, "b")
+    assert found is not None
+    assert (limit, None) == (found["BudgetLimit"], moto_services.budget(ACCOUNT, "c"))
+    assert told == moto_services.subscribers(ACCOUNT, "b", notice)
+    assert moto_services.subscribers(ACCOUNT, "b", {**notice, "Threshold": 80.0}) is None
+    assert ([True, False], [document], []) == (
+        attached,
+        moto_services.attached_policies(ACCOUNT, user),
+        moto_services.attached_policies(ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/bo"),
+    )
+
+
 def test_schedules_are_read_and_deleted(plain_moto, client):
     """The fields a firing schedule is made of."""
     client("scheduler").create_schedule(

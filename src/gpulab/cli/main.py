@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("gpulab.cli.rm", "Delete kept work."),
     "sweep": ("gpulab.cli.sweep", "Find everything of yours that costs, in all regions."),
     "credit": ("gpulab.cli.credit", "Show what is left and how long it lasts."),
+    "guard": (
+        "gpulab.cli.guard",
+        "Show and arm what the account does by itself against running costs.",
+    ),
     "cost": ("gpulab.cli.cost", "Compute what a timeline of instances and disks cost."),
     "ledger": (
         "gpulab.cli.ledger",

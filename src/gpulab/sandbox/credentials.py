@@ -7,7 +7,7 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -152,6 +152,11 @@ class Credentials:
             return self.keys[access_key].account
         return moto_services.account_of_key(access_key)
 
+    def has_user(self, account: str, name: str) -> bool:
+        """Whether a user of that name has a key of ours in an account."""
+        arn = f"arn:aws:iam::{account}:user/{name}"
+        return any(key.arn == arn for key in self.keys.values())
+
     def admit(self, call: Call, now: datetime) -> None:
         """
         Check the key and the permission to call.
@@ -189,6 +194,8 @@ class Credentials:
                 and fnmatch.fnmatchcase(action.lower(), denial.action.lower())
             ):
                 raise _denied(call, action, arn, resource)
+        if _forbids(moto_services.attached_policies(call.account, arn), action):
+            raise _denied(call, action, arn, resource, is_explicit=True)
 
     def expire(self, access_key: str | None, at: datetime) -> None:
         """Let keys expire at a moment: one of them, or every one there is."""
@@ -297,15 +304,35 @@ def _expired(call: Call) -> Refusal:
     return Refusal("ExpiredTokenException", "The security token included in the request is expired")
 
 
-def _denied(call: Call, action: str, arn: str, resource: str) -> Refusal:
-    said = (
-        f"User: {arn} is not authorized to perform: {action} on resource: {resource} "
-        f"because no identity-based policy allows the {action} action"
+def _forbids(policies: Iterable[Mapping[str, Any]], action: str) -> bool:
+    """Whether a policy that is attached to the caller denies an action outright; what policies allow is not looked at."""
+    denied = [
+        name
+        for policy in policies
+        for statement in policy.get("Statement", [])
+        if statement.get("Effect") == "Deny"
+        for name in _listed(statement.get("Action", []))
+    ]
+    return any(fnmatch.fnmatchcase(action.lower(), name.lower()) for name in denied)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _denied(
+    call: Call, action: str, arn: str, resource: str, *, is_explicit: bool = False
+) -> Refusal:
+    why = (
+        "with an explicit deny in an identity-based policy"
+        if is_explicit
+        else f"because no identity-based policy allows the {action} action"
     )
+    said = f"User: {arn} is not authorized to perform: {action} on resource: {resource} {why}"
     if call.service == "ec2":
         context = {"principal": {"arn": arn}, "action": action, "resource": resource}
         encoded = base64.urlsafe_b64encode(
-            json.dumps({"allowed": False, "explicitDeny": False, "context": context}).encode()
+            json.dumps({"allowed": False, "explicitDeny": is_explicit, "context": context}).encode()
         ).decode()
         return Refusal(
             "UnauthorizedOperation",

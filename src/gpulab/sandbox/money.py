@@ -43,11 +43,13 @@ class Money:
 
     Attributes:
         ready: The credit of an account that nobody gave another; `None` for none.
+        budget_actions: What budgets do by themselves, by account and budget; as AWS describes each.
     """
 
     ready: Credit | None = None
     credits: dict[str, list[Credit]] = field(default_factory=dict)
     plans: dict[str, str] = field(default_factory=dict)
+    budget_actions: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
 
     def set_credits(self, account: str, given: list[Credit]) -> None:
         """Give an account these credits, instead of any it had."""

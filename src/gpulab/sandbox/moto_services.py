@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from moto.budgets.models import budgets_backends
 from moto.events.models import events_backends
 from moto.iam.models import iam_backends
 from moto.scheduler.models import scheduler_backends
@@ -41,8 +42,60 @@ def role_policies(account: str, role_arn: str) -> list[dict[str, Any]] | None:
     role = _role(account, role_arn)
     if role is None:
         return None
-    attached = [policy.default_version.document for policy in role.managed_policies.values()]
-    return [json.loads(text) for text in [*role.policies.values(), *attached]]
+    inline = [json.loads(text) for text in role.policies.values()]
+    return [*inline, *map(_document, role.managed_policies.values())]
+
+
+def budget(account: str, name: str) -> dict[str, Any] | None:
+    """A budget as moto keeps it, to be read and changed; `None` when there is none."""
+    found = budgets_backends[account]["aws"].budgets[account].get(name)
+    return found.budget if found else None
+
+
+def subscribers(account: str, name: str, notification: Mapping[str, Any]) -> Any:
+    """Whom a notification of a budget tells; `None` when there is no such notification."""
+    found = budgets_backends[account]["aws"].budgets[account].get(name)
+    for kept in found.notifications if found else []:
+        if all(kept.details.get(key) == value for key, value in notification.items()):
+            return kept.subscribers
+    return None
+
+
+def ensure_user(account: str, name: str) -> None:
+    """Make an IAM user that has a key of ours but was never made in IAM."""
+    backend = iam_backends[account]["aws"]
+    if name not in backend.users:
+        backend.create_user("us-east-1", name)
+
+
+def attach_policy(account: str, policy_arn: str, *, kind: str, name: str) -> bool:
+    """Attach a managed policy to a `User` or a `Role`; false when either does not exist."""
+    backend = iam_backends[account]["aws"]
+    known = backend.users if kind == "User" else {r.name for r in backend.roles.values()}
+    if policy_arn not in backend.managed_policies or name not in known:
+        return False
+    attach = backend.attach_user_policy if kind == "User" else backend.attach_role_policy
+    attach(policy_arn, name)
+    return True
+
+
+def attached_policies(account: str, arn: str) -> list[dict[str, Any]]:
+    """The managed policies attached to the user or role behind a caller's ARN."""
+    backend, parts = iam_backends[account]["aws"], arn.rpartition(":")[2].split("/")
+    if parts[0] == "user":
+        owner = backend.users.get(parts[-1])
+    else:
+        roles = backend.roles.values() if parts[0] == "assumed-role" else ()
+        owner = next((role for role in roles if role.name == parts[1]), None)
+    policies = owner.managed_policies.values() if owner else ()
+    return [_document(policy) for policy in policies]
+
+
+def _document(policy: Any) -> dict[str, Any]:
+    """The version in force of a managed policy."""
+    text = next(v.document for v in policy.versions if v.is_default)
+    document: dict[str, Any] = json.loads(text)
+    return document
 
 
 def _role(account: str, role_arn: str) -> Any:

@@ -40,7 +40,7 @@ def command() -> None:
     gpulab fleet plan week4     who needs what, what it costs at most
     gpulab fleet up week4       one instance for each student; run it again after anything
     gpulab fleet watch week4    the class, live
-    gpulab fleet stop week4     everybody's work comes home, then nothing costs
+    gpulab fleet stop week4     bring all work home, then nothing costs
     """
 
 
@@ -297,6 +297,7 @@ for _acting in (
     fleet_acting.extend,
     fleet_acting.exec_,
     fleet_acting.push,
+    fleet_acting.handout,
     fleet_acting.collect,
     fleet_acting.stop,
 ):

@@ -347,6 +347,66 @@ def collect(
     _finish(context, accounts, lab, outcomes, as_json=as_json)
 
 
+@click.command()
+@click.argument("lab_id", metavar="LAB")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--no-notebooks", is_flag=True, help="Do not bring the lab's notebooks to the instances."
+)
+@choosing_options
+@failed_option
+@course_option
+@json_option
+@click.pass_obj
+def handout(
+    context: Context,
+    lab_id: str,
+    folder: Path,
+    no_notebooks: bool,
+    only: tuple[str, ...],
+    groups: tuple[str, ...],
+    is_failed: bool,
+    course_folder: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Write a ticket for each student, pages to print and a table for a mail merge; bring the lab's notebooks.
+
+    A ticket opens one student's instance and nothing else, without any rights in AWS; its key ends with the lab. The student types
+    `gpulab open --ticket FILE`. The folder is private: tickets are keys.
+
+    \b
+    Example:
+      gpulab fleet handout week4 tickets/week4
+      gpulab fleet handout week4 tickets/week4 --failed
+    """
+    from gpulab.fleets.handout import hand_out
+    from gpulab.store.files import write_atomically
+    from gpulab.view.handout import Handed, handout_html, merge_csv
+
+    accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
+    handed: dict[str, Handed] = {}
+    outcomes = tuple(
+        hand_out(
+            accounts,
+            lab,
+            [m for m in _up(found) if m.seat],
+            folder,
+            with_notebooks=not no_notebooks,
+            take=lambda member, ticket, name: handed.update(
+                {member.name: Handed(member, ticket, name)}
+            ),
+        )
+    )
+    ordered = [handed[m.name] for m in found if m.name in handed]
+    title = f"{accounts.course.name}: {lab.title}"
+    page = handout_html(ordered, title=title, now=context.now())
+    write_atomically(folder / "handout.html", page.encode())
+    write_atomically(folder / "merge.csv", merge_csv(ordered, lab=lab.id).encode("utf-8-sig"))
+    context.console.say(f"{len(ordered):,} tickets, handout.html and merge.csv in {folder}")
+    _finish(context, accounts, lab, iter(outcomes), as_json=as_json)
+
+
 def _members(
     context: Context,
     course_folder: str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -37,6 +38,13 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="With --tensorboard: the folder it reads, below the home.  [default: work]",
 )
+@click.option(
+    "--ticket",
+    "ticket_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Open the instance your teacher started for you, with the file you were sent.",
+)
 @click.option("--no-browser", is_flag=True, help="Print the address only.")
 @click.option(
     "--announce",
@@ -55,6 +63,7 @@ def command(
     port: int | None,
     with_tensorboard: bool,
     logdir: str | None,
+    ticket_file: Path | None,
     no_browser: bool,
     is_announced: bool,
     as_json: bool,
@@ -71,7 +80,14 @@ def command(
       gpulab open week4 --detach
       gpulab open week4 --close
       gpulab open week4 --tensorboard --logdir work/logs
+      gpulab open --ticket s171000.ticket
     """
+    if ticket_file is not None:
+        if name or detach or is_closing or with_tensorboard:
+            raise WrongUsage("`--ticket` stands alone", hint="It keeps the tunnel in this terminal")
+        with_browser = not (no_browser or as_json)
+        _open_ticket(context, ticket_file, port, with_browser=with_browser, as_json=as_json)
+        return
     from gpulab.launch import browser, instances
 
     if is_closing:
@@ -129,3 +145,29 @@ def _close(context: Context, name: str | None) -> list[str]:
     folder = context.folder.tunnels
     names = [record.name for record in detached.listing(folder) if name in (None, record.name)]
     return [found for found in names if detached.stop(folder, found) is not None]
+
+
+def _open_ticket(
+    context: Context, file: Path, port: int | None, *, with_browser: bool, as_json: bool
+) -> None:
+    """Keep the tunnel to a ticket's instance in this terminal."""
+    from gpulab.fleet.ticket import read_ticket
+    from gpulab.launch import ticket as tickets
+    from gpulab.view.words import local_time
+
+    found = read_ticket(file.read_bytes(), file=str(file))
+    ends = local_time(found.ends_at, now=context.now())
+    tickets.serve(
+        context.launch,
+        found,
+        port=port,
+        with_browser=with_browser,
+        on_open=lambda opened: (
+            context.console.show_json(opened)
+            if as_json
+            else context.console.show(
+                f"JupyterLab is open at {opened.url} until {ends}; Ctrl-C closes the tunnel, the instance goes on"
+            )
+        ),
+        wait=context.sleep,
+    )

@@ -147,6 +147,18 @@ def serve(
         )
 
 
+def lead(folder: Path, opened: Opened, token: str) -> None:
+    """
+    Lead the browser to JupyterLab by a private file, so that the token stands in no process list.
+
+    Source:
+        The way of jupyter_server's `use_redirect_file`.
+    """
+    file = _redirect(folder, f"{opened.url}?token={token}")
+    with contextlib.suppress(webbrowser.Error):
+        webbrowser.open(file.as_uri())
+
+
 def close(context: Context, instance: Instance) -> bool:
     """Close the background tunnel of an instance; say whether there was one."""
     return detached.stop(context.folder.tunnels, instance.name) is not None
@@ -255,20 +267,11 @@ def _wait(
 
 
 def _browse(context: Context, instance: Instance, opened: Opened) -> None:
-    """
-    Lead the browser to JupyterLab by a private file, so that the token stands in no process list.
-
-    Source:
-        The way of jupyter_server's `use_redirect_file`.
-    """
     if opened.tensorboard_url:  # it has no token
         with contextlib.suppress(webbrowser.Error):
             webbrowser.open(opened.tensorboard_url)
         return
-    token = agent.token(instances.host(context, instance))
-    file = _redirect(context.folder.tunnels, f"{opened.url}?token={token}")
-    with contextlib.suppress(webbrowser.Error):
-        webbrowser.open(file.as_uri())
+    lead(context.folder.tunnels, opened, agent.token(instances.host(context, instance)))
 
 
 def _redirect(folder: Path, address: str) -> Path:

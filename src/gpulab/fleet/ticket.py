@@ -1,0 +1,136 @@
+"""
+A student's ticket: everything to open one instance for the length of a lab, in one small file. Refuses a file that is anything else.
+
+A ticket names no command and no path, so opening one that somebody else wrote cannot run anything here; its private key is of no use
+after the lab, since the instance itself refuses it from then on.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from gpulab.errors import WrongUsage
+
+VERSION = 1
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?")
+_ID = re.compile(r"i-[0-9a-f]{8,17}")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_LONGEST = 20_000
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """
+    One ticket.
+
+    Attributes:
+        host_key: The instance's public key, base64 of its ssh form; whoever answers with another is not it.
+        private_key: OpenSSH's PEM text; `""` when the student uses their own key.
+        ends_at: When the key and the instance end; aware UTC.
+    """
+
+    name: str
+    instance_id: str
+    address: str
+    user: str
+    host_key: str
+    private_key: str
+    ends_at: datetime
+
+
+def write_ticket(ticket: Ticket) -> str:
+    """Write a ticket as JSON."""
+    return (
+        json.dumps(
+            {
+                "gpulab_ticket": VERSION,
+                "name": ticket.name,
+                "instance": ticket.instance_id,
+                "address": ticket.address,
+                "user": ticket.user,
+                "host_key": ticket.host_key,
+                "private_key": ticket.private_key,
+                "ends_at": ticket.ends_at.astimezone(UTC).isoformat(),
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+
+
+def read_ticket(raw: bytes, *, file: str) -> Ticket:
+    """
+    Read a ticket.
+
+    Raises:
+        WrongUsage: It is none, or of a newer gpulab.
+    """
+    if len(raw) > _LONGEST:
+        raise _no_ticket(file, "it is too long")
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise _no_ticket(file, "it is not JSON") from None
+    if not isinstance(found, dict) or "gpulab_ticket" not in found:
+        raise _no_ticket(file, "it does not say so")
+    if found["gpulab_ticket"] != VERSION:
+        raise WrongUsage(f"{file} is a ticket of another version", hint="Update gpulab")
+    texts = {key: value for key, value in found.items() if isinstance(value, str)}
+    try:
+        ends_at = datetime.fromisoformat(texts["ends_at"])
+        ticket = Ticket(
+            name=_fitting(_NAME, texts["name"]),
+            instance_id=_fitting(_ID, texts["instance"]),
+            address=texts["address"],
+            user=_fitting(_USER, texts["user"]),
+            host_key=_host_key(texts["host_key"]),
+            private_key=_private_key(texts["private_key"]),
+            ends_at=ends_at.astimezone(UTC) if ends_at.tzinfo else ends_at.replace(tzinfo=UTC),
+        )
+    except (KeyError, ValueError) as error:
+        raise _no_ticket(file, f"{error} is missing or wrong") from None
+    return ticket
+
+
+def authorized_line(public_key: str, *, ends_at: datetime) -> str:
+    """
+    Write the line that lets a key in until a moment, in UTC.
+
+    Source:
+        `expiry-time` in sshd(8), OpenSSH 9.1 and later for the `Z`.
+    """
+    return f'expiry-time="{ends_at.astimezone(UTC):%Y%m%d%H%M}Z" {public_key}'
+
+
+def _fitting(pattern: re.Pattern[str], text: str) -> str:
+    if not pattern.fullmatch(text):
+        raise ValueError(text[:40])
+    return text
+
+
+def _host_key(text: str) -> str:
+    try:
+        blob = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise ValueError("host_key") from None
+    if len(blob) != 51 or not blob.startswith(b"\0\0\0\x0bssh-ed25519"):
+        raise ValueError("host_key")
+    return text
+
+
+def _private_key(text: str) -> str:
+    begins, ends = "-----BEGIN OPENSSH PRIVATE KEY-----\n", "-----END OPENSSH PRIVATE KEY-----\n"
+    if text and not (text.startswith(begins) and text.endswith(ends)):
+        raise ValueError("private_key")
+    return text
+
+
+def _no_ticket(file: str, why: str) -> WrongUsage:
+    return WrongUsage(
+        f"{file} is no ticket: {why}", hint="Take the file your teacher sent, ending in .ticket"
+    )

@@ -1,0 +1,103 @@
+"""
+What each student gets to reach their instance, without any rights in the account: a ticket whose key ends with the lab, a page to print,
+and a table for a mail merge. Hides making and letting in the keys; the folder is private, since tickets are secrets for an afternoon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from gpulab.errors import NotFound
+from gpulab.fleet.ticket import Ticket, authorized_line, write_ticket
+from gpulab.fleets.accounts import Accounts
+from gpulab.fleets.acting import folder_name
+from gpulab.fleets.members import Member, each, reached
+from gpulab.launch import notebooks
+from gpulab.launch.context import Context
+from gpulab.launch.instances import target
+from gpulab.model.course import Lab
+from gpulab.model.fleet import Outcome
+from gpulab.model.instance import Instance
+from gpulab.remote import hostkeys
+from gpulab.remote.keys import make_key_pair
+from gpulab.store.courses import course_home
+from gpulab.store.files import write_atomically
+
+# One line for one key: a second handout, with another end, replaces the first. `$1` is the line, `$2` the key's own words.
+_LET_IN = (
+    'umask 077; mkdir -p ~/.ssh; f=~/.ssh/authorized_keys; touch "$f"; '
+    'grep -vF -- "$2" "$f" > "$f.gpulab"; printf "%s\\n" "$1" >> "$f.gpulab"; mv "$f.gpulab" "$f"'
+)
+_WITHIN_S = 60.0
+
+
+def hand_out(
+    accounts: Accounts,
+    lab: Lab,
+    chosen: Sequence[Member],
+    folder: Path,
+    *,
+    with_notebooks: bool,
+    take: Callable[[Member, Ticket, str], None],
+) -> Iterator[Outcome]:
+    """
+    Let each student in and write their ticket. Repeatable: the same instance keeps its key.
+
+    Args:
+        folder: Made private; a ticket is named after the roster's id.
+        with_notebooks: Whether the lab's notebooks are brought to each instance, too.
+        take: Given the member, its ticket and the ticket's file name, from a thread.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomically(folder / ".gitignore", b"*\n")
+
+    def act(context: Context, member: Member, instance: Instance) -> str:
+        reached(accounts.account(member.account), instance)
+        if member.seat is None:
+            raise NotFound("nobody in the roster has it", hint="`gpulab fleet up --prune` ends it")
+        ends_at = instance.expires_at or lab.ends_at
+        own = member.seat.students[0].public_key if len(member.seat.students) == 1 else ""
+        key = _key_file(accounts, instance)
+        public = own or make_key_pair(key, environ=context.environment)
+        _let_in(context, instance, public, ends_at)
+        ticket = _ticket(context, instance, ends_at, "" if own else key.read_text("ascii"))
+        name = f"{folder_name(member, is_anonymous=False)}.ticket"
+        write_atomically(folder / name, write_ticket(ticket).encode())
+        take(member, ticket, name)
+        return _brought(context, instance, lab, with_notebooks=with_notebooks)
+
+    return each(accounts, chosen, act)
+
+
+def _key_file(accounts: Accounts, instance: Instance) -> Path:
+    """One key for one instance: it opens nobody else's."""
+    home = course_home(accounts.outside.home, accounts.course.id)
+    return (home / "tickets" / instance.id / "id_ed25519").absolute()
+
+
+def _let_in(context: Context, instance: Instance, public: str, ends_at: datetime) -> None:
+    words = public.split()[1]
+    line = authorized_line(public, ends_at=ends_at)
+    host = context.host(target(context, instance))
+    host.run(["sh", "-c", _LET_IN, "sh", line, words], timeout_s=_WITHIN_S)
+
+
+def _ticket(context: Context, instance: Instance, ends_at: datetime, private: str) -> Ticket:
+    pinned = hostkeys.pinned(context.folder.known_hosts, instance.id)
+    return Ticket(
+        name=instance.name,
+        instance_id=instance.id,
+        address=instance.address,
+        user=context.profile.login_user,
+        host_key=pinned[0].base64,
+        private_key=private,
+        ends_at=ends_at,
+    )
+
+
+def _brought(context: Context, instance: Instance, lab: Lab, *, with_notebooks: bool) -> str:
+    if not with_notebooks or lab.notebooks is None:
+        return ""
+    return notebooks.bring(context, instance, lab.notebooks)

@@ -83,7 +83,7 @@ def _show(context: Context, *, is_all: bool, quick: bool, as_json: bool, as_csv:
     for note in seen.notes:
         context.console.say(f"note: {note}")
     if is_all and not (as_json or as_csv):
-        context.console.show(kept_text(kept, now=context.now()))
+        context.console.show(("\n" if rows else "") + kept_text(kept, now=context.now()))
 
 
 def _watch(

@@ -12,6 +12,7 @@ from gpulab.errors import GpulabError, StoreError
 from gpulab.launch import browser, instances
 from gpulab.launch.budget import term_budget
 from gpulab.launch.context import Context
+from gpulab.launch.rebuilding import refresh
 from gpulab.model.budget import TermBudget
 from gpulab.model.instance import Instance, State
 from gpulab.model.status import AgentStatus
@@ -74,6 +75,11 @@ def look(context: Context, *, with_ended: bool = False, ask_instances: bool = Tr
     found.sort(key=lambda i: (not i.state.is_alive, i.name, i.id))
     statuses = _statuses(context, found) if ask_instances else {}
     reading, unread = _ledger(context)
+    if not seen.notes and _has_lost_some(reading, seen.instances):
+        # Ended by AWS or by itself: the next report must not charge it until today.
+        with contextlib.suppress(GpulabError):
+            refresh(context, at_once=True)
+            reading, unread = _ledger(context)
     timeline, urls = reading.timeline, browser.urls(context)
     return Overview(
         tuple(_row(context, i, timeline, statuses.get(i.id), urls.get(i.name, "")) for i in found),
@@ -86,6 +92,14 @@ def row(context: Context, instance: Instance, *, status: AgentStatus | None) -> 
     """Look at one instance whose status was read already."""
     timeline = _ledger(context)[0].timeline
     return _row(context, instance, timeline, status, browser.urls(context).get(instance.name, ""))
+
+
+def _has_lost_some(reading: LedgerReading, seen: Iterable[Instance]) -> bool:
+    """Whether the ledger believes something to run that EC2 does not show alive."""
+    alive = {i.id for i in seen if not i.state.is_over}
+    return any(
+        life.id not in alive for life in reading.timeline.instances if life.runs[-1].ends_at is None
+    )
 
 
 def _ledger(context: Context) -> tuple[LedgerReading, tuple[str, ...]]:

@@ -72,11 +72,14 @@ def rebuild(context: Context, regions: tuple[str, ...], *, of_everyone: bool = F
     return Rebuilt(len(facts) + len(kept), new, (*unknown, *problems))
 
 
-def refresh(context: Context) -> None:
+def refresh(context: Context, *, at_once: bool = False) -> None:
     """
     Ask the account about what the ledger believes to be running, at most every ten minutes; nothing is asked when nothing is open.
 
     An instance that ended while this computer was off would otherwise be charged until now.
+
+    Args:
+        at_once: Ask although it was asked a moment ago, because something is known to have ended.
 
     Raises:
         StoreError: The ledger cannot be written.
@@ -84,7 +87,7 @@ def refresh(context: Context) -> None:
     """
     reading = timeline_of(context.ledger.facts())
     regions = {_region(launch.zone) for launch in _open(reading)}
-    if not regions or context.cache.get(_REFRESHED):
+    if not regions or (not at_once and context.cache.get(_REFRESHED)):
         return
     now = context.now()
     histories = ask_each(

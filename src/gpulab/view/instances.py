@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from gpulab.launch.overview import Row
-from gpulab.model.instance import Instance
+from gpulab.model.instance import Instance, State
 from gpulab.model.status import AgentStatus, Phase
 from gpulab.view.console import table
 from gpulab.view.words import local_time, money, one_line, per_hour, span
@@ -20,7 +20,9 @@ COLUMNS = (
     "doing",
     "instance_type",
     "market",
+    "region",
     "zone",
+    "environment",
     "address",
     "launched_at",
     "expires_at",
@@ -40,7 +42,9 @@ def row_json(row: Row) -> dict[str, Any]:
         "doing": doing(row.status),
         "instance_type": instance.place.instance_type,
         "market": instance.market,
+        "region": instance.place.region,
         "zone": instance.place.zone,
+        "environment": instance.environment,
         "address": instance.address,
         "launched_at": instance.launched_at,
         "expires_at": instance.expires_at,
@@ -60,7 +64,7 @@ def rows_text(rows: Sequence[Row], *, now: datetime) -> str:
             row.instance.place.instance_type,
             str(row.instance.market),
             row.instance.place.zone,
-            per_hour(row.usd_per_hour) if row.usd_per_hour is not None else "?",
+            _costs(row),
             money(row.spent_usd) if row.spent_usd is not None else "?",
             _ends(row.instance, now),
             row.local_url or "-",
@@ -84,7 +88,8 @@ def rows_text(rows: Sequence[Row], *, now: datetime) -> str:
 
 def totals_text(rows: Sequence[Row]) -> str:
     """Say what all of them cost together."""
-    known = [row.usd_per_hour for row in rows if row.usd_per_hour is not None]
+    running = [row for row in rows if row.instance.state is not State.TERMINATED]
+    known = [row.usd_per_hour for row in running if row.usd_per_hour is not None]
     spent = [row.spent_usd for row in rows if row.spent_usd is not None]
     return (
         f"together {per_hour(sum(known, Decimal(0)))} now, {money(sum(spent, Decimal(0)))} so far"
@@ -145,7 +150,15 @@ def pairs_text(pairs: Mapping[str, str]) -> str:
     return "\n".join(f"{key.ljust(width)}  {value}" for key, value in pairs.items())
 
 
+def _costs(row: Row) -> str:
+    if row.instance.state is State.TERMINATED:
+        return "-"
+    return per_hour(row.usd_per_hour) if row.usd_per_hour is not None else "?"
+
+
 def _ends(instance: Instance, now: datetime) -> str:
+    if instance.state is State.TERMINATED:
+        return "has ended"
     if instance.expires_at is None:
         return "?"
     left = instance.expires_at - now

@@ -10,6 +10,8 @@ from gpulab.errors import WrongUsage
 from gpulab.launch import instances, overview, stop, sweep
 from gpulab.launch.look import spot_and_on_demand
 from gpulab.planning.catalogue import instance_types
+from gpulab.spending.facts import timeline_of
+from gpulab.view.instances import rows_text, totals_text
 
 TWO_REGIONS = ("us-east-1", "eu-north-1")
 
@@ -48,6 +50,32 @@ def test_what_has_ended_is_shown_only_when_asked_for(student):
     assert [("week4", "terminated")] == [
         (row.instance.name, str(row.instance.state)) for row in full.rows
     ]
+
+
+def test_an_instance_that_aws_took_back_is_closed_in_the_books_by_the_next_look(sandbox, student):
+    """Otherwise reports charge it until today, although it ended and nobody did anything wrong."""
+    instance = student.up("week4").instance
+    sandbox.advance(seconds=1800)
+    sandbox.interrupt(instance.id)
+    sandbox.advance(seconds=600)
+
+    overview.look(student.context, ask_instances=False)
+
+    (life,) = timeline_of(student.context.ledger.facts()).timeline.instances
+    assert instance.id == life.id
+    assert life.runs[-1].ends_at is not None and life.runs[-1].ends_at < sandbox.now()
+
+
+def test_what_has_ended_costs_nothing_in_the_list(student):
+    """A dead instance with a price per hour and an end to come makes a student look for it."""
+    instance = student.up("week4").instance
+    list(stop.stop(student.context, instance, save=False))
+
+    rows = overview.look(student.context, with_ended=True, ask_instances=False).rows
+    cells = rows_text(rows, now=student.context.now()).splitlines()[1].split("  ")
+
+    assert "has ended" == cells[-2].strip()
+    assert totals_text(rows).startswith("together $0.0000/h now")
 
 
 def test_before_init_nobody_elses_instances_are_mine(sandbox, make_student):

@@ -89,9 +89,12 @@ def ensure_role(cloud: Cloud, account_id: str, owner: str, targets: Principals) 
     return arn, is_new
 
 
-def why_powerless(cloud: Cloud, account_id: str, owner: str) -> str:
+def why_powerless(cloud: Cloud, account_id: str, owner: str, targets: Principals) -> str:
     """
     Read policy and role back; say what is wrong with them, a half-sentence, `""` when nothing is.
+
+    Args:
+        targets: Whom the role must be able to bind.
 
     Raises:
         AwsError: AWS does not say.
@@ -109,10 +112,12 @@ def why_powerless(cloud: Cloud, account_id: str, owner: str) -> str:
     try:
         with cloud.explained(f"read the role {role}"):
             trust: Any = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
-            iam.get_role_policy(RoleName=role, PolicyName=_RIGHTS)
+            rights: Any = iam.get_role_policy(RoleName=role, PolicyName=_RIGHTS)
     except NotFound:
         return f"the role {role} is gone"
-    return "" if trust == _trust(account_id) else f"the role {role} was changed"
+    wanted = _trust(account_id), _rights(account_id, arn, targets)
+    is_ours = (trust, rights["PolicyDocument"]) == wanted
+    return "" if is_ours else f"the role {role} was changed"
 
 
 def lift(cloud: Cloud, account_id: str, owner: str, targets: Principals) -> None:

@@ -21,6 +21,8 @@ from gpulab.model.instance import Instance
 # A role that was made moments ago cannot be assumed for some seconds.
 _ROLE_WAITS_S = (5.0, 10.0)
 _FULL = 100
+# Only Identity Center itself may change these. https://docs.aws.amazon.com/singlesignon/latest/userguide/permissionsetsconcept.html
+_IDENTITY_CENTER = "AWSReservedSSO_"
 _ARM = "`gpulab guard arm` arms it"
 _RIGHTS = (
     "Whoever administers the account allows `docs/iam/guard.json`, and `gpulab guard arm` again"
@@ -117,12 +119,12 @@ def caller(who: Identity) -> Principals:
     Say to whom a policy must be attached to bind these credentials.
 
     Returns:
-        Nobody where no policy binds them: the root user, a federated one.
+        Nobody where no policy can be attached: the root user, a federated one, a role of IAM Identity Center.
     """
     kind, _, rest = who.name.partition("/")
     if kind == "user":
         return Principals(users=(rest.rpartition("/")[2],))
-    if kind == "assumed-role":
+    if kind == "assumed-role" and not rest.startswith(_IDENTITY_CENTER):
         return Principals(roles=(rest.split("/")[0],))
     return Principals()
 
@@ -140,8 +142,8 @@ def _arm_action(context: Context, who: Identity, whom: Principals, email: str) -
     """Have the budget forbid launches; one that does so already for the same people is left as it is."""
     if not whom:
         raise WrongUsage(
-            f"no policy binds {who.name}",
-            hint="Name an IAM user with `--user`, and work with its keys",
+            f"no policy can be attached to {who.name}",
+            hint="Name an IAM user with `--user` or a role with `--role`, and work as that",
         )
     cloud, account, owner = context.cloud, who.account_id, context.owner
     name = budget_name(context)
@@ -240,7 +242,7 @@ def _deny_check(context: Context, who: Identity) -> GuardCheck:
         why = _why_unfit(found[0], context, who) if found else "the budget forbids nothing"
         return GuardCheck("no launches", is_armed=False, text=why, hint=_ARM)
     action = fit[0]
-    why = denying.why_powerless(context.cloud, who.account_id, context.owner)
+    why = denying.why_powerless(context.cloud, who.account_id, context.owner, action.targets)
     if why:
         return GuardCheck("no launches", is_armed=False, text=why, hint=_ARM)
     if action.status == "EXECUTION_SUCCESS":

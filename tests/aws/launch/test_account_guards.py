@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -141,15 +142,35 @@ def test_what_is_not_allowed_is_an_answer(sandbox, student, denied, expected):
     assert all("docs/iam/guard.json" in check.hint for check in missing)
 
 
-def test_the_root_user_is_told_that_no_policy_binds_it(sandbox, student):
-    """A guard that would do nothing is not called armed."""
-    assert Principals() == caller(Identity(ACCOUNT, f"arn:aws:iam::{ACCOUNT}:root"))
-    assert Principals(roles=("Lab",)) == caller(
-        Identity(ACCOUNT, f"arn:aws:sts::{ACCOUNT}:assumed-role/Lab/ann")
+@pytest.mark.parametrize(
+    ("arn", "bound"),
+    [
+        (f"arn:aws:iam::{ACCOUNT}:user/staff/ann", Principals(users=("ann",))),
+        (f"arn:aws:sts::{ACCOUNT}:assumed-role/Lab/ann", Principals(roles=("Lab",))),
+        (f"arn:aws:sts::{ACCOUNT}:assumed-role/AWSReservedSSO_Student_1f/ann", NOBODY),
+        (f"arn:aws:sts::{ACCOUNT}:federated-user/ann", NOBODY),
+        (f"arn:aws:iam::{ACCOUNT}:root", NOBODY),
+    ],
+)
+def test_the_policy_goes_to_whom_it_binds(arn, bound):
+    """Attached to the wrong one it would read as armed and forbid nothing."""
+    assert bound == caller(Identity(ACCOUNT, arn))
+
+
+def test_who_cannot_be_bound_is_told_so(sandbox, student, monkeypatch):
+    """The root user's launches go on whatever is attached; a guard that would do nothing is not called armed."""
+    root = sandbox.session_of().access_key
+    sandbox.credentials.keys[root] = replace(
+        sandbox.credentials.keys[root], arn=f"arn:aws:iam::{ACCOUNT}:root"
     )
-    assert Principals(users=("ann",)) == caller(
-        Identity(ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/staff/ann")
-    )
+    for name, value in sandbox.credentials.keys[root].environment().items():
+        monkeypatch.setenv(name, value)
+
+    found = {check.name: check for check in armed(student)}
+
+    assert (True, False) == (found["budget"].is_armed, found["no launches"].is_armed)
+    assert "no policy can be attached to root" == found["no launches"].text
+    assert "`--user`" in found["no launches"].hint
 
 
 def test_a_teacher_names_whose_launches_end(sandbox, student):
@@ -217,6 +238,15 @@ def test_the_role_may_attach_that_policy_to_those_people_only(sandbox, student, 
             ),
             "no launches",
             "the policy that forbids launches was changed",
+        ),
+        (
+            lambda c: c("iam").put_role_policy(
+                RoleName="gpulab-budget-me",
+                PolicyName="attach-no-launches",
+                PolicyDocument=json.dumps(_HARMLESS),
+            ),
+            "no launches",
+            "the role gpulab-budget-me was changed",
         ),
     ],
 )

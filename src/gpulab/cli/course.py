@@ -123,6 +123,65 @@ def show(context: Context, course_folder: str | None, as_json: bool) -> None:
 
 
 @command.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--trust",
+    metavar="ARN",
+    help="User or role that may launch for the course.  [default: whose credentials the course's profile has]",
+)
+@course_option
+@json_option
+@click.pass_obj
+def enrol(
+    context: Context, folder: Path, trust: str | None, course_folder: str | None, as_json: bool
+) -> None:
+    """
+    Write a template for each student that lets the course launch in their own account.
+
+    It is for CloudFormation (Create stack, Upload a template), makes two roles with least rights, and is taken back by deleting the
+    stack. Each asks for an external id of that student only.
+
+    \b
+    Example:
+      gpulab course enrol templates
+      gpulab course enrol templates --trust arn:aws:iam::123456789012:role/teacher
+    """
+    from gpulab.aws.guard import course_role_name
+    from gpulab.fleet.enrolment import template, trusted_arn
+    from gpulab.fleet.seats import account_of
+    from gpulab.store.files import write_atomically
+
+    found, course = classroom.read_sound(context, course_folder)
+    trusted = trusted_arn(trust or _own_arn(context, course.accounts.profile))
+    written = []
+    for student in found.roster.students:
+        ref = account_of(course, student, secret=found.secret)
+        if isinstance(ref, str) or not ref.role_arn:
+            continue
+        text = template(
+            course,
+            trusted=trusted,
+            external_id=ref.external_id,
+            end_role=course_role_name(course.id),
+        )
+        file = folder / f"{student.id}.template.json"
+        write_atomically(file, text.encode())
+        written.append(file)
+    if as_json:
+        context.console.show_json({"files": written, "trusts": trusted})
+        return
+    context.console.say(f"{len(written):,} templates in {folder}; each trusts {trusted}")
+
+
+def _own_arn(context: Context, profile: str) -> str:
+    from dataclasses import replace
+
+    from gpulab.aws.accounts import identity
+
+    return identity(replace(context, profile_name=profile).launch.cloud).arn
+
+
+@command.command()
 @click.pass_obj
 def schema(context: Context) -> None:
     """

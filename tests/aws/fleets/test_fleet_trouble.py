@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from gpulab.errors import Refused
+from gpulab.fleet.enrolment import template
 from gpulab.fleets.events import Lost
 from gpulab.model.fleet import Result
 from gpulab.model.market import Market, Place
+from gpulab.sandbox.credentials import action_of
 
 ZONES = ["us-east-1a", "us-east-1b", "us-east-1c", "us-east-1d", "us-east-1f"]
 
@@ -115,6 +118,19 @@ def test_own_accounts_are_launched_each_in_its_own(make_class, sandbox):
     )
     roles = [c.params for c in sandbox.calls if c.operation == "AssumeRole"]
     assert 3 == len({r["ExternalId"] for r in roles}) == len(roles)
+
+
+def test_a_class_needs_no_more_rights_than_the_template_gives(make_class, sandbox):
+    """A right too few costs a student the afternoon; one too many, trust."""
+    klass = make_class(1, kind="own")
+
+    klass.up()
+
+    made = template(klass.course, trusted="x", external_id="y", end_role="gpulab-end-course-c1")
+    rights = json.loads(made)["Resources"]["CourseRole"]["Properties"]["Policies"][0]
+    allowed = {a for s in rights["PolicyDocument"]["Statement"] for a in s["Action"]}
+    used = {action_of(c) for c in sandbox.calls if c.account == "111100000000"}
+    assert set() == used - allowed - {"sts:AssumeRole"}
 
 
 def test_broken_accounts_are_listed_and_everybody_else_is_served(make_class, sandbox):

@@ -1,0 +1,183 @@
+"""
+The template with which a student lets a course launch in their own account: a CloudFormation stack with two roles and nothing else.
+
+One role trusts the teacher's identity, asks for the student's external id, and may launch and end what carries the course's tag; the
+other lets EventBridge Scheduler end it. Deleting the stack takes every right back.
+
+Source:
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-iam-role.html (November 2026; not tried on a live account)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from gpulab.errors import WrongUsage
+from gpulab.model.course import Course
+
+_PRINCIPAL = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(?:user|role)/[\w+=,.@/-]{1,128}")
+_SESSION = re.compile(r"arn:(aws[a-z-]*):sts::(\d{12}):assumed-role/([\w+=,.@-]+)/.+")
+_TAG = "gpulab:course"
+_LOOK = [
+    "ec2:DescribeInstances",
+    "ec2:DescribeSpotPriceHistory",
+    "ec2:DescribeImages",
+    "ec2:DescribeSubnets",
+    "ec2:DescribeVpcs",
+    "ec2:DescribeSecurityGroups",
+    "ec2:DescribeSecurityGroupRules",
+    "ec2:DescribeKeyPairs",
+    "ec2:GetConsoleOutput",
+    "ssm:GetParameter",
+    "servicequotas:GetServiceQuota",
+    "pricing:GetProducts",
+    "billing:GetCredits",
+    "freetier:GetAccountPlanState",
+    "sts:GetCallerIdentity",
+]
+
+
+def trusted_arn(arn: str) -> str:
+    """
+    Return what a role can trust: a user or role, never a session of one.
+
+    Raises:
+        WrongUsage: It is neither; an account's root is refused, since it would trust everybody in that account.
+    """
+    session = _SESSION.fullmatch(arn)
+    found = f"arn:{session[1]}:iam::{session[2]}:role/{session[3]}" if session else arn
+    if not _PRINCIPAL.fullmatch(found):
+        raise WrongUsage(
+            f"`{arn}` cannot be trusted by a role",
+            hint="Such as arn:aws:iam::123456789012:role/teacher",
+        )
+    return found
+
+
+def template(course: Course, *, trusted: str, external_id: str, end_role: str) -> str:
+    """
+    Write one student's template, JSON.
+
+    Args:
+        trusted: From `trusted_arn`.
+        external_id: The student's own.
+        end_role: Name of the role that the scheduler assumes.
+
+    Raises:
+        WrongUsage: The course names no role.
+    """
+    name = course.accounts.role_name
+    if not name:
+        raise WrongUsage(
+            f"{course.id} names no role for the students' accounts",
+            hint='`role_name = "gpulab-course"` in [accounts] of course.toml',
+        )
+    resources = {
+        "CourseRole": _role(
+            name, _trusts(trusted, external_id), _rights(course, end_role), "launch"
+        ),
+        "EndRole": _role(end_role, _trusts_scheduler(), _may_end(course), "end"),
+    }
+    return json.dumps(
+        {
+            "AWSTemplateFormatVersion": "2010-09-09",
+            "Description": f"Lets the course {course.id} start and end its own instances in this account",
+            "Resources": resources,
+            "Outputs": {"RoleArn": {"Value": {"Fn::GetAtt": ["CourseRole", "Arn"]}}},
+        },
+        indent=1,
+    )
+
+
+def _role(name: str, trust: Any, rights: list[Any], policy: str) -> dict[str, Any]:
+    return {
+        "Type": "AWS::IAM::Role",
+        "Properties": {
+            "RoleName": name,
+            "MaxSessionDuration": 3600,
+            "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": [trust]},
+            "Policies": [
+                {
+                    "PolicyName": policy,
+                    "PolicyDocument": {"Version": "2012-10-17", "Statement": rights},
+                }
+            ],
+        },
+    }
+
+
+def _trusts(trusted: str, external_id: str) -> dict[str, Any]:
+    return {
+        "Effect": "Allow",
+        "Principal": {"AWS": trusted},
+        "Action": "sts:AssumeRole",
+        "Condition": {"StringEquals": {"sts:ExternalId": external_id}},
+    }
+
+
+def _trusts_scheduler() -> dict[str, Any]:
+    return {
+        "Effect": "Allow",
+        "Principal": {"Service": "scheduler.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+        "Condition": {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}},
+    }
+
+
+def _rights(course: Course, end_role: str) -> list[dict[str, Any]]:
+    asked = {"StringEquals": {f"aws:RequestTag/{_TAG}": course.id}}
+    owned = {"StringEquals": {f"aws:ResourceTag/{_TAG}": course.id}}
+    ours = {"StringEquals": {"aws:ResourceTag/gpulab:owner": f"course-{course.id}"}}
+    made = ["RunInstances", "CreateSecurityGroup", "ImportKeyPair", "AuthorizeSecurityGroupIngress"]
+    end = {"Fn::Sub": f"arn:${{AWS::Partition}}:iam::${{AWS::AccountId}}:role/{end_role}"}
+    schedule = {
+        "Fn::Sub": "arn:${AWS::Partition}:scheduler:*:${AWS::AccountId}:schedule/default/gpulab-end-*"
+    }
+    return [
+        _allow(_LOOK, "*"),
+        _allow(["ec2:RunInstances"], _arns("instance", "volume", "spot-instances-request"), asked),
+        _allow(
+            ["ec2:RunInstances"],
+            [
+                _sub("ec2:*::image/*"),
+                *_arns("subnet", "security-group", "key-pair", "network-interface"),
+            ],
+        ),
+        _allow(["ec2:CreateSecurityGroup", "ec2:ImportKeyPair"], "*"),
+        _allow(
+            ["ec2:AuthorizeSecurityGroupIngress", "ec2:RevokeSecurityGroupIngress"],
+            _arns("security-group"),
+            ours,
+        ),
+        _allow(["ec2:CreateTags"], "*", {"StringEquals": {"ec2:CreateAction": made}}),
+        _allow(["ec2:CreateTags", "ec2:TerminateInstances"], _arns("instance"), owned),
+        _allow(
+            [f"scheduler:{verb}Schedule" for verb in ("Create", "Update", "Get", "Delete")],
+            schedule,
+        ),
+        _allow(
+            ["iam:PassRole"],
+            end,
+            {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}},
+        ),
+    ]
+
+
+def _may_end(course: Course) -> list[dict[str, Any]]:
+    owned = {"StringEquals": {f"aws:ResourceTag/{_TAG}": course.id}}
+    return [_allow(["ec2:TerminateInstances"], "*", owned)]
+
+
+def _arns(*kinds: str) -> list[dict[str, str]]:
+    return [_sub(f"ec2:*:${{AWS::AccountId}}:{kind}/*") for kind in kinds]
+
+
+def _sub(rest: str) -> dict[str, str]:
+    return {"Fn::Sub": f"arn:${{AWS::Partition}}:{rest}"}
+
+
+def _allow(actions: list[str], resource: Any, condition: Any = None) -> dict[str, Any]:
+    statement = {"Effect": "Allow", "Action": sorted(actions), "Resource": resource}
+    return {**statement, "Condition": condition} if condition else statement

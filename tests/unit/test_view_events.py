@@ -6,7 +6,7 @@ import io
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from gpulab.errors import NoCapacity
+from gpulab.errors import NoCapacity, Throttled
 from gpulab.launch import events
 from gpulab.model.instance import Instance, State
 from gpulab.model.market import InstanceType, Market, Offer, Place
@@ -48,6 +48,26 @@ def test_a_full_zone_is_one_line_that_names_it_once():
     assert (
         "  Asking us-east-1b for a g4dn.xlarge (spot, $0.1685/h): the zone has none free (Insuff), 0.0 s\n"
     ) == said
+
+
+def test_a_call_that_was_repeated_ends_as_if_it_had_been_the_first():
+    """That AWS was busy for a second is of no interest once the instance is there."""
+    busy = Throttled("could not launch g4dn.xlarge in us-east-1b: AWS got too many calls (Rate)")
+
+    said = told(
+        events.Attempting(NOW, OFFER, 1),
+        events.Repeating(NOW, busy, 2.0),
+        events.Launched(NOW, an_instance(), OFFER),
+    )
+
+    assert said.startswith("  Asking us-east-1b for a g4dn.xlarge (spot, $0.1685/h): i-1, 0.0 s\n")
+
+
+def test_one_file_is_not_files():
+    """A student's first notebook is one file."""
+    said = told(events.Saved(NOW, "s3://bucket/week4/", 1, 344))
+
+    assert "  Saved and compared: 1 file, 344 B, in s3://bucket/week4/\n" == said
 
 
 def test_what_came_of_the_work_is_told():

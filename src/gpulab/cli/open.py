@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpulab.cli.options import json_option, name_argument
-from gpulab.errors import WrongUsage
+from gpulab.errors import Interrupted, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -114,22 +114,26 @@ def command(
         )
         context.console.show_json(opened) if as_json else context.console.show(_said(opened))
     else:
-        browser.serve(
-            context.launch,
-            instance,
-            port=port,
-            with_browser=not (no_browser or as_json or is_announced),
-            is_announced=is_announced,
-            logdir=folder,
-            on_open=lambda opened: (
-                context.console.show_json(opened)
-                if as_json
-                else context.console.show(
-                    f"{_said(opened)}; Ctrl-C closes the tunnel, the instance goes on"
-                )
-            ),
-            on_change=context.console.say,
-        )
+        try:
+            browser.serve(
+                context.launch,
+                instance,
+                port=port,
+                with_browser=not (no_browser or as_json or is_announced),
+                is_announced=is_announced,
+                logdir=folder,
+                on_open=lambda opened: (
+                    context.console.show_json(opened)
+                    if as_json
+                    else context.console.show(
+                        f"{_said(opened)}; Ctrl-C closes the tunnel, the instance goes on"
+                    )
+                ),
+                on_change=context.console.say,
+            )
+        except KeyboardInterrupt:
+            context.console.say(f"\nThe tunnel is closed; {instance.name} goes on")
+            raise click.exceptions.Exit(Interrupted.exit_code) from None
 
 
 def _said(opened: Opened) -> str:

@@ -29,7 +29,7 @@ def command(context: Context, name: str, yes: bool, as_json: bool) -> None:
       gpulab rm week4
     """
     from gpulab.launch import instances, keep
-    from gpulab.view.copies import size
+    from gpulab.view.copies import file_count, size
     from gpulab.view.words import local_time
 
     work = keep.find(context.launch, name)
@@ -39,7 +39,7 @@ def command(context: Context, name: str, yes: bool, as_json: bool) -> None:
             hint=f"`gpulab stop {name}` first",
         )
     when = local_time(work.saved_at, now=context.now()) if work.saved_at else "an unknown time"
-    said = f"the kept work of {work.name}: {work.files} files, {size(work.bytes)}, saved {when}, in {work.where}"
+    said = f"the kept work of {work.name}: {file_count(work.files)}, {size(work.bytes)}, saved {when}, in {work.where}"
     if not yes and not context.console.confirm(f"Delete {said}? It cannot be undone."):
         context.console.say("Nothing was deleted")
         return

@@ -59,4 +59,4 @@ def command(ctx: click.Context, name: str | None) -> int:
 
 def _for_the_shell_there(words: list[str]) -> list[str]:
     """Take one word as a line for the shell, as `ssh` does: "nvidia-smi | head" keeps its pipe."""
-    return ["bash", "-lc", words[0]] if len(words) == 1 else words
+    return ["bash", "-c", words[0]] if len(words) == 1 else words

@@ -9,6 +9,7 @@ import contextlib
 import html
 import os
 import sys
+import threading
 import time
 import webbrowser
 from collections.abc import Callable, Mapping
@@ -121,9 +122,14 @@ def serve(
     sockets = ports.listen(instance.name, wanted, local_port=port)
     finder = _Finder(context, instance)
 
+    was_lost = threading.Event()
+
     def take(event: TunnelEvent) -> None:
+        if event.kind is EventKind.LOST:
+            was_lost.set()
         text = _sentence(event)
-        if text:
+        # The first connection is not one that was found again.
+        if text and (was_lost.is_set() or event.kind is not EventKind.CONNECTED):
             on_change(text)
 
     with tunnel.running(

@@ -17,15 +17,20 @@ def size(count: int) -> str:
     return f"{amount:.1f} GiB"
 
 
+def file_count(count: int) -> str:
+    """Write a number of files, `1 file`."""
+    return f"{count} file" if count == 1 else f"{count} files"
+
+
 def progress_text(progress: Progress) -> str:
     """Say how far a copy is."""
-    return f"{progress.files} of {progress.total_files} files, {size(progress.bytes)} of {size(progress.total_bytes)}"
+    return f"{progress.files} of {file_count(progress.total_files)}, {size(progress.bytes)} of {size(progress.total_bytes)}"
 
 
 def copy_text(report: CopyReport) -> str:
     """Say what was copied, and by name what was not."""
     lines = [
-        f"{report.files} files copied ({size(report.bytes)}), {report.unchanged} unchanged, {report.verified_files} verified by hash"
+        f"{file_count(report.files)} copied ({size(report.bytes)}), {report.unchanged} unchanged, {report.verified_files} verified by hash"
     ]
     lines += [f"left out  {item.path}: {item.reason}" for item in report.skipped[:_SHOWN]]
     if len(report.skipped) > _SHOWN:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from gpulab.errors import GpulabError
 from gpulab.launch import events
 from gpulab.view.console import Console, Step
-from gpulab.view.copies import size
+from gpulab.view.copies import file_count, size
 from gpulab.view.words import local_time, money, one_line, per_hour, span
 
 # The instance's own phases, in a student's words.
@@ -50,11 +51,12 @@ class Teller:
                     f"Asking {place.zone} for a {place.instance_type} ({place.market}, {per_hour(offer.usd_per_hour)})",
                 )
             case events.PlaceRefused(error=error):
-                # The step has named the type and the zone already.
-                self._end(error.message.partition(": ")[2] or error.message)
+                self._detail("")
+                self._end(_cause(error))
             case events.Repeating(error=error, wait_seconds=pause):
-                self._detail(f"({error.message}; again in {pause:.0f} s)")
+                self._detail(f"({_cause(error)}; again in {pause:.0f} s)")
             case events.Launched(instance=instance):
+                self._detail("")
                 self._end(instance.id)
                 self._wait("running")
             case events.AlreadyUp() | events.Resumed():
@@ -148,6 +150,11 @@ class Teller:
         self._step, self._key = None, ""
 
 
+def _cause(error: GpulabError) -> str:
+    """Say why a place refused; the step has named the type and the zone already."""
+    return error.message.partition(": ")[2] or error.message
+
+
 def sentence(event: events.Event) -> str:
     """Say an event that is not a step in one sentence; empty when there is nothing to say."""
     match event:
@@ -169,8 +176,8 @@ def sentence(event: events.Event) -> str:
             return one_line(text)
         case events.Saving(where=where):
             return f"Saving the work to {where}"
-        case events.Saved(where=where, files=files, size_bytes=count):
-            return f"Saved and compared: {files} files, {size(count)}, in {where}"
+        case events.Saved(where=where, files=number, size_bytes=count):
+            return f"Saved and compared: {file_count(number)}, {size(count)}, in {where}"
         case events.Ending(instance=instance):
             return f"Ending {instance.id}"
         case events.Ended(instance=instance):

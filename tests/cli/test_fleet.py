@@ -1,0 +1,168 @@
+"""`gpulab fleet` from the command line: exit codes, JSON keys, and that a plan changes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gpulab.cli.main import run
+from gpulab.sandbox import Sandbox
+from gpulab.sandbox.clock import RunningClock
+
+CHANGES = ("Run", "Create", "Terminate", "Import", "Authorize", "Put", "Delete", "Update")
+
+
+@pytest.fixture
+def sandbox():
+    """The simulated AWS at today's time, which is the command line's."""
+    with Sandbox(clock=RunningClock()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def course(tmp_path, sandbox, capsys, monkeypatch):
+    """A course of three in one account."""
+    folder = tmp_path / "dl"
+    run(["course", "new", str(folder), "--shared"])
+    plan = (folder / "course.toml").read_text()
+    plan = plan.replace('"eu-west-1", "eu-central-1"', '"us-east-1"')
+    (folder / "course.toml").write_text(plan)
+    people = [f"s{n},N{n},s{n}@x.example,g{n % 2}" for n in range(3)]
+    (folder / "roster.csv").write_text("\n".join(["id,name,email,group", *people]))
+    monkeypatch.setenv("GPULAB_COURSE", str(folder))
+    capsys.readouterr()
+    return folder
+
+
+def test_a_plan_says_seats_costs_and_quota_and_changes_nothing(course, sandbox, capsys):
+    """Typed weeks before, in front of the head of department."""
+    code = run(["fleet", "plan", "week1", "--now"])
+
+    out = capsys.readouterr().out
+    assert 0 == code
+    assert "seats     3 launch" in out
+    assert "needs 12 G vCPUs (spot), limit 64, 64 free" in out
+    assert "costs     at most $" in out
+    assert [] == [c.operation for c in sandbox.calls if c.operation.startswith(CHANGES)]
+
+
+def test_a_dry_run_is_the_same_plan_and_changes_nothing(course, sandbox, capsys):
+    """`up --dry-run` is what a careful person types first."""
+    code = run(["fleet", "up", "week1", "--now", "--dry-run", "--json"])
+
+    captured = capsys.readouterr()
+    assert 0 == code
+    assert 3 == json.loads(captured.out)["counts"]["launch"]
+    assert [] == [c.operation for c in sandbox.calls if c.operation.startswith(CHANGES)]
+
+
+def test_the_keys_of_a_plans_json_are_a_contract(course, capsys):
+    """Scripts read them; adding is fine, renaming is not."""
+    run(["fleet", "plan", "week1", "--now", "--json"])
+
+    found = json.loads(capsys.readouterr().out)
+    assert [
+        "at_most_usd",
+        "broken_accounts",
+        "counts",
+        "course",
+        "ends_at",
+        "expected_usd",
+        "lab",
+        "notes",
+        "quotas",
+        "refusals",
+        "starts_at",
+        "steps",
+    ] == sorted(found)
+    assert [
+        "account",
+        "action",
+        "at_most_usd",
+        "group",
+        "hint",
+        "instance",
+        "label",
+        "name",
+        "owner",
+        "reason",
+    ] == (sorted(found["steps"][0]))
+
+
+def test_a_plan_tells_no_name_and_no_address(course, capsys):
+    """It is pasted into tickets and mails."""
+    run(["fleet", "plan", "week1", "--now", "--all"])
+    run(["fleet", "plan", "week1", "--now", "--json"])
+
+    assert "x.example" not in capsys.readouterr().out
+
+
+def test_a_limit_of_the_course_exits_with_3(course, capsys):
+    """Refused before any money."""
+    file = course / "course.toml"
+    file.write_text(file.read_text().replace("max_instances = 320", "max_instances = 2"))
+
+    code = run(["fleet", "plan", "week1", "--now"])
+
+    assert 3 == code
+    assert "3 instances are more than the 2" in capsys.readouterr().err
+
+
+def test_who_cannot_be_served_exits_with_4(course, sandbox, capsys):
+    """The quota is too small for all; the cause and the request are named."""
+    sandbox.set_quota("L-3819A6DF", "us-east-1", 8)
+
+    code = run(["fleet", "plan", "week1", "--now"])
+
+    captured = capsys.readouterr()
+    assert 4 == code
+    assert "1 of 3 could not be served" in captured.err
+    assert "--desired-value 12" in captured.out
+
+
+def test_next_weeks_lab_is_not_launched_today(course, capsys):
+    """A week of twelve GPUs."""
+    code = run(["fleet", "up", "week1", "--yes"])
+
+    captured = capsys.readouterr()
+    assert 3 == code
+    assert "instances launched now would cost until then" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["plan", "wek1"], "has no lab `wek1`"),
+        (["plan", "week1", "--only", "nobody*", "--now"], "that is nobody"),
+        (["extend", "week1", "--by", "30m", "--until", "17:00"], "exclude each other"),
+        (["push", "week1", ".", "--into", "../x"], "leads out of the work folder"),
+        (["exec", "week1"], "missing argument"),
+        (["exec", "week1", "--timeout", "soon", "--", "true"], "is not a duration"),
+    ],
+)
+def test_wrong_usage_exits_with_2(course, words, said, capsys):
+    """One line that names it."""
+    code = run(["fleet", *words])
+
+    assert 2 == code
+    assert said in capsys.readouterr().err
+
+
+def test_nobody_up_is_listed_as_such(course, capsys):
+    """The day after: zero."""
+    code = run(["fleet", "ls", "week1", "--quick", "--json"])
+
+    found = json.loads(capsys.readouterr().out)["members"]
+    assert 0 == code
+    assert ["-", "-", "-"] == [m["state"] for m in found]
+
+
+def test_a_ticket_that_is_none_says_so(tmp_path, capsys):
+    """The student took the wrong file from the downloads folder."""
+    (tmp_path / "x.pdf").write_bytes(b"%PDF-1.7")
+
+    code = run(["open", "--ticket", str(tmp_path / "x.pdf")])
+
+    assert 2 == code
+    assert "is no ticket: it is not JSON" in capsys.readouterr().err

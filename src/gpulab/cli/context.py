@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import secrets
-import shutil
 import sys
 import threading
 import time
@@ -88,6 +86,8 @@ class Context:
         """
         if self.profile.owner:
             return self
+        import secrets
+
         from gpulab.store.config import change_profile
 
         owner = secrets.token_hex(5)
@@ -103,6 +103,12 @@ class Context:
     def sleep(duration_s: float) -> None:
         """Wait."""
         time.sleep(duration_s)
+
+
+def _columns() -> int:
+    import shutil  # it brings the compressors along, which commands without a step need not wait for
+
+    return shutil.get_terminal_size().columns
 
 
 def _every_second(do: Callable[[], None]) -> Callable[[], None]:
@@ -132,7 +138,7 @@ def context_of(
         monotonic=time.monotonic,
         ask=sys.stdin.readline if sys.stdin is not None and sys.stdin.isatty() else None,
         ticking=_every_second,
-        columns=lambda: shutil.get_terminal_size().columns,
+        columns=_columns,
         is_watched=is_live and sys.stdout.isatty(),
     )
     return Context(environment=env, console=console, profile_name=profile_name)

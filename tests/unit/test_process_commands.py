@@ -25,7 +25,10 @@ def root(tmp_path):
 @pytest.fixture
 def first(root):
     """Something that stands for the machine's first process and ends with the signal it gets."""
-    process = subprocess.Popen(["sleep", "60"])
+    # Under `nohup` a child would inherit a deaf ear for SIGHUP.
+    process = subprocess.Popen(
+        ["sleep", "60"], preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    )
     (root / "run/sandbox/init.pid").write_text(str(process.pid))
     yield process
     process.kill()

@@ -8,6 +8,8 @@ Linux and the packages that `gpulab sandbox start --machines container` names.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +23,10 @@ from typing import Any
 import boto3
 
 _ANSWERS_WITHIN_S = 280
-_SSH = ("StrictHostKeyChecking=yes", "BatchMode=yes", "ConnectTimeout=5", "LogLevel=ERROR")
+_SSH = (
+    *("StrictHostKeyChecking=yes", "BatchMode=yes", "ConnectTimeout=5", "LogLevel=ERROR"),
+    *("ServerAliveInterval=3", "ServerAliveCountMax=3"),  # a machine that goes off says nothing
+)
 
 
 class Failed(Exception):
@@ -146,6 +151,11 @@ class Rehearsal:
         )
         return datetime.now(UTC)
 
+    def console(self, machine: Machine) -> str:
+        """What the machine wrote to its console, also after its end."""
+        said = self.client("ec2").get_console_output(InstanceId=machine.id, Latest=True)
+        return str(said.get("Output", ""))
+
     def kept(self, name: str) -> dict[str, dict[str, Any]]:
         """The manifest of the kept work, by path; empty when nothing was kept."""
         s3 = self.client("s3")
@@ -160,6 +170,24 @@ class Rehearsal:
         """A file of the kept work, as any S3 client reads it."""
         bucket, key = self._kept_at(name, f"work/{path}")
         return bytes(self.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read())
+
+    def pull_the_plug(self, machine: Machine) -> None:
+        """Cut the power of a machine, without a word to anyone: its host process dies, and all others with it."""
+        listed = {
+            int(pid)
+            for folder in _cgroups(machine)
+            for file in folder.rglob("cgroup.procs")
+            for pid in file.read_text().split()
+        }
+        (host,) = [p for p in listed if _program(p) == "systemd-nspawn"]
+        os.kill(host, signal.SIGKILL)
+
+    def limit_memory(self, machine: Machine, mib: int) -> None:
+        """Give a machine so much memory in all; the kernel ends the largest program when it needs more."""
+        for folder in _cgroups(machine):
+            for file in ("memory.max", "memory.limit_in_bytes"):
+                if (folder / file).exists():
+                    (folder / file).write_text(str(mib * 2**20))
 
     def client(self, service: str) -> Any:
         """An AWS client of this account."""
@@ -188,6 +216,18 @@ class Rehearsal:
         lines = (self.folder / "config.toml").read_text().splitlines()
         (value,) = [line.split('"')[1] for line in lines if line.startswith(f"{name} = ")]
         return value
+
+
+def _program(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _cgroups(machine: Machine) -> list[Path]:
+    top = Path("/sys/fs/cgroup")
+    return [*top.glob(f"*/{machine.id}"), *top.glob(f"*/*/{machine.id}")]
 
 
 @contextmanager

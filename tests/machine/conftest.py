@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import pwd
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -22,6 +26,8 @@ from gpulab.sandbox.machines.container.boot import ContainerMachine
 # Read before the tests get a stranger's empty HOME: a base is built once for all runs.
 _HOST = dict(os.environ)
 _numbers = itertools.count(0xABC000)
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 BOOT_SECONDS = 120
 """How long a test waits for what a boot brings, on a busy computer."""
@@ -44,6 +50,30 @@ def container_kind(container_environment: dict[str, str]) -> Iterator[ContainerK
     kind = open_kind(container_environment)
     yield kind
     kind.close()
+
+
+@pytest.fixture(scope="session")
+def notebook() -> ModuleType:
+    """`scripts/notebook.py`: runs a notebook as a browser does."""
+    return _script("notebook")
+
+
+@pytest.fixture(scope="session")
+def student(container_environment: dict[str, str], tmp_path_factory: Any) -> Iterator[Any]:
+    """One student's computer and account for the whole run, driven by the real command line (`scripts/rehearsal.py`)."""
+    home = tmp_path_factory.mktemp("student") / "gpulab"
+    with _script("rehearsal").rehearsal(home, container_environment) as made:
+        made.gpulab("sandbox", "quota", "L-3819A6DF", "512", "--region", "us-east-1")
+        yield made
+
+
+def _script(name: str) -> ModuleType:
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -68,17 +68,6 @@ def test_an_instance_comes_up_by_itself(machines, eventually):
 
 
 @pytest.mark.slow
-def test_an_instance_ends_at_its_deadline(machines):
-    """A closed laptop costs nothing past the deadline."""
-    deadline = datetime.now(UTC) + timedelta(seconds=40)
-
-    booted = machines.boot(user_data=user_data(a_spec(deadline=deadline)))
-    booted.wait_until_off()
-
-    assert datetime.now(UTC) - deadline < timedelta(seconds=90)
-
-
-@pytest.mark.slow
 def test_an_instance_whose_agent_is_broken_still_ends(machines, eventually):
     """The timer is armed by the boot's first second, not by the agent: a bug of ours must not cost a student a weekend."""
     deadline = datetime.now(UTC) + timedelta(seconds=45)
@@ -90,32 +79,6 @@ def test_an_instance_whose_agent_is_broken_still_ends(machines, eventually):
     booted.wait_until_off()
 
     assert datetime.now(UTC) - deadline < timedelta(seconds=150)
-
-
-@pytest.mark.slow
-def test_an_instance_in_trouble_still_ends_in_time(machines, eventually):
-    """A full disk, no metadata, a killed agent: each alone has kept somebody's GPU running over a weekend."""
-    booted = machines.boot(user_data=user_data(a_spec())).wait_for_ssh()
-    eventually(lambda: is_set_up(booted), lambda: booted.ssh("gpulab-agent log").stdout[-3000:])
-    deadline = datetime.now(UTC) + timedelta(seconds=60)
-
-    armed = booted.run(f"gpulab-agent extend --until {deadline.isoformat()}")
-    booted.run("sudo ip route replace blackhole 169.254.169.254/32")
-    booted.run(
-        "sudo fallocate -l 20G /full || sudo dd if=/dev/zero of=/full bs=1M 2>/dev/null || true"
-    )
-    first = booted.run("systemctl show -p MainPID --value gpulab-agent")
-    booted.run(f"sudo kill -9 {first}")
-    eventually(
-        lambda: (
-            booted.ssh("systemctl show -p MainPID --value gpulab-agent").stdout.strip()
-            not in ("0", first)
-        )
-    )
-    booted.wait_until_off()
-
-    assert armed == f"deadline {deadline.strftime('%Y-%m-%dT%H:%M:%SZ')}"
-    assert datetime.now(UTC) - deadline < timedelta(seconds=90)
 
 
 @pytest.mark.slow

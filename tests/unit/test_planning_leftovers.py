@@ -121,3 +121,33 @@ def test_users_are_deleted_before_what_they_use():
     kinds = [item.resource.kind for item in over]
     assert kinds == sorted(kinds, key=list(Kind).index)
     assert Kind.INSTANCE is kinds[0]
+
+
+BAKED = {"bake_id": "b1", "state": "available", "name": "bake-tf2"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "others", "verdict"),
+    [
+        ({}, (), (True, "a bake that did not end has left it")),
+        ({"is_usable": True}, (), (False, "`gpulab image prune` deletes old ones")),
+        ({"state": "pending"}, (), (False, "AWS is still making it")),
+        ({"created_at": NOW}, (), (False, "it is younger than 10 min")),
+        ({}, (replace(LIVE, name="bake-test-tf2"),), (False, "a bake is under way")),
+        ({}, (LIVE,), (True, "a bake that did not end has left it")),
+    ],
+)
+def test_images_of_bakes_go_only_when_nobody_uses_or_makes_them(changes, others, verdict):
+    """A course boots from them; half-made ones cost like whole ones."""
+    image = a_thing(Kind.IMAGE, **{**BAKED, **changes})
+
+    assert verdict == judged(image, *others)
+
+
+def test_the_snapshot_of_a_tested_image_stays_with_it():
+    """It is the image: without it nothing boots."""
+    snapshot = a_thing(Kind.SNAPSHOT, **BAKED)
+    image = replace(a_thing(Kind.IMAGE, **BAKED), id="ami-1", is_usable=True)
+
+    assert (False, "`gpulab image prune` deletes old ones") == judged(snapshot, image)
+    assert (True, "a bake that did not end has left it") == judged(snapshot)

@@ -597,7 +597,8 @@ def warm(here: Here, gpus: str) -> str:
 def venv(here: Here, name: str) -> Path:
     """Where the environment `server` or `kernel` is; a kernel that is not in the image goes to the fast local disk."""
     own, disk = here.path(f"opt/gpulab/{name}"), here.path("opt/dlami/nvme")
-    if name == "kernel" and not (own / ".gpulab-lock").exists() and disk.is_mount():
+    in_image = (own / ".gpulab-lock").exists() or here.spec.get("bake")
+    if name == "kernel" and not in_image and disk.is_mount():
         return disk / "gpulab/kernel"
     return own
 

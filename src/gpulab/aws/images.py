@@ -7,18 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from gpulab.aws.session import Cloud
 from gpulab.errors import NotAllowed, NotFound, SetupMissing
-from gpulab.model.setup import Image
+from gpulab.model.setup import GPU_IMAGE, PLAIN_IMAGE, Image
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_ssm import SSMClient
 
-# Public parameters, kept current by the publishers.
-# https://docs.aws.amazon.com/dlami/latest/devguide/aws-deep-learning-x86-base-with-single-cuda-ami-ubuntu-24-04.html
-# https://documentation.ubuntu.com/aws/aws-how-to/instances/find-ubuntu-images/
-GPU_IMAGE = "/aws/service/deeplearning/ami/x86_64/base-with-single-cuda-ubuntu-24.04/latest/ami-id"
-PLAIN_IMAGE = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
-# Amazon itself, and Canonical (its account id is on the page above).
+# Amazon itself, and Canonical (its account id is on the page that names PLAIN_IMAGE).
 _PUBLISHERS = frozenset({"amazon", "898082745236", "099720109477"})
 
 
@@ -62,11 +57,12 @@ def _checked(cloud: Cloud, region: str, image_id: str) -> Image:
         name=str(image.get("Name", "")),
         region=region,
         root_device=image.get("RootDeviceName", "/dev/sda1"),
-        root_gib=_root_gib(image),
+        root_gib=root_gib(image),
     )
 
 
-def _root_gib(image: Mapping[str, Any]) -> int:
+def root_gib(image: Mapping[str, Any]) -> int:
+    """Return the size of an image's root snapshot, GiB; 0 where EC2 does not say."""
     for mapping in image.get("BlockDeviceMappings", []):
         if mapping.get("DeviceName") == image.get("RootDeviceName"):
             return int(mapping.get("Ebs", {}).get("VolumeSize", 0))

@@ -41,6 +41,7 @@ class LaunchCall:
         user_data: Raw, at most 16384 bytes.
         spot_cap: Maximum spot price to send; `None` leaves AWS's default, the on-demand price.
         instance_role: Name of the instance profile; `""` for none.
+        initialization_mib_s: 100 to 300, billed by the GiB of the snapshot; `None` for EBS's own way, which is slow and free.
     """
 
     place: Place
@@ -54,6 +55,7 @@ class LaunchCall:
     disk_gib: int
     spot_cap: Decimal | None = None
     instance_role: str = ""
+    initialization_mib_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -316,15 +318,15 @@ def _moment(text: str) -> datetime | None:
 
 
 def _root_volume(call: LaunchCall) -> dict[str, Any]:
-    return {
-        "DeviceName": call.image.root_device,
-        "Ebs": {
-            "VolumeSize": max(call.disk_gib, call.image.root_gib),
-            "VolumeType": "gp3",
-            "Encrypted": True,
-            "DeleteOnTermination": True,
-        },
+    disk: dict[str, Any] = {
+        "VolumeSize": max(call.disk_gib, call.image.root_gib),
+        "VolumeType": "gp3",
+        "Encrypted": True,
+        "DeleteOnTermination": True,
     }
+    if call.initialization_mib_s is not None:
+        disk["VolumeInitializationRate"] = call.initialization_mib_s
+    return {"DeviceName": call.image.root_device, "Ebs": disk}
 
 
 def _reached_by(call: LaunchCall) -> dict[str, Any]:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from gpulab.aws import guard, instances
 from gpulab.aws.session import Cloud
 from gpulab.errors import NotFound
-from gpulab.model.instance import TAG_EXPIRES, TAG_LAUNCH, TAG_NAME, TAG_OWNER
+from gpulab.model.instance import (
+    TAG_BAKE,
+    TAG_EXPIRES,
+    TAG_LAUNCH,
+    TAG_NAME,
+    TAG_OWNER,
+    TAG_USABLE,
+)
 from gpulab.model.leftover import Kind, Tagged
 from gpulab.planning.catalogue import on_demand_prices
 from gpulab.planning.snapshot import gp3_usd_per_gib_month
@@ -235,6 +242,8 @@ def _tagged(
         created_at=created_at.astimezone(UTC) if created_at else None,
         expires_at=_moment(pairs.get(TAG_EXPIRES)),
         usd_per_month=usd_per_month,
+        bake_id=pairs.get(TAG_BAKE, ""),
+        is_usable=pairs.get(TAG_USABLE) == "true",
     )
 
 

@@ -8,6 +8,7 @@ JupyterLab itself is not in it: every environment runs beside the one shared ser
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,6 +63,12 @@ class Environment:
     def kernel(self, *, has_gpu: bool) -> Lock:
         """The kernel's lock for an instance with or without a GPU."""
         return self.gpu if has_gpu else self.cpu
+
+    def image_key(self, *, has_gpu: bool) -> str:
+        """A short name of all that an image with this environment has installed; 16 hex digits, another one when any file is."""
+        kind = "gpu" if has_gpu else "cpu"
+        both = f"{kind} {self.server.sha256} {self.kernel(has_gpu=has_gpu).sha256}"
+        return hashlib.sha256(both.encode()).hexdigest()[:16]
 
     def check(self) -> str:
         """The text of the check script; empty where the environment has none."""

@@ -59,6 +59,7 @@ class InstanceSpec:
         has_gpu: Which of the environment's locks to install.
         keep: `None` when the work is fetched over ssh instead.
         notebooks: What the instance brings into the work folder; without `keep` the laptop does it over ssh.
+        is_bake: It becomes an image, so nothing is installed onto a disk that is not in it.
     """
 
     launch: str
@@ -77,6 +78,7 @@ class InstanceSpec:
     jupyter_port: int = 8888
     keep: Keep | None = None
     notebooks: Notebooks | None = None
+    is_bake: bool = False
 
     def __post_init__(self) -> None:
         if not _USER.fullmatch(self.user):
@@ -119,6 +121,7 @@ class InstanceSpec:
             if self.keep is None
             else {**asdict(self.keep), "agent": whole_agent_sha256()},
             **lab,
+            **({"bake": True} if self.is_bake else {}),
         }
 
 

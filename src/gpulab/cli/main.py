@@ -52,6 +52,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "env": ("gpulab.cli.env", "List, check and lock the lab environments."),
     "fleet": ("gpulab.cli.fleet", "Start, watch and end the instances of a whole class."),
+    "image": (
+        "gpulab.cli.image",
+        "Bake, test, copy and delete images with a lab environment in them.",
+    ),
     "sandbox": ("gpulab.cli.sandbox", "Run a simulated AWS to try everything without an account."),
     "completion": ("gpulab.cli.completion", "Print shell completion for bash, zsh or fish."),
 }

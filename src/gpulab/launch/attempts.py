@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from gpulab.aws import instances
@@ -22,7 +23,7 @@ from gpulab.errors import (
     StoreError,
     WrongUsage,
 )
-from gpulab.launch import setup
+from gpulab.launch import images, setup
 from gpulab.launch.asking import ask
 from gpulab.launch.context import Context
 from gpulab.launch.events import (
@@ -211,7 +212,11 @@ class Attempts:
         subnet = found.network.subnet(offer.place.zone)
         if subnet is None:
             raise NotOffered(f"there is no subnet in {offer.place.zone}", code="NoSubnet")
-        attempt = Attempt(self._launch_id, self._number, offer, subnet)
+        image, rate = yield from images.choose(
+            context, region, self._plan.request, has_gpu=offer.type.gpus > 0, base=found.image
+        )
+        attempt = Attempt(self._launch_id, self._number, offer, subnet, rate)
+        found = replace(found, image=image)
         intent = intent_of(context, self._plan, attempt, found=found, keep=self._keep)
         context.journal.intend(intent)
         is_fresh = found.is_fresh(context.now())

@@ -9,6 +9,7 @@ from decimal import Decimal
 from gpulab.errors import GpulabError
 from gpulab.model.instance import Instance, LaunchPlan
 from gpulab.model.market import Offer
+from gpulab.model.setup import BakedImage, Image
 from gpulab.model.status import AgentStatus
 from gpulab.planning.failover import Next
 
@@ -168,6 +169,49 @@ class NotebooksBrought:
 
 
 @dataclass(frozen=True)
+class ImageChosen:
+    """The instance boots from an image of ours and not from the publisher's; `why` is a sentence."""
+
+    at: datetime
+    image: Image
+    why: str
+
+
+@dataclass(frozen=True)
+class ImageChecked:
+    """The builder or test instance passed its checks."""
+
+    at: datetime
+    instance: Instance
+    passed: int
+    checks: int
+
+
+@dataclass(frozen=True)
+class ImageMaking:
+    """The builder is clean, and AWS is about to make an image of it."""
+
+    at: datetime
+    instance: Instance
+
+
+@dataclass(frozen=True)
+class ImageMade:
+    """The image was tested and can be launched."""
+
+    at: datetime
+    image: BakedImage
+
+
+@dataclass(frozen=True)
+class ImageCopied:
+    """The copy can be launched in its region."""
+
+    at: datetime
+    image: Image
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something the user should know; the action goes on."""
 
@@ -237,6 +281,11 @@ Event = (
     | PhaseChanged
     | Restored
     | NotebooksBrought
+    | ImageChosen
+    | ImageChecked
+    | ImageMaking
+    | ImageMade
+    | ImageCopied
     | Warned
     | Ready
     | Saving

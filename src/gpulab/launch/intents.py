@@ -25,12 +25,14 @@ class Attempt:
 
     Attributes:
         number: From 1; each has its own token, since AWS counts tokens by zone.
+        initialization_mib_s: At which rate the disk is filled from its snapshot; `None` for EBS's own.
     """
 
     launch_id: str
     number: int
     offer: Offer
     subnet: Subnet
+    initialization_mib_s: int | None = None
 
     @property
     def token(self) -> str:
@@ -61,6 +63,7 @@ def intent_of(
         tags=_tags(context, plan, attempt.launch_id),
         user_data=render(context, plan, attempt.offer, launch_id=attempt.launch_id, keep=keep),
         disk_gib=plan.disk_gib,
+        initialization_mib_s=attempt.initialization_mib_s,
         spot_cap=spot_cap(attempt.offer, plan.request),
         instance_role=context.profile.instance_role if keep else "",
     )

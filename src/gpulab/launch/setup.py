@@ -49,7 +49,7 @@ def ensure(context: Context, region: str, *, has_gpu: bool) -> Setup:
     Raises:
         GpulabError: AWS refuses; nothing that costs was made.
     """
-    image = _image(context, region, has_gpu=has_gpu)
+    image = base_image(context, region, has_gpu=has_gpu)
     known = context.cache.get(_key(context, region))
     cidr, key_name = context.own_cidr(), network.key_pair_name(public_key(context))
     if known and known["cidr"] == cidr and known["key_name"] == key_name:
@@ -90,6 +90,23 @@ def ensure_group(context: Context, region: str) -> str:
     vpc_id = network.find_subnets(context.cloud, region)[0].vpc_id
     group_id, _ = _group(context, region, vpc_id)
     return group_id
+
+
+def base_image(context: Context, region: str, *, has_gpu: bool) -> Image:
+    """
+    Return the publisher's current image, remembered for a day.
+
+    Raises:
+        GpulabError: The region has none, or AWS does not say.
+    """
+    key = f"{context.account}/image/{region}/{'gpu' if has_gpu else 'plain'}"
+    known = context.cache.get(f"{key}/image")
+    if known:
+        return Image(**known)
+    image = images.find_image(context.cloud, region, has_gpu=has_gpu)
+    context.cache.put(f"{key}/image", asdict(image), lasting=_IMAGE)
+    context.cache.put(f"{key}/root_gib", image.root_gib, lasting=_IMAGE)
+    return image
 
 
 def public_key(context: Context) -> str:
@@ -148,17 +165,6 @@ def _patiently(context: Context, call: Callable[[], Answer]) -> Answer:
                 raise
             context.sleep(_UNKNOWN_S)
     return call()
-
-
-def _image(context: Context, region: str, *, has_gpu: bool) -> Image:
-    key = f"{context.account}/image/{region}/{'gpu' if has_gpu else 'plain'}"
-    known = context.cache.get(f"{key}/image")
-    if known:
-        return Image(**known)
-    image = images.find_image(context.cloud, region, has_gpu=has_gpu)
-    context.cache.put(f"{key}/image", asdict(image), lasting=_IMAGE)
-    context.cache.put(f"{key}/root_gib", image.root_gib, lasting=_IMAGE)
-    return image
 
 
 def _key(context: Context, region: str) -> str:

@@ -41,6 +41,7 @@ def render(
         lab=request.lab,
         keep=keep,
         notebooks=request.notebooks,
+        is_bake=request.is_bake,
     )
     return user_data(spec)
 

@@ -18,6 +18,12 @@ TAG_LAB = "gpulab:lab"
 TAG_LAUNCH = "gpulab:launch"
 TAG_EXPIRES = "gpulab:expires"
 TAG_ENVIRONMENT = "gpulab:env"
+# On images, their snapshots, and the instances that make and test them.
+TAG_BAKE = "gpulab:bake"
+TAG_LOCK = "gpulab:lock"
+TAG_BASE = "gpulab:base"
+TAG_BASE_NAME = "gpulab:base-name"
+TAG_USABLE = "gpulab:usable"
 
 
 class State(StrEnum):
@@ -95,6 +101,8 @@ class LaunchRequest:
         disk_gib: Root volume; raised to the image's snapshot where that is larger.
         idle_minutes: Ends the instance after so long without activity.
         notebooks: What is brought into the work folder; `None` for nothing.
+        image_id: Boot from this image of ours, tested or not; `""` to choose.
+        is_bake: It becomes an image: boot from the publisher's, and install everything onto the root volume.
         budget_usd: The instance ends itself when it has cost so much; `None` for no limit beside the term's.
     """
 
@@ -112,6 +120,8 @@ class LaunchRequest:
     course: str = ""
     lab: str = ""
     notebooks: Notebooks | None = None
+    image_id: str = ""
+    is_bake: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ class Tagged:
         created_at: Aware UTC; `None` where AWS does not say.
         expires_at: Of an instance, from its tag.
         usd_per_month: While it stays as it is, 730 hours; `None` when no price is known.
+        bake_id: Of an image with a lab environment and its snapshots: the launch that made it; `""` for everything else.
+        is_usable: Whether that image was tested.
     """
 
     kind: Kind
@@ -49,6 +51,8 @@ class Tagged:
     created_at: datetime | None = None
     expires_at: datetime | None = None
     usd_per_month: Decimal | None = Decimal(0)
+    bake_id: str = ""
+    is_usable: bool = False
 
 
 @dataclass(frozen=True)

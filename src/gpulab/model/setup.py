@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
+
+# Public parameters, kept current by the publishers.
+# https://docs.aws.amazon.com/dlami/latest/devguide/aws-deep-learning-x86-base-with-single-cuda-ami-ubuntu-24-04.html
+# https://documentation.ubuntu.com/aws/aws-how-to/instances/find-ubuntu-images/
+GPU_IMAGE = "/aws/service/deeplearning/ami/x86_64/base-with-single-cuda-ubuntu-24.04/latest/ami-id"
+PLAIN_IMAGE = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
 
 
 @dataclass(frozen=True)
@@ -57,3 +64,32 @@ class Network:
     def subnet(self, zone: str) -> Subnet | None:
         """Return the zone's subnet."""
         return next((s for s in self.subnets if s.zone == zone), None)
+
+
+@dataclass(frozen=True)
+class BakedImage:
+    """
+    An image with a lab environment in it.
+
+    Attributes:
+        environment: Its name, `tf2`.
+        lock: What is installed in it, see `Environment.image_key`.
+        base_id: The image it was made from.
+        base_name: That one's name, which tells its date.
+        bake_id: Launch id of the bake that made it.
+        made_at: Aware UTC; `None` where AWS does not say.
+        state: In EC2's words: `pending`, `available`, `failed`.
+        is_usable: Whether an instance of it was tested; nothing else is launched.
+        snapshot_ids: What it consists of, and what it costs.
+    """
+
+    image: Image
+    environment: str
+    lock: str
+    base_id: str
+    base_name: str
+    bake_id: str
+    made_at: datetime | None
+    state: str
+    is_usable: bool
+    snapshot_ids: tuple[str, ...]

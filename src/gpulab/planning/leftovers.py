@@ -36,12 +36,35 @@ def sort_out(
     busy = {r.region for r in found if r.kind is Kind.INSTANCE}
     over: list[Leftover] = []
     stays: list[Leftover] = []
+    bakes = _bakes(found)
     for resource in found:
+        if resource.bake_id and resource.kind in (Kind.IMAGE, Kind.SNAPSHOT):
+            why, is_over = _of_a_bake(resource, bakes, now)
+            (over if is_over else stays).append(Leftover(resource, why))
+            continue
         why, is_over = _judge(
             resource, live=live, busy=busy, known=known_launches, kept_at=kept_at, now=now
         )
         (over if is_over else stays).append(Leftover(resource, why))
     return tuple(over), tuple(stays)
+
+
+def _bakes(found: Iterable[Tagged]) -> dict[str, str]:
+    """Say why the parts of a bake stay, by its id or, while a builder or test instance is up, by its region."""
+    builders = [r for r in found if r.kind is Kind.INSTANCE and r.name.startswith("bake-")]
+    tested = [r for r in found if r.kind is Kind.IMAGE and r.is_usable]
+    return {r.region: "a bake is under way" for r in builders} | {
+        r.bake_id: "`gpulab image prune` deletes old ones" for r in tested
+    }
+
+
+def _of_a_bake(resource: Tagged, bakes: Mapping[str, str], now: datetime) -> tuple[str, bool]:
+    if resource.created_at is not None and now - resource.created_at < GRACE:
+        return "it is younger than 10 min", False
+    if resource.state == "pending":
+        return "AWS is still making it", False
+    why = bakes.get(resource.bake_id) or bakes.get(resource.region)
+    return (why, False) if why else ("a bake that did not end has left it", True)
 
 
 def _judge(

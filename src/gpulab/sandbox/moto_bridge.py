@@ -280,6 +280,7 @@ class SimulatedAmi(Ami):  # type: ignore[misc]
     """An image whose root snapshot has a size of its own; moto's are all 15 GB."""
 
     root_gib = 8
+    is_encrypted = False
 
     @property
     def block_device_mappings(self) -> list[dict[str, Any]]:
@@ -289,7 +290,7 @@ class SimulatedAmi(Ami):  # type: ignore[misc]
             "VolumeSize": self.root_gib,
             "DeleteOnTermination": True,
             "VolumeType": "gp3",
-            "Encrypted": False,
+            "Encrypted": self.is_encrypted,
         }
         return [{"DeviceName": self.root_device_name, "Ebs": ebs}]
 
@@ -314,6 +315,28 @@ def add_image(
     made.ebs_snapshot.volume.size = root_gib
     made.ebs_snapshot.owner_id = fields["owner_id"]
     backend.amis[image_id] = made
+
+
+def own_image(backend: Any, image_id: str, *, root_gib: int, is_encrypted: bool) -> Any:
+    """Give an image that moto has just made its true size; returns it."""
+    made = backend.amis[image_id]
+    made.__class__ = SimulatedAmi
+    made.root_gib, made.is_encrypted = root_gib, is_encrypted
+    made.ebs_snapshot.volume.size = root_gib
+    made.ebs_snapshot.encrypted = is_encrypted
+    made.root_device_name, made.root_device_type = "/dev/sda1", "ebs"
+    return made
+
+
+def images(backend: Any) -> list[Any]:
+    """Every image of an account in a region, public ones too."""
+    return list(backend.amis.values())
+
+
+def root_volume(instance: Any) -> Any:
+    """The root volume of moto's instance."""
+    device = instance.block_device_mapping[instance.root_device_name or "/dev/sda1"]
+    return instance.ec2_backend.get_volume(device.volume_id)
 
 
 def image(backend: Any, image_id: str) -> Any:

@@ -20,6 +20,7 @@ class Delays:
     relaunch: timedelta = timedelta(seconds=60)
     first_console: timedelta = timedelta(seconds=20)
     console_snapshot: timedelta = timedelta(seconds=60)
+    image: timedelta = timedelta(minutes=4)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Rules:
         transitions: R14, states change with time.
         console: R15, console output with host keys.
         money: R17, billing, free tier, cost explorer, price list.
-        images: R18, current images and their public parameters.
+        images: R18, current images and their public parameters; R23, images of one's own.
         vpc: R19, gateways, groups in use, volume checks.
         credentials: R20, unknown, expired and denied credentials.
         network: R22, nothing leaves this machine.

@@ -86,6 +86,8 @@ class World:
         self.quotas = Quotas(ready=ready)
         self.prices = SpotPrices(seed)
         self.images = Images()
+        self.images_in_work: list[tuple[Any, datetime]] = []
+        self.image_copies: dict[tuple[str, str, str], str] = {}
         self.consistency = consistency.Consistency(self.now)
         self.credentials = Credentials(self.new_id)
         self.boot_failures = interruptions.BootFailures()

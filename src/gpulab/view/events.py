@@ -29,6 +29,8 @@ _WAITS = {
     "ssh": "Waiting for ssh",
     "jupyter": "Waiting for JupyterLab",
     "terminated": "Waiting until it has ended",
+    "image": "Waiting for AWS to make the image",
+    "environment": "Waiting for the lab's environment",
 }
 
 
@@ -172,6 +174,16 @@ def sentence(event: events.Event) -> str:
             return f"note: {text}"
         case events.Restored(files=files, size_bytes=count):
             return f"Your work is back: {files} files, {size(count)}, compared by hash"
+        case events.ImageChosen(why=why):
+            return why
+        case events.ImageChecked(instance=instance, passed=passed, checks=checks):
+            return f"{instance.name}: {passed} of {checks} checks passed, the others do not apply"
+        case events.ImageMaking(instance=instance):
+            return f"{instance.name} is clean; AWS makes an image of it"
+        case events.ImageMade(image=image):
+            return f"{image.image.id} ({image.image.name}) was tested; `gpulab up --env {image.environment}` uses it in {image.image.region}"
+        case events.ImageCopied(image=image):
+            return f"{image.id} can be used in {image.region}"
         case events.NotebooksBrought(text=text):
             return one_line(text)
         case events.Saving(where=where):

@@ -1,0 +1,268 @@
+"""
+`gpulab image bake`: a spot builder is set up like any instance, checked, cleaned, imaged, ended, and the image is tested by an instance of
+its own before it counts as usable. What fails leaves nothing; what is killed is found by the next bake or by `gpulab sweep`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import gpulab
+from gpulab.aws import baking
+from gpulab.bootstrap import load_environment
+from gpulab.errors import Ambiguous, CommandFailed, GpulabError, RemoteError
+from gpulab.launch import booting, checking, images, instances, setup, stop
+from gpulab.launch.context import Context
+from gpulab.launch.events import (
+    Event,
+    ImageChecked,
+    ImageMade,
+    ImageMaking,
+    PhaseChanged,
+    Question,
+    WaitingFor,
+)
+from gpulab.launch.up import until_running
+from gpulab.model import instance as tags_of
+from gpulab.model.instance import Instance, LaunchRequest
+from gpulab.model.setup import BakedImage
+from gpulab.planning.catalogue import instance_types
+
+BUILD = timedelta(hours=2)
+TEST = timedelta(hours=1)
+_SET_UP_WITHIN = timedelta(minutes=60)
+_LOOK_S = 5.0
+
+Confirm = Callable[[Question], bool]
+
+
+def bake(context: Context, request: LaunchRequest, *, confirm: Confirm) -> Iterator[Event]:
+    """
+    Make and test an image of an environment.
+
+    Args:
+        request: Where to build; its name is not used.
+
+    Yields:
+        What happens; at last `ImageMade`, or `Declined`.
+
+    Raises:
+        GpulabError: It came to nothing, and nothing is left of it.
+    """
+    bare = _bare(context)
+    wish = replace(
+        request,
+        name=f"bake-{request.environment}",
+        duration=BUILD,
+        is_bake=True,
+        idle_minutes=int(BUILD.total_seconds() // 60),
+        notebooks=None,
+    )
+    # One at a time: the second would end the first one's builder.
+    with bare.journal.launching(f"image-{request.environment}"):
+        _end_old(bare, wish.name)
+        try:
+            image = yield from _built(bare, wish, confirm)
+            if image is None:
+                return
+            yield from _tested(bare, image, request, confirm)
+            baking.mark_usable(bare.cloud, image)
+        except BaseException:
+            _undo(bare, wish)
+            raise
+    images.forget(context, image.image.region)
+    yield ImageMade(context.now(), replace(image, is_usable=True))
+
+
+def test(
+    context: Context, image: BakedImage, request: LaunchRequest, *, confirm: Confirm
+) -> Iterator[Event]:
+    """
+    Start an instance of an image, check it, end it, and mark the image usable.
+
+    Raises:
+        GpulabError: The instance did not come up, or a check failed; the image stays as it was.
+    """
+    bare = _bare(context)
+    yield from _tested(bare, image, request, confirm)
+    baking.mark_usable(bare.cloud, image)
+    images.forget(context, image.image.region)
+    yield ImageMade(context.now(), replace(image, is_usable=True))
+
+
+def _bare(context: Context) -> Context:
+    """The same, without a bucket: a builder has no work to keep, and gets no role."""
+    return replace(context, profile=replace(context.profile, keep_bucket="", instance_role=""))
+
+
+def _built(
+    context: Context, wish: LaunchRequest, confirm: Confirm
+) -> Generator[Event, None, BakedImage | None]:
+    found = yield from until_running(context, wish, confirm=confirm)
+    if found is None:
+        return None
+    instance, is_new = found
+    yield from booting.until_ready(context, instance, is_new=is_new)
+    yield from _until_set_up(context, instance)
+    yield from _checked(context, instance)
+    _clean(context, instance)
+    yield ImageMaking(context.now(), instance)
+    image_id = _create(context, instance, wish)
+    image = yield from images.until_available(context, instance.place.region, image_id)
+    yield from stop.end(context, instance)
+    return image
+
+
+def _tested(
+    context: Context, image: BakedImage, request: LaunchRequest, confirm: Confirm
+) -> Generator[Event, None, None]:
+    """Start an instance of the image in its region, check it and end it; it ends whatever comes."""
+    wish = replace(
+        request,
+        name=f"bake-test-{request.environment}",
+        duration=TEST,
+        regions=(image.image.region,),
+        image_id=image.image.id,
+        notebooks=None,
+        is_bake=False,
+    )
+    _end_old(context, wish.name)
+    try:
+        found = yield from until_running(context, wish, confirm=confirm)
+        if found is None:
+            raise GpulabError(
+                "the image was not tested", hint="Without a test nothing boots from it"
+            )
+        instance, is_new = found
+        yield from booting.until_ready(context, instance, is_new=is_new)
+        yield from _until_set_up(context, instance)
+        yield from _checked(context, instance)
+    except BaseException:
+        _end_old(context, wish.name)
+        raise
+    yield from stop.end(context, instance)
+
+
+def _until_set_up(context: Context, instance: Instance) -> Generator[Event, None, None]:
+    """
+    Wait until every step of the instance's own start is over.
+
+    Raises:
+        CommandFailed: One failed, or they were not over within an hour.
+    """
+    begun, told = context.now(), set[str]()
+    while True:
+        said = None
+        try:
+            said = instances.status(context, instance)
+        except RemoteError as error:
+            yield WaitingFor(context.now(), "environment", error.message)
+        for phase in said.phases if said else ():
+            if phase.state == "failed":
+                raise CommandFailed(f"step {phase.name} failed on the builder: {phase.message}")
+            if (
+                phase.state == "done"
+                and phase.name in ("environment", "gpu")
+                and phase.name not in told
+            ):
+                told.add(phase.name)
+                yield PhaseChanged(
+                    context.now(), phase.name, phase.state, phase.seconds, phase.message
+                )
+        if said and all(phase.state == "done" for phase in said.phases):
+            return
+        if context.now() - begun > _SET_UP_WITHIN:
+            raise CommandFailed("the environment was not installed within an hour")
+        yield WaitingFor(context.now(), "environment", "")
+        context.sleep(_LOOK_S)
+
+
+def _checked(context: Context, instance: Instance) -> Generator[Event, None, None]:
+    found = checking.check(context, instance)
+    failed = [f"{f.name}: {f.text}" for f in found if f.state == "failed"]
+    if failed:
+        raise CommandFailed(f"{instance.name} failed its check: {'; '.join(failed)}")
+    yield ImageChecked(context.now(), instance, sum(f.state == "ok" for f in found), len(found))
+
+
+def _clean(context: Context, instance: Instance) -> None:
+    """
+    Take keys, tokens, histories and machine ids off the builder; nobody can log in afterwards.
+
+    Raises:
+        RemoteError: Something is left; no image is made of that.
+    """
+    program = (Path(gpulab.__file__).parent / "agent" / "clean.py").read_bytes()
+    said = instances.host(context, instance).run(
+        ["sudo", "-n", "python3", "-"], given=program, timeout_s=600, check=False
+    )
+    try:
+        left = json.loads(said.stdout or b"null")["left"]
+    except (ValueError, TypeError, KeyError):
+        raise CommandFailed(f"the builder was not cleaned: {said.stderr.strip()[-300:]}") from None
+    if left or said.exit_code:
+        raise CommandFailed(f"the builder could not be cleaned of {', '.join(left[:3])}")
+
+
+def _create(context: Context, instance: Instance, wish: LaunchRequest) -> str:
+    """Ask for the image; an answer that was lost is looked up by the bake's id."""
+    region = instance.place.region
+    try:
+        name, tags = _labels(context, instance, wish)
+        return baking.create(context.cloud, region, instance.id, name=name, tags=tags)
+    except Ambiguous:
+        for image in baking.baked(context.cloud, region):
+            if image.bake_id == instance.launch_id:
+                return image.image.id
+        raise
+
+
+def _labels(
+    context: Context, instance: Instance, wish: LaunchRequest
+) -> tuple[str, dict[str, str]]:
+    kind = next(t for t in instance_types() if t.name == instance.place.instance_type)
+    has_gpu = kind.gpus > 0
+    folders = context.profile.environment_folders
+    lock = load_environment(wish.environment, folders).image_key(has_gpu=has_gpu)
+    base = setup.base_image(context, instance.place.region, has_gpu=has_gpu)
+    day = context.now().strftime("%Y%m%d-%H%M%S")
+    name = f"gpulab-{wish.environment}-{'gpu' if has_gpu else 'cpu'}-{lock[:8]}-{day}"
+    return name, {
+        tags_of.TAG_OWNER: context.owner,
+        tags_of.TAG_COURSE: wish.course,
+        tags_of.TAG_NAME: wish.name,
+        tags_of.TAG_ENVIRONMENT: wish.environment,
+        tags_of.TAG_LOCK: lock,
+        tags_of.TAG_BASE: instance.image_id or base.id,
+        tags_of.TAG_BASE_NAME: base.name[:255],
+        tags_of.TAG_BAKE: instance.launch_id,
+    }
+
+
+def _end_old(context: Context, name: str) -> None:
+    """End a builder or test instance that an interrupted bake has left."""
+    try:
+        for instance in instances.mine(context):
+            if instance.name == name and instance.state.is_alive:
+                for _ in stop.end(context, instance):
+                    pass
+                images.undo(context, instance.place.region, instance.launch_id)
+    except GpulabError:
+        return  # it ends itself; `gpulab sweep` finds it
+
+
+def _undo(context: Context, wish: LaunchRequest) -> None:
+    """Delete what a bake that failed has made, also what it never heard of; never replaces the failure."""
+    _end_old(context, wish.name)
+    for region in wish.regions:
+        try:
+            left = baking.baked(context.cloud, region, owner=context.owner)
+        except GpulabError:
+            continue  # `gpulab sweep` finds it
+        for image in left:
+            if image.environment == wish.environment and not image.is_usable:
+                images.undo(context, region, image.bake_id)

@@ -172,8 +172,8 @@ def sentence(event: events.Event) -> str:
             return f"No scheduled end in the account ({why}); the timer on the instance ends it"
         case events.Warned(text=text):
             return f"note: {text}"
-        case events.Restored(files=files, size_bytes=count):
-            return f"Your work is back: {files} files, {size(count)}, compared by hash"
+        case events.Restored(files=number, size_bytes=count):
+            return f"Your work is back: {file_count(number)}, {size(count)}, compared by hash"
         case events.ImageChosen(why=why):
             return why
         case events.ImageChecked(instance=instance, passed=passed, checks=checks):

@@ -8,12 +8,11 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
-import pytest
+import hcl2
 
 from gpulab.bootstrap import load_environment
 from gpulab.bootstrap.packer import _quoted, template
 
-hcl2 = pytest.importorskip("hcl2")
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 
 

@@ -83,6 +83,15 @@ def test_a_slip_of_the_finger_does_not_read_as_stopped(up, capsys):
     )
 
 
+@pytest.fixture
+def hears_ctrl_c():
+    """A run in the background inherits a deaf ear for SIGINT; a terminal does not."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_watching_ends_with_ctrl_c_without_an_error(sandbox, capsys):
     """Ctrl-C is how one leaves `ls -w`; it is not a mistake."""
     seen = len(sandbox.calls)

@@ -330,6 +330,8 @@ def test_a_client_that_left_while_waiting_is_forgotten(front, upstreams):
     leaving, staying = a_client(front), a_client(front)
     leaving.sendall(POST)
     staying.sendall(GET)
+    while front.waiting != 2:
+        threading.Event().wait(0.01)
     leaving.close()
     while front.waiting != 1:
         threading.Event().wait(0.01)

@@ -57,6 +57,7 @@ def problems(name: str, *, today: date, extra_folders: Sequence[Path] = ()) -> t
             for variant in wanted
             for p in _unlocked(environment, variant, wanted[variant]["requirements"])
         ),
+        *_no_kernel(environment),
         *_behind_base(environment, extra_folders),
         *_old(environment, today),
         *_too_large(environment),
@@ -94,6 +95,15 @@ def _unlocked(environment: Environment, variant: str, files: Iterable[Path]) -> 
         elif exact and exact.strip() != locked[name]:
             text = f"it has {name} {locked[name]}, asked for is {exact.strip()}"
             yield Problem(environment.name, where, text, hint)
+
+
+def _no_kernel(environment: Environment) -> Iterator[Problem]:
+    """Kernels are started by `ipykernel_launcher`; a resolver that finds no way goes back to versions from before it."""
+    for where, lock in (("cpu.lock", environment.cpu), ("gpu.lock", environment.gpu)):
+        version = next((pin.version for pin in lock.pins if pin.name == "ipykernel"), "")
+        if (where, lock) != ("gpu.lock", environment.cpu) and int(version.split(".")[0] or 0) < 5:
+            text = f"it has {f'ipykernel {version}' if version else 'no ipykernel'}, so no notebook can start"
+            yield Problem(environment.name, where, text, "Ask for `ipykernel>=5`, and lock again")
 
 
 def _behind_base(environment: Environment, extra_folders: Sequence[Path]) -> Iterator[Problem]:

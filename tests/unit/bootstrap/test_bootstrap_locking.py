@@ -164,7 +164,7 @@ def test_wishes_are_read_with_extras_comments_and_included_files(tmp_path):
 def a_sound_course(course):
     (course / "bio" / "cpu.lock").write_text(
         f"# locked-on: 2026-11-22\n# download-mib: 9\n# python: >=3.11,<3.13\nnumpy==2.4.1 --hash=sha256:{'a' * 64}\n"
-        f"pandas==3.1.1 --hash=sha256:{'a' * 64}\n"
+        f"pandas==3.1.1 --hash=sha256:{'a' * 64}\nipykernel==7.4.0 --hash=sha256:{'a' * 64}\n"
     )
 
 
@@ -188,6 +188,19 @@ def test_a_wish_that_is_not_locked_is_found(course):
         "cpu.lock: it has pandas 3.1.1, asked for is 3.0.0",
         "cpu.lock: lifelines is asked for and not in it",
     ] == said_of(course)
+
+
+@pytest.mark.parametrize(("kernel", "said"), [("4.0.1", "ipykernel 4.0.1"), ("", "no ipykernel")])
+def test_a_lock_whose_kernel_cannot_start_is_found(course, kernel, said):
+    """A resolver once went back to 2015 to please everybody; every notebook then said "kernel died"."""
+    a_sound_course(course)
+    lock = course / "bio" / "cpu.lock"
+    text = lock.read_text()
+    lock.write_text(
+        text.replace("ipykernel==7.4.0", f"ipykernel=={kernel}" if kernel else "other==1.0")
+    )
+
+    assert [f"cpu.lock: it has {said}, so no notebook can start"] == said_of(course)
 
 
 def test_an_old_lock_and_a_base_that_moved_on_are_said(course):

@@ -44,6 +44,7 @@ def create_image(world: World, call: Call, forward: Forward) -> Answer:
 
 def copy_image(world: World, call: Call, forward: Forward) -> Answer:
     """Answer CopyImage: the same client token is the same copy; tags come along only when they are asked for."""
+    _let_time_work(world)
     source_region = str(call.params.get("SourceRegion", ""))
     source_id = str(call.params.get("SourceImageId", ""))
     source = moto_bridge.image(moto_bridge.ec2(call.account, source_region), source_id)
@@ -74,16 +75,20 @@ def copy_image(world: World, call: Call, forward: Forward) -> Answer:
 
 def describe(world: World, call: Call, forward: Forward) -> Answer:
     """Answer DescribeImages and DescribeSnapshots after time has done its work."""
-    now = _naive(world.now())
-    for image, ready_at in list(world.images_in_work):
-        if ready_at <= now:
-            image.state, image.ebs_snapshot.status = "available", "completed"
-            world.images_in_work.remove((image, ready_at))
+    _let_time_work(world)
     if call.operation == "DescribeSnapshots":
         from gpulab.sandbox.vpc import describe_snapshots
 
         return describe_snapshots(world, call, forward)
     return forward(call)
+
+
+def _let_time_work(world: World) -> None:
+    now = _naive(world.now())
+    for image, ready_at in list(world.images_in_work):
+        if ready_at <= now:
+            image.state, image.ebs_snapshot.status = "available", "completed"
+            world.images_in_work.remove((image, ready_at))
 
 
 def _finish(world: World, call: Call, answer: Answer, *, root_gib: int, is_encrypted: bool) -> None:

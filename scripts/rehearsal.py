@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.config import Config
 
 _ANSWERS_WITHIN_S = 280
 _SSH = (
@@ -148,6 +149,7 @@ class Rehearsal:
             lambda: self.seen(machine)["State"]["Name"] == "terminated",
             lambda: f"{machine.name} is {self.seen(machine)['State']['Name']}",
             within_s=within_s,
+            look_s=2,  # many wait at once, and EC2 has a limit of calls a second
         )
         return datetime.now(UTC)
 
@@ -205,6 +207,7 @@ class Rehearsal:
             endpoint_url=control["url"],
             aws_access_key_id=keys["aws_access_key_id"],
             aws_secret_access_key=keys["aws_secret_access_key"],
+            config=Config(retries={"mode": "standard", "total_max_attempts": 10}),
         )
 
     def _kept_at(self, name: str, path: str) -> tuple[str, str]:
@@ -256,10 +259,14 @@ def rehearsal(folder: Path, environ: dict[str, str]) -> Iterator[Rehearsal]:
 
 
 def eventually(
-    holds: Callable[[], bool], describe: Callable[[], str] = lambda: "", *, within_s: float = 120
+    holds: Callable[[], bool],
+    describe: Callable[[], str] = lambda: "",
+    *,
+    within_s: float = 120,
+    look_s: float = 0.25,
 ) -> None:
     """
-    Wait until a claim holds.
+    Wait until a claim holds, looking every `look_s` seconds.
 
     Raises:
         Failed: It did not come true in time.
@@ -268,4 +275,4 @@ def eventually(
     while not holds():
         if time.monotonic() > until:
             raise Failed(f"it did not come true within {within_s:.0f} s: {describe()}")
-        time.sleep(0.25)
+        time.sleep(look_s)

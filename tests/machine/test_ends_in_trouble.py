@@ -64,11 +64,13 @@ def silent_metadata(machine, _) -> None:
 
 
 def no_network(machine, _) -> None:
-    # In a moment, so that this command still gets its answer.
+    # In a moment, so that this command still gets its answer; what is written then can go nowhere.
     machine.run(
-        "card=$(ip -o route show default | grep -o 'dev [^ ]*' | cut -c 5- | head -1)"
-        " && test -n $card && sudo systemd-run --on-active=1 ip link set $card down"
+        "card=$(ip -o route show default | grep -o 'dev [^ ]*' | cut -c 5- | head -1); test -n $card"
+        " && sudo systemd-run --on-active=1 --timer-property=AccuracySec=100ms"
+        ' sh -c "ip link set $card down; echo after > /home/ubuntu/work/after.txt"'
     )
+    time.sleep(4)
 
 
 def greedy_kernel(machine, student) -> None:
@@ -115,7 +117,7 @@ def lives(student) -> dict[str, Life]:
 
 
 def start(student, name: str):
-    words = ("--budget", "0.012") if name == "budget" else ()
+    words = ("--budget", "0.0085") if name == "budget" else ()
     machine = student.up(name, "--no-open", "--disk", "8", *words)
     machine.run("echo before > work/before.txt")
     return machine

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,17 @@ def test_a_new_key_is_private_and_stays(tmp_path):
     assert ["ssh-ed25519", "gpulab-cs101"] == [first.split()[0], first.split()[2]]
     if os.name != "nt":
         assert 0o600 == stat.S_IMODE(file.stat().st_mode)
+
+
+def test_commands_at_once_share_one_key(tmp_path):
+    """Five `up` in a fresh home start together; one that saw a half-written key would fail for no reason."""
+    for round_ in range(20):
+        file = tmp_path / str(round_) / "key"
+        with ThreadPoolExecutor(5) as at_once:
+            lines = list(at_once.map(lambda _, file=file: make_key_pair(file), range(5)))
+
+        assert 1 == len(set(lines))
+        assert [file] == list(file.parent.iterdir())
 
 
 def test_what_is_not_a_key_is_said_and_kept(tmp_path):
@@ -58,7 +71,11 @@ def test_on_windows_only_the_user_may_read_it(tmp_path):
     environ = {"USERDOMAIN": "LAB", "USERNAME": "ada"}
     make_key_pair(file, platform="win32", environ=environ, run=icacls)
 
-    assert [["icacls", str(file), "/inheritance:r", "/grant:r", "LAB\\ada:F"]] == commands
+    (command,) = commands
+    assert ["/inheritance:r", "/grant:r", "LAB\\ada:F"] == command[2:]
+    # The draft is restricted before the key is in it; it becomes the key as it is, rights included.
+    assert file.parent == Path(command[1]).parent
+    assert [file] == list(tmp_path.iterdir())
 
 
 def test_a_key_that_cannot_be_protected_is_not_made(tmp_path):

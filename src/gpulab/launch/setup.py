@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from gpulab.aws import images, network
-from gpulab.errors import NotFound, SetupMissing, StoreError
+from gpulab.errors import NotFound, SetupMissing
 from gpulab.launch.context import Context
 from gpulab.model.instance import TAG_OWNER
 from gpulab.model.setup import Image, Network, Subnet
 from gpulab.remote.keys import make_key_pair
+from gpulab.store.files import write_atomically
 
 Answer = TypeVar("Answer")
 
@@ -112,14 +113,12 @@ def base_image(context: Context, region: str, *, has_gpu: bool) -> Image:
 def public_key(context: Context) -> str:
     """Return the public half of the profile's ssh key, made when there is none."""
     path = context.folder.key
+    half = path.with_suffix(".pub")
     try:
-        return path.with_suffix(".pub").read_text(encoding="ascii").strip()
+        return half.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         line = make_key_pair(path, environ=context.environment)
-    try:
-        path.with_suffix(".pub").write_text(line + "\n", encoding="ascii")
-    except OSError as error:
-        raise StoreError(f"could not write {path}.pub: {error.strerror}") from error
+    write_atomically(half, f"{line}\n".encode("ascii"))
     return line
 
 

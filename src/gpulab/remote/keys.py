@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -83,18 +84,21 @@ def public_key(path: Path, *, comment: str = "gpulab") -> str:
 def _write_new(
     path: Path, private: bytes, *, platform: str, environ: Mapping[str, str], run: Runner
 ) -> None:
-    # O_EXCL with the mode in the same call: the key is never readable to others, not for a moment.
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    # mkstemp opens with mode 0600: the key is never readable to others, not for a moment. It appears under its
+    # name only when it is whole, since another command may look for it at the same time; a link, unlike a rename,
+    # never replaces one that came first.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = Path(name)
     try:
-        if platform == "win32":
-            _restrict(path, environ, run)
-        with path.open("r+b") as file:
+        with os.fdopen(handle, "wb") as file:
+            if platform == "win32":
+                _restrict(draft, environ, run)
             file.write(private)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+        os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _restrict(path: Path, environ: Mapping[str, str], run: Runner) -> None:

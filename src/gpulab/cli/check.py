@@ -29,7 +29,7 @@ def command(context: Context, name: str | None, as_json: bool) -> None:
       gpulab check
       gpulab check week4 --json
     """
-    from gpulab.launch import checking, instances
+    from gpulab.launch.running import checking, instances
     from gpulab.view.checks import findings_text
 
     instance = instances.find(context.launch, name)

@@ -62,8 +62,8 @@ def command(
       gpulab credit
       gpulab credit --plan 4
     """
-    from gpulab.launch.balance import read_balance
-    from gpulab.launch.budget import term_budget
+    from gpulab.launch.money.balance import read_balance
+    from gpulab.launch.money.budget import term_budget
     from gpulab.spending.forecast import burn_of, lasts_until, spent_between
     from gpulab.view.report_credit import CreditView, credit_json, credit_lines
 
@@ -107,7 +107,7 @@ def _plan(
 
 def _cost_explorer(context: Context, *, yes: bool) -> Spent:
     """Ask Cost Explorer, its price said first."""
-    from gpulab.launch.balance import cost_explorer, remembered_cost_explorer
+    from gpulab.launch.money.balance import cost_explorer, remembered_cost_explorer
 
     known = remembered_cost_explorer(context.launch)
     if known is not None:

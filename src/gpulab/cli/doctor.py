@@ -29,7 +29,7 @@ def command(context: Context, as_json: bool, check: bool) -> None:
       gpulab doctor
       gpulab doctor --json | jq '.checks[] | select(.state == "failed")'
     """
-    from gpulab.launch import doctor
+    from gpulab.launch.upkeep import doctor
 
     found = []
     for item in doctor.checks(context.launch):

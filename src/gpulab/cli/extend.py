@@ -41,7 +41,7 @@ def command(
     """
     if (duration is None) == (until is None):
         raise WrongUsage("name either `--hours` or `--until`", hint="`gpulab extend --hours 1`")
-    from gpulab.launch import extend, instances
+    from gpulab.launch.running import extend, instances
     from gpulab.view.words import local_time, span
 
     now = context.now()

@@ -99,7 +99,7 @@ def arm(
       gpulab guard arm --email ann@example.org
       gpulab guard arm --budget 60 --email ann@example.org --user ann --user bo
     """
-    from gpulab.launch import account_guards
+    from gpulab.launch.upkeep import guards
     from gpulab.model.guard import Principals
 
     limit = budget or context.profile.budget_usd
@@ -117,7 +117,7 @@ def arm(
         context.console.say("Nothing was changed")
         return
     with context.console.step("Arming the account's guards"):
-        found = account_guards.arm(
+        found = guards.arm(
             context.launch,
             limit_usd=limit,
             email=email,
@@ -140,13 +140,13 @@ def disarm(context: Context, yes: bool, as_json: bool) -> None:
     Example:
       gpulab guard disarm
     """
-    from gpulab.launch import account_guards
+    from gpulab.launch.upkeep import guards
 
-    question = f"Remove the budget {account_guards.budget_name(context.launch)} and all it does?"
+    question = f"Remove the budget {guards.budget_name(context.launch)} and all it does?"
     if not (yes or context.console.confirm(question)):
         context.console.say("Nothing was changed")
         return
-    done = account_guards.disarm(context.launch)
+    done = guards.disarm(context.launch)
     if as_json:
         context.console.show_json({"done": done})
         return
@@ -155,13 +155,13 @@ def disarm(context: Context, yes: bool, as_json: bool) -> None:
 
 
 def _show(context: Context, *, as_json: bool, check: bool) -> None:
-    from gpulab.launch import account_guards
+    from gpulab.launch.upkeep import guards
 
-    _tell(context, account_guards.checks(context.launch), as_json=as_json, check=check)
+    _tell(context, guards.checks(context.launch), as_json=as_json, check=check)
 
 
 def _tell(context: Context, found: Sequence[GuardCheck], *, as_json: bool, check: bool) -> None:
-    from gpulab.launch.account_guards import DELAY
+    from gpulab.launch.upkeep.guards import DELAY
 
     if as_json:
         context.console.show_json({"guards": found, "notes": [DELAY]})

@@ -99,7 +99,7 @@ def list_(context: Context, regions: tuple[str, ...], as_json: bool, as_csv: boo
     Example:
       gpulab image ls
     """
-    from gpulab.launch import images
+    from gpulab.launch.account import images
     from gpulab.view.images import COLUMNS, image_row, images_text
 
     rows, unread = images.listing(context.launch, regions)
@@ -138,7 +138,7 @@ def test(
       gpulab image test ami-0123456789abcdef0
     """
     from gpulab.launch import bake as baking
-    from gpulab.launch import images
+    from gpulab.launch.account import images
 
     found = images.find(context.launch, image)
     wish = _wish(context, found.environment, gpu, instance_type, found.image.region, None)
@@ -161,7 +161,7 @@ def copy(context: Context, image: str, regions: tuple[str, ...], as_json: bool) 
     Example:
       gpulab image copy tf2 eu-west-1 us-east-1
     """
-    from gpulab.launch import images
+    from gpulab.launch.account import images
 
     found = images.find(context.launch, image)
     outcomes = []
@@ -214,7 +214,7 @@ def prune(
     Example:
       gpulab image prune --keep 1
     """
-    from gpulab.launch import images
+    from gpulab.launch.account import images
     from gpulab.view.images import image_row, images_text
 
     rows, _ = images.listing(context.launch, regions)

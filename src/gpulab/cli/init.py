@@ -76,7 +76,7 @@ def command(
       pbpaste | gpulab init --paste
     """
     from gpulab.cli.context import context_of
-    from gpulab.launch import setting_up
+    from gpulab.launch.upkeep import init
 
     name = (
         context.profile_name
@@ -84,7 +84,7 @@ def command(
         or context.home.config().default_profile
     )
     pasted = sys.stdin.read(65537) if paste else None
-    changes = setting_up.profile_changes(
+    changes = init.profile_changes(
         context.home,
         name,
         aws_profile=aws_profile,
@@ -96,14 +96,14 @@ def command(
     )
     fresh = context_of(context.environment, profile_name=name)
     try:
-        who = setting_up.who(fresh.launch)
+        who = init.who(fresh.launch)
     except CredentialsInvalid as error:
         raise error.reworded(error.message, hint=_CREDENTIALS) from error
     console = context.console
     console.say(f"Account {who.account_id}, as {who.name}")
     may = not no_resources and (yes or as_json or _asks(fresh))
     with console.step("Preparing this computer and the account"):
-        done = setting_up.set_up(fresh.launch, fresh.home, with_resources=may)
+        done = init.set_up(fresh.launch, fresh.home, with_resources=may)
     if as_json:
         console.show_json(
             {"profile": name, "account": who.account_id, "changes": changes, "set_up": done}

@@ -118,7 +118,7 @@ def rebuild(context: Context, regions: tuple[str, ...], everyone: bool, as_json:
     Example:
       gpulab ledger rebuild
     """
-    from gpulab.launch import rebuilding
+    from gpulab.launch.money import rebuilding
 
     found = rebuilding.rebuild(
         context.launch, regions or context.profile.regions, of_everyone=everyone

@@ -34,7 +34,7 @@ def command(
       gpulab logs --follow
       gpulab logs week4 --console
     """
-    from gpulab.launch import agent, instances
+    from gpulab.launch.running import agent, instances
 
     instance = instances.find(context.launch, name)
     write = context.console.out.write if raw else context.console.show

@@ -54,7 +54,7 @@ def command(
 
 
 def _show(context: Context, *, is_all: bool, quick: bool, as_json: bool, as_csv: bool) -> None:
-    from gpulab.launch import keep, overview
+    from gpulab.launch.running import keep, overview
     from gpulab.view.budget import budget_json, budget_text
     from gpulab.view.instances import COLUMNS, row_json, rows_text, totals_text
     from gpulab.view.keeping import kept_text
@@ -106,7 +106,7 @@ def _watch(
 
 
 def _screen(context: Context, every: int, is_all: bool, quick: bool) -> str:
-    from gpulab.launch import keep, overview
+    from gpulab.launch.running import keep, overview
     from gpulab.view.budget import budget_text
     from gpulab.view.instances import rows_text, totals_text
     from gpulab.view.keeping import kept_text

@@ -12,7 +12,7 @@ from gpulab.errors import Interrupted, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
-    from gpulab.launch.browser import Opened
+    from gpulab.launch.running.browser import Opened
 
 
 @click.command(name="open")
@@ -88,7 +88,7 @@ def command(
         with_browser = not (no_browser or as_json)
         _open_ticket(context, ticket_file, port, with_browser=with_browser, as_json=as_json)
         return
-    from gpulab.launch import browser, instances
+    from gpulab.launch.running import browser, instances
 
     if is_closing:
         closed = _close(context, name)
@@ -156,7 +156,7 @@ def _open_ticket(
 ) -> None:
     """Keep the tunnel to a ticket's instance in this terminal."""
     from gpulab.fleet.ticket import read_ticket
-    from gpulab.launch import ticket as tickets
+    from gpulab.launch.running import ticket as tickets
     from gpulab.view.words import local_time
 
     found = read_ticket(file.read_bytes(), file=str(file))

@@ -56,7 +56,7 @@ def command(
       gpulab prices --gpu T4
       gpulab prices --type g5.xlarge --region eu-north-1 --json
     """
-    from gpulab.launch import prices
+    from gpulab.launch.offers import prices
     from gpulab.view.prices import COLUMNS, price_row, prices_text
 
     offers = prices.offers(

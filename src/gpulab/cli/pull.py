@@ -54,7 +54,7 @@ def command(
       gpulab pull week4
       gpulab pull week4 ./backup --exclude .ipynb_checkpoints
     """
-    from gpulab.launch import instances, keep
+    from gpulab.launch.running import instances, keep
     from gpulab.remote import copying
     from gpulab.view.copies import copy_text, progress_text
 

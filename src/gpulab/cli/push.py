@@ -53,7 +53,7 @@ def command(
       gpulab push week4 ./data
       gpulab push week4 . --to work/project --exclude .git
     """
-    from gpulab.launch import instances
+    from gpulab.launch.running import instances
     from gpulab.remote import copying
     from gpulab.view.copies import copy_text, progress_text
 

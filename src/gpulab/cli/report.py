@@ -124,7 +124,7 @@ def command(
       gpulab report --by student --course course.toml --roster roster.csv --ledger s1.jsonl --ledger s2.jsonl
       gpulab report --statement cur.parquet --html report.html
     """
-    from gpulab.launch import reports
+    from gpulab.launch.money import reports
     from gpulab.reporting.report import Question, report_of
     from gpulab.reporting.standing import Budget
     from gpulab.spending.facts import timeline_of

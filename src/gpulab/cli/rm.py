@@ -28,7 +28,7 @@ def command(context: Context, name: str, yes: bool, as_json: bool) -> None:
     Example:
       gpulab rm week4
     """
-    from gpulab.launch import instances, keep
+    from gpulab.launch.running import instances, keep
     from gpulab.view.copies import file_count, size
     from gpulab.view.words import local_time
 

@@ -27,7 +27,7 @@ def command(context: Context, name: str | None, as_json: bool) -> None:
       gpulab show
       gpulab show week4 --json
     """
-    from gpulab.launch import instances, overview
+    from gpulab.launch.running import instances, overview
     from gpulab.view.instances import row_json
     from gpulab.view.showing import show_text
 

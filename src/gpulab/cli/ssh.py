@@ -48,7 +48,7 @@ def command(ctx: click.Context, name: str | None) -> int:
     """
     import subprocess
 
-    from gpulab.launch import instances
+    from gpulab.launch.running import instances
 
     context: Context = ctx.obj
     words = _for_the_shell_there(ctx.meta["gpulab.remote_command"])

@@ -56,7 +56,7 @@ def _to_end(context: Context, name: str | None, *, is_all: bool) -> list[Instanc
     Raises:
         WrongUsage: Something else is up, more than one is, or not all could be read: that must not read as done.
     """
-    from gpulab.launch import instances
+    from gpulab.launch.running import instances
 
     seen = instances.listing(context.launch)
     alive = [i for i in seen.instances if not i.state.is_over]
@@ -86,8 +86,8 @@ def _end_each(
     context: Context, found: Sequence[Instance], *, save: bool
 ) -> tuple[list[dict[str, Any]], list[GpulabError]]:
     """End one after the other; one that cannot be ended does not keep the others running."""
-    from gpulab.launch import browser, stop
     from gpulab.launch.events import Saved
+    from gpulab.launch.running import browser, stop
     from gpulab.view.events import Teller, event_json
 
     told: list[dict[str, Any]] = []

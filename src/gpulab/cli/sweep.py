@@ -35,7 +35,7 @@ def command(context: Context, is_applied: bool, yes: bool, as_json: bool, as_csv
       gpulab sweep
       gpulab sweep --apply
     """
-    from gpulab.launch import sweep
+    from gpulab.launch.upkeep import sweep
     from gpulab.view.leftovers import COLUMNS, leftover_row, leftovers_text, outcome_text
 
     with context.console.step("Looking in all enabled regions"):

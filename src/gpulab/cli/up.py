@@ -140,7 +140,7 @@ def command(
       gpulab up gan --type g5.xlarge --hours 8 --max-price 0.60 --dry-run
       gpulab up week1 --notebooks https://github.com/tensorflow/docs@master:site/en/tutorials/quickstart
     """
-    from gpulab.launch.wish import check_wish
+    from gpulab.launch.offers.wish import check_wish
 
     _refuse_contradictions(gpu, instance_type, duration, until, spot_only, is_on_demand)
     now = context.now()
@@ -246,7 +246,7 @@ def _request(
 
 
 def _notebooks(source: str | None, data: tuple[str, ...]) -> Notebooks | None:
-    from gpulab.launch.notebooks import read_notebooks
+    from gpulab.launch.running.notebooks import read_notebooks
 
     if source is not None:
         return read_notebooks(source, data)
@@ -259,7 +259,7 @@ def _notebooks(source: str | None, data: tuple[str, ...]) -> Notebooks | None:
 
 def _show_plan(context: Context, wish: LaunchRequest, as_json: bool) -> None:
     from gpulab.launch import up
-    from gpulab.launch.keeping import where
+    from gpulab.launch.account.storage import where
     from gpulab.view.plan import plan_json, plan_text
 
     plan = up.plan(context.launch, wish)
@@ -273,8 +273,8 @@ def _show_plan(context: Context, wish: LaunchRequest, as_json: bool) -> None:
 
 def _start(context: Context, wish: LaunchRequest, *, spot_only: bool, yes: bool) -> Ready | None:
     from gpulab.launch import up
+    from gpulab.launch.account.storage import where
     from gpulab.launch.events import BuyOnDemand, Planned, Ready
-    from gpulab.launch.keeping import where
     from gpulab.view.events import Teller, question_text
     from gpulab.view.plan import plan_text
 
@@ -339,7 +339,7 @@ def _say_what_stays(
 
 
 def _open(context: Context, ready: Ready, *, no_open: bool, as_json: bool) -> None:
-    from gpulab.launch import browser
+    from gpulab.launch.running import browser
     from gpulab.view.words import local_time, span
 
     instance, now = ready.instance, context.now()

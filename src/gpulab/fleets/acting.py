@@ -12,10 +12,10 @@ from pathlib import Path
 from gpulab.errors import CommandFailed, RemoteError
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.members import Member, each, reached
-from gpulab.launch import extend as extending
-from gpulab.launch import instances
-from gpulab.launch import stop as stopping
 from gpulab.launch.context import Context
+from gpulab.launch.running import extend as extending
+from gpulab.launch.running import instances
+from gpulab.launch.running import stop as stopping
 from gpulab.model.fleet import Outcome, Result
 from gpulab.model.instance import Instance
 from gpulab.model.status import AgentStatus

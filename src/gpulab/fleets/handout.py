@@ -14,9 +14,9 @@ from gpulab.fleet.ticket import Ticket, authorized_line, write_ticket
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.acting import folder_name
 from gpulab.fleets.members import Member, each, reached
-from gpulab.launch import notebooks
 from gpulab.launch.context import Context
-from gpulab.launch.instances import target
+from gpulab.launch.running import notebooks
+from gpulab.launch.running.instances import target
 from gpulab.model.course import Lab
 from gpulab.model.fleet import Outcome
 from gpulab.model.instance import Instance

@@ -27,15 +27,15 @@ from gpulab.errors import (
 from gpulab.fleet.plan import at_most_usd
 from gpulab.fleets.accounts import Account
 from gpulab.fleets.pacing import LAUNCH
-from gpulab.launch import setup
-from gpulab.launch.asking import ask
+from gpulab.launch.account import setup
 from gpulab.launch.context import Context
 from gpulab.launch.events import Repeating
-from gpulab.launch.facts import record_launch
-from gpulab.launch.guarding import arm_at
-from gpulab.launch.intents import Attempt, intent_of
-from gpulab.launch.look import snapshot
-from gpulab.launch.places import remember_full, remember_never
+from gpulab.launch.money.facts import record_launch
+from gpulab.launch.offers.look import snapshot
+from gpulab.launch.offers.places import remember_full, remember_never
+from gpulab.launch.protocol.asking import ask
+from gpulab.launch.protocol.intents import Attempt, intent_of
+from gpulab.launch.protocol.scheduled_end import arm_at
 from gpulab.model.fleet import Seat
 from gpulab.model.instance import Instance, LaunchPlan
 from gpulab.model.market import Offer, Place

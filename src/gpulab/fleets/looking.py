@@ -15,7 +15,7 @@ from gpulab.errors import GpulabError
 from gpulab.fleet.plan import View
 from gpulab.fleets.accounts import Account, Accounts
 from gpulab.fleets.settling import Settled, settle
-from gpulab.launch.look import snapshot
+from gpulab.launch.offers.look import snapshot
 from gpulab.model.fleet import AccountRef, Seat
 from gpulab.model.instance import Instance, LaunchRequest
 from gpulab.store.journal import Intent

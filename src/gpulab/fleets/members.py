@@ -13,8 +13,8 @@ from gpulab.fleet.plan import trouble_of
 from gpulab.fleets.accounts import Account, Accounts
 from gpulab.fleets.looking import live_of
 from gpulab.fleets.pacing import LOOK
-from gpulab.launch import booting
 from gpulab.launch.context import Context
+from gpulab.launch.running import booting
 from gpulab.model.course import Lab
 from gpulab.model.fleet import AccountRef, Outcome, Result, Seat
 from gpulab.model.instance import Instance, State

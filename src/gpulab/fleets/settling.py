@@ -13,9 +13,9 @@ from datetime import timedelta
 
 from gpulab.aws import instances
 from gpulab.fleets.accounts import Account
-from gpulab.launch.asking import LAUNCHED, NEVER, fits
 from gpulab.launch.context import Context
-from gpulab.launch.resuming import SETTLED
+from gpulab.launch.protocol.asking import LAUNCHED, NEVER, fits
+from gpulab.launch.protocol.resuming import SETTLED
 from gpulab.model.instance import Instance
 from gpulab.store.journal import Intent, Made
 

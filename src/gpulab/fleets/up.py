@@ -29,10 +29,10 @@ from gpulab.fleets.events import (
 )
 from gpulab.fleets.launching import AccountLaunches, Launched
 from gpulab.fleets.looking import Seen, look
-from gpulab.launch import booting, stop
-from gpulab.launch.facts import record_disk, record_end
-from gpulab.launch.guarding import arm_at
-from gpulab.launch.rebuilding import rebuild
+from gpulab.launch.money.facts import record_disk, record_end
+from gpulab.launch.money.rebuilding import rebuild
+from gpulab.launch.protocol.scheduled_end import arm_at
+from gpulab.launch.running import booting, stop
 from gpulab.model.course import Course, Lab
 from gpulab.model.fact import FactKind
 from gpulab.model.fleet import Action, FleetPlan, Outcome, Result, Seat, Step

@@ -15,7 +15,7 @@ import gpulab
 from gpulab.aws import baking
 from gpulab.bootstrap import load_environment
 from gpulab.errors import Ambiguous, CommandFailed, GpulabError, RemoteError
-from gpulab.launch import booting, checking, images, instances, setup, stop
+from gpulab.launch.account import images, setup
 from gpulab.launch.context import Context
 from gpulab.launch.events import (
     Event,
@@ -26,6 +26,7 @@ from gpulab.launch.events import (
     Question,
     WaitingFor,
 )
+from gpulab.launch.running import booting, checking, instances, stop
 from gpulab.launch.up import until_running
 from gpulab.model import instance as tags_of
 from gpulab.model.instance import Instance, LaunchRequest

@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 
 from gpulab.errors import GpulabError
-from gpulab.launch import resuming
-from gpulab.launch.attempts import Attempts
-from gpulab.launch.attempts import until_running as wait_until_running
-from gpulab.launch.booting import until_ready
 from gpulab.launch.context import Context
 from gpulab.launch.events import AlreadyUp, Declined, Event, Planned, Question, StartPlan
-from gpulab.launch.guarding import arm
-from gpulab.launch.route import Route
+from gpulab.launch.offers.route import Route
+from gpulab.launch.protocol import resuming
+from gpulab.launch.protocol.attempts import Attempts
+from gpulab.launch.protocol.attempts import until_running as wait_until_running
+from gpulab.launch.protocol.scheduled_end import arm
+from gpulab.launch.running.booting import until_ready
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
 
 Confirm = Callable[[Question], bool]

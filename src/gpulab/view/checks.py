@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpulab.launch.checking import Finding
+from gpulab.launch.running.checking import Finding
 from gpulab.view.console import table
 from gpulab.view.words import one_line, seconds
 

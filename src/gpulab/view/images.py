@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from gpulab.launch.images import Listed
+from gpulab.launch.account.images import Listed
 from gpulab.view.console import table
 from gpulab.view.words import money, span
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from gpulab.launch.overview import Row
+from gpulab.launch.running.overview import Row
 from gpulab.model.instance import Instance, State
 from gpulab.model.status import AgentStatus, Phase
 from gpulab.view.console import table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from gpulab.launch.keep import KeptWork
+from gpulab.launch.running.keep import KeptWork
 from gpulab.view.console import table
 from gpulab.view.copies import size
 from gpulab.view.words import local_time

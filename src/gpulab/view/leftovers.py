@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from gpulab.launch.sweep import Leftovers, Outcome
+from gpulab.launch.upkeep.sweep import Leftovers, Outcome
 from gpulab.model.leftover import Leftover
 from gpulab.view.console import table
 from gpulab.view.words import money

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from gpulab.launch.instances import Details
-from gpulab.launch.overview import Row
+from gpulab.launch.running.instances import Details
+from gpulab.launch.running.overview import Row
 from gpulab.view.instances import pairs_text, status_lines
 from gpulab.view.words import local_time, money, per_hour, span
 

@@ -12,8 +12,8 @@ import pytest
 
 from gpulab.aws.accounts import Identity
 from gpulab.errors import NotAllowed
-from gpulab.launch.account_guards import arm, caller, checks, disarm
-from gpulab.launch.prepare import prepare
+from gpulab.launch.upkeep.guards import arm, caller, checks, disarm
+from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.guard import Principals
 
 ACCOUNT = "123456789012"

@@ -17,8 +17,10 @@ from tests.aws.launch.test_launch_rights import RIGHTS, rights_in
 from gpulab.aws import baking
 from gpulab.bootstrap import load_environment
 from gpulab.errors import AwsError, CommandFailed, GpulabError, WrongUsage
-from gpulab.launch import bake, images, sweep
+from gpulab.launch import bake
+from gpulab.launch.account import images
 from gpulab.launch.events import Declined, ImageChosen, ImageMade, Running
+from gpulab.launch.upkeep import sweep
 from gpulab.model.leftover import Kind
 from gpulab.remote.process import Completed
 from gpulab.sandbox import Sandbox

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from gpulab.errors import CommandFailed, HostKeyMismatch, LoginRefused, NoCapacity, Unreachable
-from gpulab.launch import booting
 from gpulab.launch.events import (
     HostKeyPinned,
     LoggedIn,
@@ -18,6 +17,7 @@ from gpulab.launch.events import (
     WaitingFor,
     Warned,
 )
+from gpulab.launch.running import booting
 from gpulab.remote import hostkeys
 from gpulab.remote.process import Completed
 

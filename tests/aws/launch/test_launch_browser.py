@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpulab.launch import browser, instances, stop
+from gpulab.launch.running import browser, instances, stop
 from gpulab.remote.supervisor import Gone
 
 

@@ -10,8 +10,8 @@ from decimal import Decimal
 import pytest
 
 from gpulab.errors import CreditTooLow
-from gpulab.launch import overview
-from gpulab.launch.facts import record_ends
+from gpulab.launch.money.facts import record_ends
+from gpulab.launch.running import overview
 
 
 def born_with(student) -> dict:

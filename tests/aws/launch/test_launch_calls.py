@@ -9,7 +9,7 @@ import pytest
 from tests.aws.launch.conftest import Student
 
 from gpulab.launch.events import Guarded, Unguarded
-from gpulab.launch.prepare import prepare
+from gpulab.launch.upkeep.prepare import prepare
 from gpulab.store.config import DEFAULT_REGIONS
 
 

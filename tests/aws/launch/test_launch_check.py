@@ -9,7 +9,7 @@ import pytest
 
 from gpulab.cli.main import run
 from gpulab.errors import CommandFailed
-from gpulab.launch import checking, instances
+from gpulab.launch.running import checking, instances
 from gpulab.remote.process import Completed
 
 GOOD = {"name": "driver", "state": "ok", "text": "Tesla T4, 595.71.05", "seconds": 0.1}

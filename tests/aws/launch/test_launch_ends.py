@@ -12,9 +12,10 @@ import pytest
 from tests.aws.launch.conftest import Student
 
 from gpulab.errors import CommandFailed, Refused, StoreError, Unreachable, WrongUsage
-from gpulab.launch import doctor, extend, instances, keep, stop, sweep
 from gpulab.launch.events import Ended, Saved
-from gpulab.launch.prepare import prepare
+from gpulab.launch.running import extend, instances, keep, stop
+from gpulab.launch.upkeep import doctor, sweep
+from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.leftover import Kind
 from gpulab.remote.process import Completed
 

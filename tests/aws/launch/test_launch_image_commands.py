@@ -9,7 +9,7 @@ from tests.aws.launch.test_launch_bake import baked, listed, with_host
 
 from gpulab.cli.main import run
 from gpulab.errors import AwsError
-from gpulab.launch import images
+from gpulab.launch.account import images
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What a shell may complete after a look at AWS."""
 
-from gpulab.launch import instances
+from gpulab.launch.running import instances
 from gpulab.store.names import known_names
 
 

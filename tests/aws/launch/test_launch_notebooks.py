@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from gpulab.errors import CommandFailed, Unreachable, WrongUsage
-from gpulab.launch import booting, notebooks
 from gpulab.launch.events import NotebooksBrought, PhaseChanged, Ready
-from gpulab.launch.notebooks import read_notebooks
+from gpulab.launch.running import booting, notebooks
+from gpulab.launch.running.notebooks import read_notebooks
 from gpulab.model.course import DataSet, Notebooks
 from gpulab.remote.process import Completed
 

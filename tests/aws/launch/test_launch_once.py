@@ -7,8 +7,8 @@ import json
 import pytest
 
 from gpulab.errors import Ambiguous, Refused, StoreError, Throttled
-from gpulab.launch import resuming
 from gpulab.launch.events import Launched, Repeating, Resumed
+from gpulab.launch.protocol import resuming
 from gpulab.store.journal import Journal
 
 
@@ -116,7 +116,7 @@ def test_a_kill_followed_at_once_finds_what_a_listing_does_not_show_yet(
 
 def test_up_right_after_a_launch_opens_the_same_instance(sandbox, student, monkeypatch):
     """The journal knows the instance though the listing does not yet."""
-    monkeypatch.setattr("gpulab.launch.attempts.until_running", _killed)
+    monkeypatch.setattr("gpulab.launch.protocol.attempts.until_running", _killed)
     with pytest.raises(Killed):
         student.up()
     monkeypatch.undo()

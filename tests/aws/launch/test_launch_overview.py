@@ -7,8 +7,9 @@ from decimal import Decimal
 import pytest
 
 from gpulab.errors import WrongUsage
-from gpulab.launch import instances, overview, stop, sweep
-from gpulab.launch.look import spot_and_on_demand
+from gpulab.launch.offers.look import spot_and_on_demand
+from gpulab.launch.running import instances, overview, stop
+from gpulab.launch.upkeep import sweep
 from gpulab.planning.catalogue import instance_types
 from gpulab.spending.facts import timeline_of
 from gpulab.view.instances import rows_text, totals_text

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from tests.aws.launch.conftest import Student
 
-from gpulab.launch import doctor, extend, keep, prices, stop, sweep
-from gpulab.launch.prepare import prepare
+from gpulab.launch.offers import prices
+from gpulab.launch.running import extend, keep, stop
+from gpulab.launch.upkeep import doctor, sweep
+from gpulab.launch.upkeep.prepare import prepare
 
 POLICIES = Path(__file__).parents[3] / "docs/iam"
 # Where IAM's name of a right differs from the operation's.

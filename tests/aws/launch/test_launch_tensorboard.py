@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from gpulab.errors import CommandFailed, WrongUsage
-from gpulab.launch import browser, tensorboard
+from gpulab.launch.running import browser, tensorboard
 from gpulab.remote.process import Completed
 
 

@@ -1,0 +1,254 @@
+"""Images with a lab environment: which one a launch boots from, which ones there are, what they cost. Uses none that was not tested."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from decimal import Decimal
+
+from gpulab.aws import baking
+from gpulab.aws.regions import ask_each
+from gpulab.bootstrap import load_environment
+from gpulab.errors import AwsError, GpulabError, SetupMissing, WrongUsage
+from gpulab.launch.account import setup
+from gpulab.launch.context import Context
+from gpulab.launch.events import Event, ImageChosen, ImageCopied, WaitingFor
+from gpulab.model import instance as tags_of
+from gpulab.model.instance import LaunchRequest
+from gpulab.model.setup import BakedImage, Image
+
+# A new image may have been made by somebody else in the account; without one, it is looked for more often.
+_FOUND, _NONE = timedelta(days=1), timedelta(hours=1)
+_AVAILABLE_WITHIN = timedelta(hours=2)
+_LOOK_S = 15.0
+# EBS snapshots, standard tier, us-east-1. The whole disk counts, since nobody says how many of its blocks are used: the upper end.
+_SNAPSHOT_USD_PER_GIB_MONTH = Decimal("0.05")
+# https://docs.aws.amazon.com/ebs/latest/userguide/initalize-volume.html, price per GiB at 300 MiB/s, 2026
+_INITIALIZATION_USD_PER_GIB = Decimal("0.0036")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """
+    An image and what has become of what it was made from.
+
+    Attributes:
+        has_moved_on: What is newer than the image: `lock`, `base`; empty for a current one, `unknown` for an environment that is not here.
+        usd_per_month: Its snapshots, at most.
+    """
+
+    baked: BakedImage
+    has_moved_on: tuple[str, ...]
+    usd_per_month: Decimal
+
+
+def choose(
+    context: Context, region: str, request: LaunchRequest, *, has_gpu: bool, base: Image
+) -> Generator[Event, None, tuple[Image, int | None]]:
+    """
+    Choose what a launch boots from: a tested image of the environment's lock where there is one, else the publisher's.
+
+    Returns:
+        The image, and the rate at which its disk is initialised, MiB/s; `None` for EBS's own.
+    """
+    if request.is_bake:
+        return base, None
+    found = _wanted(context, region, request, has_gpu=has_gpu)
+    if found is None:
+        return base, None
+    rate = context.profile.image_rate_mib_s or None
+    yield ImageChosen(context.now(), found, _why(found, request.environment, rate))
+    return found, rate
+
+
+def listing(
+    context: Context, regions: Sequence[str] = ()
+) -> tuple[tuple[Listed, ...], dict[str, str]]:
+    """
+    List every image of ours, newest first, and why a region could not be read.
+
+    Raises:
+        GpulabError: No region answered.
+    """
+    asked = regions or context.profile.regions
+    answers = ask_each(asked, lambda region: baking.baked(context.cloud, region))
+    found = [i for images in answers.or_raise().values() for i in images]
+    newest = sorted(found, key=lambda i: str(i.made_at), reverse=True)
+    rows = tuple(Listed(i, _moved_on(context, i), monthly(i)) for i in newest)
+    return rows, {region: error.message for region, error in answers.failed.items()}
+
+
+def find(context: Context, name: str, regions: Sequence[str] = ()) -> BakedImage:
+    """
+    Find one image by its id, or the newest one of an environment.
+
+    Raises:
+        WrongUsage: There is none.
+    """
+    rows, _ = listing(context, regions)
+    fitting = [r.baked for r in rows if name in (r.baked.image.id, r.baked.image.name)]
+    fitting += [r.baked for r in rows if r.baked.environment == name and r.baked.is_usable]
+    if not fitting:
+        raise WrongUsage(f"there is no image `{name}`", hint="`gpulab image ls` lists them")
+    return fitting[0]
+
+
+def copy(context: Context, image: BakedImage, region: str) -> Iterator[Event]:
+    """
+    Copy a tested image to another region, encrypted, and wait until it can be used there.
+
+    Raises:
+        WrongUsage: It was not tested, or is there already.
+        GpulabError: AWS refuses, or it did not get ready; then nothing of the copy is left.
+    """
+    if not image.is_usable:
+        raise WrongUsage(f"{image.image.id} was not tested", hint="`gpulab image test` does it")
+    there = baking.baked(context.cloud, region)
+    if any(i.lock == image.lock and i.bake_id == image.bake_id and i.is_usable for i in there):
+        raise WrongUsage(f"{region} has {image.image.name} already")
+    token = f"{image.bake_id}-{region}"[:64]
+    try:
+        made = baking.copy(context.cloud, image, region, token=token, tags=tags(context, image))
+        copied = yield from until_available(context, region, made)
+        baking.mark_usable(context.cloud, copied)
+    except BaseException:
+        undo(context, region, image.bake_id)
+        raise
+    forget(context, region)
+    yield ImageCopied(context.now(), copied.image)
+
+
+def outdated(rows: Iterable[Listed], *, keep: int) -> tuple[BakedImage, ...]:
+    """Name the images that go when only the last `keep` tested ones of each environment and region stay; oldest last."""
+    kept: dict[tuple[str, str, bool], int] = {}
+    gone = []
+    for row in rows:
+        key = (row.baked.environment, row.baked.image.region, is_gpu(row.baked))
+        kept[key] = kept.get(key, 0) + row.baked.is_usable
+        if not row.baked.is_usable or kept[key] > keep:
+            gone.append(row.baked)
+    return tuple(gone)
+
+
+def delete(context: Context, image: BakedImage) -> None:
+    """
+    Delete an image and its snapshots.
+
+    Raises:
+        GpulabError: AWS refuses; repeating it goes on.
+    """
+    baking.delete(context.cloud, image)
+    forget(context, image.image.region)
+
+
+def until_available(
+    context: Context, region: str, image_id: str
+) -> Generator[Event, None, BakedImage]:
+    """
+    Wait until an image can be launched.
+
+    Raises:
+        AwsError: AWS could not make it, or did not within two hours.
+    """
+    begun = context.now()
+    while True:
+        found = next(
+            (i for i in baking.baked(context.cloud, region) if i.image.id == image_id), None
+        )
+        if found is not None and found.state == "available":
+            return found
+        if found is not None and found.state in ("failed", "error", "invalid", "deregistered"):
+            raise AwsError(f"AWS could not make image {image_id}: {found.state}")
+        if context.now() - begun > _AVAILABLE_WITHIN:
+            raise AwsError(
+                f"image {image_id} is not ready after 2 h", hint="`gpulab image ls` shows it"
+            )
+        yield WaitingFor(
+            context.now(), "image", found.state if found else "EC2 does not show it yet"
+        )
+        context.sleep(_LOOK_S)
+
+
+def undo(context: Context, region: str, bake_id: str) -> None:
+    """Delete what a bake or copy that failed has made in a region, also what it never heard of; never replaces the failure."""
+    try:
+        for image in baking.baked(context.cloud, region):
+            if image.bake_id == bake_id and not image.is_usable:
+                baking.delete(context.cloud, image)
+    except GpulabError:
+        return  # `gpulab sweep` finds it
+
+
+def tags(context: Context, image: BakedImage) -> dict[str, str]:
+    """The tags of a copy: the same as its source's, but that it is usable."""
+    return {
+        tags_of.TAG_OWNER: context.owner,
+        tags_of.TAG_ENVIRONMENT: image.environment,
+        tags_of.TAG_LOCK: image.lock,
+        tags_of.TAG_BASE: image.base_id,
+        tags_of.TAG_BASE_NAME: image.base_name,
+        tags_of.TAG_BAKE: image.bake_id,
+    }
+
+
+def forget(context: Context, region: str) -> None:
+    """Forget which images a region has."""
+    context.cache.drop(f"{context.account}/image/{region}/baked/")
+
+
+def is_gpu(image: BakedImage) -> bool:
+    """Whether an image is for instances with a GPU."""
+    return "-gpu-" in image.image.name
+
+
+def monthly(image: BakedImage) -> Decimal:
+    """What an image's snapshots cost a month, at most."""
+    return _SNAPSHOT_USD_PER_GIB_MONTH * image.image.root_gib
+
+
+def _wanted(
+    context: Context, region: str, request: LaunchRequest, *, has_gpu: bool
+) -> Image | None:
+    """Find the image a request names, or a tested one that has exactly what the environment's lock names."""
+    if request.image_id:
+        for baked in baking.baked(context.cloud, region):
+            if baked.image.id == request.image_id:
+                return baked.image
+        raise SetupMissing(f"{region} has no image {request.image_id}")
+    environment = load_environment(request.environment, context.profile.environment_folders)
+    lock = environment.image_key(has_gpu=has_gpu)
+    key = f"{context.account}/image/{region}/baked/{lock}"
+    known = context.cache.get(key)
+    if known is not None:
+        return Image(**known) if known else None
+    try:
+        images = baking.baked(context.cloud, region)
+    except AwsError:
+        images = ()  # without the right to look, there is none
+    fitting = (i.image for i in images if i.is_usable and i.lock == lock and i.state == "available")
+    image = next(fitting, None)
+    context.cache.put(key, asdict(image) if image else {}, lasting=_FOUND if image else _NONE)
+    return image
+
+
+def _why(image: Image, environment: str, rate: int | None) -> str:
+    said = f"It boots from {image.name}, which has {environment} as it is locked now"
+    if rate is None:
+        return f"{said}; its first reads come from S3 and are slow"
+    cost = _INITIALIZATION_USD_PER_GIB * image.root_gib
+    return f"{said}; its disk is filled at {rate} MiB/s, ${cost:.2f} once, beside the plan"
+
+
+def _moved_on(context: Context, image: BakedImage) -> tuple[str, ...]:
+    try:
+        environment = load_environment(image.environment, context.profile.environment_folders)
+    except WrongUsage:
+        return ("unknown",)
+    has_gpu = is_gpu(image)
+    moved = [] if environment.image_key(has_gpu=has_gpu) == image.lock else ["lock"]
+    with suppress(GpulabError):
+        base = setup.base_image(context, image.image.region, has_gpu=has_gpu)
+        moved += ["base"] if base.name != image.base_name else []
+    return tuple(moved)

@@ -1,0 +1,160 @@
+"""
+Completing the ledger from the account: what EC2 remembers, and what the instances left beside the kept work.
+
+Repeatable: a fact that is known already stays as it is. Says what nobody could tell.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from gpulab.aws import workspace
+from gpulab.aws.history import History, history_of
+from gpulab.aws.regions import ask_each
+from gpulab.errors import GpulabError, WrongUsage
+from gpulab.launch.account.storage import our_bucket, prefix
+from gpulab.launch.context import Context
+from gpulab.model.fact import Fact, ended
+from gpulab.spending.facts import LaunchRecord, LedgerReading, timeline_of
+from gpulab.store.fact_lines import import_lines
+
+# Where the agent writes its facts, below the work folder.
+_AGENTS_FACTS = ".gpulab/ledger/"
+_REFRESHED = "ledger/refreshed"
+_SURELY_THERE = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """
+    What was found.
+
+    Attributes:
+        facts: Found in the account.
+        new: Of them, not in the ledger before.
+        unknown: Sentences about what nobody could tell.
+    """
+
+    facts: int
+    new: int
+    unknown: tuple[str, ...]
+
+
+def rebuild(context: Context, regions: tuple[str, ...], *, of_everyone: bool = False) -> Rebuilt:
+    """
+    Read the account and the kept work, and add what the ledger lacks.
+
+    Args:
+        of_everyone: All owners of a shared account, for a teaching assistant; otherwise one's own only.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+        GpulabError: No region answered; the first region's error.
+    """
+    now = context.now()
+    owner = "" if of_everyone else context.owner
+    answers = ask_each(
+        regions, lambda region: history_of(context.cloud, region, owner=owner, now=now)
+    )
+    histories = answers.or_raise()
+    facts = [one for history in histories.values() for one in history.facts]
+    unknown = [text for history in histories.values() for text in history.unknown]
+    unknown += [f"{region}: {error.message}" for region, error in answers.failed.items()]
+    kept, problems = _kept_facts(context)
+    new = context.ledger.append([*facts, *kept])
+    gone = _gone(context, histories)
+    new += context.ledger.append(gone)
+    unknown += [f"{one.subject} is gone; its planned end is taken for its end" for one in gone]
+    return Rebuilt(len(facts) + len(kept), new, (*unknown, *problems))
+
+
+def refresh(context: Context, *, at_once: bool = False) -> None:
+    """
+    Ask the account about what the ledger believes to be running, at most every ten minutes; nothing is asked when nothing is open.
+
+    An instance that ended while this computer was off would otherwise be charged until now.
+
+    Args:
+        at_once: Ask although it was asked a moment ago, because something is known to have ended.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+        GpulabError: No region answered.
+    """
+    reading = timeline_of(context.ledger.facts())
+    regions = {_region(launch.zone) for launch in _open(reading)}
+    if not regions or (not at_once and context.cache.get(_REFRESHED)):
+        return
+    now = context.now()
+    histories = ask_each(
+        sorted(regions),
+        lambda region: history_of(context.cloud, region, owner=context.owner, now=now),
+    ).or_raise()
+    context.ledger.append(fact for history in histories.values() for fact in history.facts)
+    context.ledger.append(_gone(context, histories))
+    context.cache.put(_REFRESHED, value=True, lasting=timedelta(minutes=10))
+
+
+def _open(reading: LedgerReading) -> list[LaunchRecord]:
+    lives = reading.timeline.instances
+    return [reading.launches[i.id] for i in lives if i.runs[-1].ends_at is None]
+
+
+def _region(zone: str) -> str:
+    return zone.rstrip("abcdefghijklmnopqrstuvwxyz")
+
+
+def _gone(context: Context, histories: Mapping[str, History]) -> list[Fact]:
+    """
+    Close what EC2 does not know any more: it ended, at its planned end at the latest.
+
+    A fresh instance may be missing for some seconds, so it is left open.
+    """
+    now = context.now()
+    there = {fact.subject for history in histories.values() for fact in history.facts}
+    return [
+        ended(
+            launch.instance_id,
+            at=max(launch.launched_at, min(now, launch.expires_at or now)),
+            by=None,
+            reason="gone; its end is not known, its planned end is taken",
+        )
+        for launch in _open(timeline_of(context.ledger.facts()))
+        if _region(launch.zone) in histories
+        and launch.instance_id not in there
+        and now - launch.launched_at > _SURELY_THERE
+    ]
+
+
+def _kept_facts(context: Context) -> tuple[list[Fact], list[str]]:
+    """Read what the agents wrote; a file that cannot be read is named, and the rest counts."""
+    facts: list[Fact] = []
+    problems: list[str] = []
+    try:
+        for path in _agents_files(context):
+            try:
+                facts += import_lines(path.read_bytes())
+            except WrongUsage as error:
+                problems.append(f"{path.name}: {error.message}")
+    except (GpulabError, OSError) as error:
+        problems.append(f"the kept work could not be read: {error}")
+    return facts, problems
+
+
+def _agents_files(context: Context) -> Iterator[Path]:
+    yield from sorted(context.folder.work.glob(f"*/{_AGENTS_FACTS}*.jsonl"))
+    if not context.profile.keep_bucket:
+        return
+    bucket = our_bucket(context)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in workspace.names(context.cloud, bucket, owner=context.owner):
+            manifest = workspace.read_manifest(context.cloud, bucket, prefix(context, name))
+            files = manifest.files if manifest else ()
+            for number, file in enumerate(f for f in files if f.path.startswith(_AGENTS_FACTS)):
+                place = Path(folder) / f"{number}.jsonl"
+                workspace.download(context.cloud, bucket, file, place)
+                yield place

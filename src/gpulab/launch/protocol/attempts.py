@@ -1,0 +1,282 @@
+"""
+The attempts of one plan, place by place, until an instance runs. The order of the steps survives a kill: what is about to be asked is
+written down and synced, then asked; what AWS answered is written down before anything else happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from gpulab.aws import instances
+from gpulab.aws.errors import from_code
+from gpulab.bootstrap import Keep
+from gpulab.errors import (
+    AwsError,
+    GpulabError,
+    NoCapacity,
+    NotFound,
+    NotOffered,
+    QuotaTooLow,
+    StoreError,
+    WrongUsage,
+)
+from gpulab.launch.account import images, setup
+from gpulab.launch.context import Context
+from gpulab.launch.events import (
+    Attempting,
+    BuyOnDemand,
+    Event,
+    Launched,
+    PlaceRefused,
+    Planned,
+    Question,
+    Running,
+    StartPlan,
+    WaitingFor,
+    Warned,
+)
+from gpulab.launch.money.facts import record_disk, record_end, record_launch
+from gpulab.launch.offers.places import remember_full, remember_never
+from gpulab.launch.protocol.asking import ask
+from gpulab.launch.protocol.intents import Attempt, intent_of
+from gpulab.launch.protocol.scheduled_end import arm, disarm
+from gpulab.launch.protocol.userdata import keep_for
+from gpulab.model.instance import Instance, LaunchPlan, State
+from gpulab.model.market import Market, Offer
+from gpulab.model.timeline import EndedBy
+from gpulab.planning import quotas
+from gpulab.planning.failover import (
+    Failure,
+    Next,
+    conclusion,
+    on_demand_cures,
+    remaining,
+    what_next,
+)
+
+# EC2 needs some seconds; asking earlier than it can be is a call for nothing.
+_FIRST_LOOK_S = 9.0
+_NEXT_LOOK_S = 4.0
+_VCPU_QUOTAS = frozenset({"MaxSpotInstanceCountExceeded", "VcpuLimitExceeded"})
+_STILL_PENDING = timedelta(minutes=8)
+
+
+class Attempts:
+    """
+    One plan being carried out.
+
+    Args:
+        confirm: Asks the user; only for what the plan did not cover.
+        further: Plans the next region once every attempt of the plan came to nothing; `None` when there is none.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        plan: LaunchPlan,
+        *,
+        confirm: Callable[[Question], bool],
+        further: Callable[[], LaunchPlan | None],
+    ) -> None:
+        self._context = context
+        self._plan = plan
+        self._confirm = confirm
+        self._further = further
+        self._agreed_usd = plan.at_most_usd
+        self._on_demand_offers = list(plan.on_demand)
+        self._launch_id = context.new_id()
+        self._number = 0
+        self._keep: Keep | None = None
+        self._failures: list[Failure] = []
+        self._repaired: set[str] = set()
+
+    def run(self) -> Generator[Event, None, Instance]:
+        """
+        Try place after place until an instance runs.
+
+        Returns:
+            The instance, `running`.
+
+        Raises:
+            GpulabError: Nothing runs. Distinct causes first; a cause that is the same everywhere stops at the first attempt.
+                `Ambiguous`: nobody knows; the journal holds the open launch and the next command settles it.
+        """
+        left: Sequence[Offer] = self._plan.attempts
+        yield from self._find_keep()
+        while left:
+            offer = left[0]
+            try:
+                return (yield from self._attempt(offer))
+            except GpulabError as error:
+                left = yield from self._after(error, offer, left)
+            if not left:
+                left = (yield from self._next_region()) or self._on_demand()
+        raise conclusion(self._failures)
+
+    def _find_keep(self) -> Generator[Event, None, None]:
+        """Find where the work is kept; a bucket that cannot be used is told, and the work then comes home over ssh."""
+        try:
+            self._keep = keep_for(self._context, self._plan.request.name)
+        except GpulabError as error:
+            text = f"the bucket cannot be used ({error.message}); `gpulab stop` copies the work to this computer"
+            yield Warned(self._context.now(), text)
+
+    def _after(
+        self, error: GpulabError, offer: Offer, left: Sequence[Offer]
+    ) -> Generator[Event, None, Sequence[Offer]]:
+        """Decide what is left after a failed attempt."""
+        then = what_next(error)
+        if then in (Next.NEW_TOKEN, Next.REPAIR) and self._may_repeat(offer, then):
+            yield PlaceRefused(self._context.now(), offer, error, then)
+            return left
+        if then in (Next.SAME_CALL, Next.STOP, Next.ADOPT, Next.REPAIR, Next.NEW_TOKEN):
+            # Nobody knows, or it is the same everywhere: another place would hide it, or cost twice.
+            raise self._concluded(offer, error)
+        error = self._with_request(offer, error)
+        self._failures.append(Failure(offer, error))
+        self._remember(offer, error)
+        yield PlaceRefused(self._context.now(), offer, error, then)
+        return remaining(left, self._failures[-1])
+
+    def _with_request(self, offer: Offer, error: GpulabError) -> GpulabError:
+        """Add the request that raises a quota to EC2's refusal, which does not even name the quota."""
+        family, market, region = offer.type.quota_family, offer.place.market, offer.place.region
+        if not isinstance(error, QuotaTooLow) or error.code not in _VCPU_QUOTAS:
+            return error
+        self._context.cache.drop(f"{self._context.account}/quota/{region}/")
+        quota = quotas.unread(family, market, region)
+        hint = quotas.raise_hint(quota, needed_vcpus=offer.type.vcpus)
+        return QuotaTooLow(error.message, hint=hint, code=error.code, detail=error.detail)
+
+    def _agrees(self, question: Question) -> bool:
+        """Ask; where nobody can answer, the answer is no, so that the cause is told and not the missing person."""
+        try:
+            return self._confirm(question)
+        except WrongUsage:
+            return False
+
+    def _concluded(self, offer: Offer, error: GpulabError) -> GpulabError:
+        if not self._failures:
+            return error
+        return conclusion([*self._failures, Failure(offer, error)])
+
+    def _may_repeat(self, offer: Offer, then: Next) -> bool:
+        """Repair a region once, and take a new token for a place once."""
+        region, zone = offer.place.region, offer.place.zone
+        key = region if then is Next.REPAIR else f"{zone}/{offer.type.name}"
+        if key in self._repaired:
+            return False
+        self._repaired.add(key)
+        if then is Next.REPAIR:
+            setup.forget(self._context, region)
+        return True
+
+    def _remember(self, offer: Offer, error: GpulabError) -> None:
+        if isinstance(error, NoCapacity):
+            remember_full(self._context, offer.place)
+        if isinstance(error, NotOffered):
+            remember_never(self._context, offer.place)
+
+    def _next_region(self) -> Generator[Event, None, Sequence[Offer]]:
+        """Plan the next region, and ask again only if it may cost more than was agreed to."""
+        if any(what_next(f.error) is Next.ON_DEMAND for f in self._failures):
+            return ()  # what is missing is missing in every region
+        plan = self._further()
+        if plan is None:
+            return ()
+        yield Planned(self._context.now(), plan)
+        if plan.at_most_usd > self._agreed_usd and not self._agrees(StartPlan(plan)):
+            return ()
+        self._plan, self._agreed_usd = plan, max(self._agreed_usd, plan.at_most_usd)
+        self._on_demand_offers += plan.on_demand
+        return plan.attempts
+
+    def _on_demand(self) -> Sequence[Offer]:
+        """Ask whether to buy on demand, once every spot place has said no for a reason that on demand cures."""
+        markets = {f.offer.place.market for f in self._failures}
+        offers = self._on_demand_offers
+        if not offers or Market.ON_DEMAND in markets or not on_demand_cures(self._failures):
+            return ()
+        extra = offers[0].usd_per_hour - self._plan.attempts[0].usd_per_hour
+        return offers if self._agrees(BuyOnDemand(self._plan, offers[0], extra)) else ()
+
+    def _attempt(self, offer: Offer) -> Generator[Event, None, Instance]:
+        """Ask one place, and wait until the instance runs there."""
+        context, region = self._context, offer.place.region
+        self._number += 1
+        yield Attempting(context.now(), offer, self._number)
+        found = setup.ensure(context, region, has_gpu=offer.type.gpus > 0)
+        subnet = found.network.subnet(offer.place.zone)
+        if subnet is None:
+            raise NotOffered(f"there is no subnet in {offer.place.zone}", code="NoSubnet")
+        image, rate = yield from images.choose(
+            context, region, self._plan.request, has_gpu=offer.type.gpus > 0, base=found.image
+        )
+        attempt = Attempt(self._launch_id, self._number, offer, subnet, rate)
+        found = replace(found, image=image)
+        intent = intent_of(context, self._plan, attempt, found=found, keep=self._keep)
+        context.journal.intend(intent)
+        is_fresh = found.is_fresh(context.now())
+        instance = yield from ask(context, intent, is_setup_fresh=is_fresh)
+        yield Launched(context.now(), instance, offer)
+        yield from recorded(context, instance, offer, self._plan)
+        is_late = yield from arm(context, instance, self._plan.ends_at)
+        instance = yield from until_running(context, instance)
+        if is_late:
+            yield from arm(context, instance, self._plan.ends_at)
+        with contextlib.suppress(StoreError):
+            record_disk(context, instance, disk_gib=self._plan.disk_gib)
+        return instance
+
+
+def recorded(
+    context: Context, instance: Instance, offer: Offer, plan: LaunchPlan
+) -> Generator[Event, None, None]:
+    """Write the launch into the ledger; a ledger that cannot be written is told and stops nothing that already costs."""
+    try:
+        record_launch(context, instance, offer, plan)
+    except StoreError as error:
+        yield Warned(context.now(), f"{error.message}; `gpulab ledger rebuild` adds it later")
+
+
+def until_running(context: Context, instance: Instance) -> Generator[Event, None, Instance]:
+    """
+    Wait until an instance runs.
+
+    Raises:
+        NoCapacity, QuotaTooLow, ...: It ended instead; the class of its state reason.
+        AwsError: It is still pending after eight minutes.
+    """
+    begun, region = context.now(), instance.place.region
+    pause = _FIRST_LOOK_S
+    while instance.state is State.PENDING:
+        context.sleep(pause)
+        pause = _NEXT_LOOK_S
+        try:
+            instance = instances.read(context.cloud, region, instance.id)
+        except NotFound:
+            # EC2 does not know everywhere yet what it has just made.
+            yield WaitingFor(context.now(), "running", "EC2 does not show it yet")
+        if instance.state is State.PENDING and context.now() - begun > _STILL_PENDING:
+            raise AwsError(
+                f"{instance.id} is still pending after 8 min",
+                hint="`gpulab ls` shows it; `gpulab stop` ends it",
+            )
+    if instance.state is not State.RUNNING:
+        with contextlib.suppress(StoreError):
+            reason = instance.state_reason
+            record_end(context, instance, at=context.now(), by=EndedBy.AWS, reason=reason)
+        disarm(context, instance)
+        raise ended_early(instance)
+    yield Running(context.now(), instance)
+    return instance
+
+
+def ended_early(instance: Instance) -> GpulabError:
+    """Say why an instance that was just launched has ended, in the class that says what to do next."""
+    place = instance.place
+    code = instance.state_reason or "Server.InternalError"
+    return from_code(code, "", f"launch {place.instance_type} in {place.zone}")

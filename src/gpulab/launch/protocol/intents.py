@@ -1,0 +1,93 @@
+"""What one launch call says, built beforehand as an intent for the journal: the same bytes can then be sent again, with the same token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC
+
+from gpulab.aws import instances
+from gpulab.bootstrap import Keep
+from gpulab.launch.account.setup import Setup
+from gpulab.launch.context import Context
+from gpulab.launch.protocol.userdata import render
+from gpulab.model import instance as tags_of
+from gpulab.model.instance import LaunchPlan
+from gpulab.model.market import Offer
+from gpulab.model.setup import Subnet
+from gpulab.planning.plan import spot_cap
+from gpulab.store.journal import Intent
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """
+    One try of a launch at one place.
+
+    Attributes:
+        number: From 1; each has its own token, since AWS counts tokens by zone.
+        initialization_mib_s: At which rate the disk is filled from its snapshot; `None` for EBS's own.
+    """
+
+    launch_id: str
+    number: int
+    offer: Offer
+    subnet: Subnet
+    initialization_mib_s: int | None = None
+
+    @property
+    def token(self) -> str:
+        """Client token of this attempt."""
+        return f"{self.launch_id}-{self.number}"
+
+
+def intent_of(
+    context: Context, plan: LaunchPlan, attempt: Attempt, *, found: Setup, keep: Keep | None
+) -> Intent:
+    """
+    Build everything that one launch call says.
+
+    Args:
+        keep: Where the work is kept; `None` when it is fetched over ssh.
+
+    Raises:
+        WrongUsage: There is no such environment.
+        InvalidRequest: The user data does not fit into EC2's 16 kB.
+    """
+    call = instances.LaunchCall(
+        place=attempt.offer.place,
+        image=found.image,
+        subnet=attempt.subnet,
+        security_group_id=found.network.security_group_id,
+        key_name=found.network.key_name,
+        token=attempt.token,
+        tags=_tags(context, plan, attempt.launch_id),
+        user_data=render(context, plan, attempt.offer, launch_id=attempt.launch_id, keep=keep),
+        disk_gib=plan.disk_gib,
+        initialization_mib_s=attempt.initialization_mib_s,
+        spot_cap=spot_cap(attempt.offer, plan.request),
+        instance_role=context.profile.instance_role if keep else "",
+    )
+    return Intent(
+        launch_id=attempt.launch_id,
+        attempt=attempt.number,
+        token=attempt.token,
+        name=plan.request.name,
+        region=attempt.offer.place.region,
+        parameters=instances.launch_parameters(call),
+        user_data=call.user_data,
+        at=context.now(),
+    )
+
+
+def _tags(context: Context, plan: LaunchPlan, launch_id: str) -> dict[str, str]:
+    request = plan.request
+    tags = {
+        tags_of.TAG_NAME: request.name,
+        tags_of.TAG_OWNER: context.owner,
+        tags_of.TAG_COURSE: request.course,
+        tags_of.TAG_LAB: request.lab,
+        tags_of.TAG_LAUNCH: launch_id,
+        tags_of.TAG_EXPIRES: plan.ends_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        tags_of.TAG_ENVIRONMENT: request.environment,
+    }
+    return {key: value for key, value in tags.items() if value}

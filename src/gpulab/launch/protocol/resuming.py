@@ -1,0 +1,175 @@
+"""
+What earlier commands left open: launches whose answer was never written down. Found, or asked again with the same token; never doubled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import timedelta
+
+from gpulab.aws import instances
+from gpulab.errors import Ambiguous, GpulabError, NotFound, Throttled
+from gpulab.launch.context import Context
+from gpulab.launch.events import AlreadyUp, Event, Resumed, Warned
+from gpulab.launch.protocol.asking import LAUNCHED, NEVER, ask, look_up
+from gpulab.model.instance import Instance, LaunchRequest
+from gpulab.planning.catalogue import instance_types
+from gpulab.planning.wishes import types_for
+from gpulab.store.journal import Intent, Made
+
+# After this long EC2 shows everywhere what it has made: nothing shown means nothing made.
+SETTLED = timedelta(minutes=10)
+# For this long after a launch, a listing may miss the instance.
+_UNLISTED = timedelta(minutes=2)
+# How long EC2 took to show a new instance in every public report of it; waited for only when the wish has changed.
+_SHOWN = timedelta(seconds=30)
+
+
+def resume(context: Context, request: LaunchRequest) -> Generator[Event, None, Instance | None]:
+    """
+    Resolve what is open before something new is launched under a name.
+
+    Yields:
+        `Resumed` for an instance found again, `AlreadyUp` for one that was launched moments ago; `Warned` for what stays open.
+
+    Returns:
+        The live instance of that name, if an earlier launch made one.
+
+    Raises:
+        GpulabError: AWS does not answer, so nobody knows; nothing new may be launched.
+    """
+    story = context.journal.read()
+    if story.torn_lines:
+        lines = ", ".join(map(str, story.torn_lines))
+        yield Warned(context.now(), f"the journal has unreadable lines ({lines}); they are skipped")
+    for intent in story.open_intents:
+        if intent.name != request.name:
+            yield from _settle_other(context, intent)
+            continue
+        instance = yield from _settle(context, intent, request)
+        if instance is not None and instance.state.is_alive:
+            yield Resumed(context.now(), instance)
+            return instance
+    young = _made_moments_ago(context, request.name)
+    if young is not None:
+        yield AlreadyUp(context.now(), young)
+    return young
+
+
+def look_back(context: Context) -> tuple[Intent, ...]:
+    """
+    Close open launches that can be settled by looking; launch nothing. For commands that only read.
+
+    Returns:
+        What stays open: too young to tell, or AWS did not answer.
+    """
+    left = []
+    for intent in context.journal.read().open_intents:
+        if context.journal.is_launching(intent.name):
+            continue
+        try:
+            if not _is_settled_by_looking(context, intent):
+                left.append(intent)
+        except GpulabError:
+            left.append(intent)
+    return tuple(left)
+
+
+def known_elsewhere(context: Context, request: LaunchRequest) -> Instance | None:
+    """
+    Find a live instance of the name that this computer launched in a region other than the first.
+
+    Asks AWS only if the journal's last launch of that name went elsewhere.
+    """
+    last = next((m for m in reversed(context.journal.read().made) if m.name == request.name), None)
+    if last is None or last.region == request.regions[0]:
+        return None
+    try:
+        found = instances.read(context.cloud, last.region, last.instance_id)
+    except NotFound:
+        return None
+    return found if found.state.is_alive else None
+
+
+def _settle_other(context: Context, intent: Intent) -> Generator[Event, None, None]:
+    """Settle a launch of another name as far as looking goes."""
+    if context.journal.is_launching(intent.name):
+        return
+    if not _is_settled_by_looking(context, intent):
+        text = f"an interrupted launch of {intent.name} is still open; `gpulab up {intent.name}` settles it"
+        yield Warned(context.now(), text)
+
+
+def _settle(
+    context: Context, intent: Intent, request: LaunchRequest
+) -> Generator[Event, None, Instance | None]:
+    """Find what an open launch of our name made; young ones are asked for again, with the same token and bytes."""
+    found = look_up(context, intent)
+    if found is None and not _is_wanted(intent, request):
+        found = _look_patiently(context, intent)
+    elif found is None and context.now() - intent.at < SETTLED:
+        return (yield from _asked_again(context, intent))
+    _close(context, intent, found)
+    return found
+
+
+def _asked_again(context: Context, intent: Intent) -> Generator[Event, None, Instance | None]:
+    try:
+        return (yield from ask(context, intent))
+    except (Ambiguous, Throttled):
+        raise
+    except GpulabError as error:
+        # Refused: then it was never made, and the way is free for a new plan.
+        yield Warned(context.now(), f"the interrupted launch came to nothing: {error.message}")
+        return None
+
+
+def _is_settled_by_looking(context: Context, intent: Intent) -> bool:
+    found = look_up(context, intent)
+    if found is None and context.now() - intent.at < SETTLED:
+        return False
+    _close(context, intent, found)
+    return True
+
+
+def _look_patiently(context: Context, intent: Intent) -> Instance | None:
+    while context.now() - intent.at < _SHOWN:
+        context.sleep(5)
+    return look_up(context, intent)
+
+
+def _close(context: Context, intent: Intent, found: Instance | None) -> None:
+    outcome, instance_id = (LAUNCHED, found.id) if found else (NEVER, "")
+    context.journal.conclude(intent, outcome, instance_id=instance_id, at=context.now())
+
+
+def _is_wanted(intent: Intent, request: LaunchRequest) -> bool:
+    """Whether the launch that is open is still what the user asks for."""
+    wanted = {t.name for t in types_for(request, instance_types())}
+    market = "spot" if "InstanceMarketOptions" in intent.parameters else "on-demand"
+    return (
+        intent.parameters["InstanceType"] in wanted
+        and intent.region in request.regions
+        and market in request.markets
+    )
+
+
+def _made_moments_ago(context: Context, name: str) -> Instance | None:
+    """Read an instance that was launched so recently that a listing may still miss it."""
+    for made in reversed(context.journal.read().made):
+        if made.name == name and context.now() - made.at < _UNLISTED:
+            instance = _read_patiently(context, made)
+            if instance is not None:
+                return instance if instance.state.is_alive else None
+    return None
+
+
+def _read_patiently(context: Context, made: Made) -> Instance | None:
+    """Read an instance by its id, which EC2 may not know everywhere in its first seconds."""
+    while True:
+        try:
+            return instances.read(context.cloud, made.region, made.instance_id)
+        except NotFound:
+            if context.now() - made.at > _SHOWN:
+                return None
+            context.sleep(2)

@@ -1,0 +1,145 @@
+"""
+`gpulab stop`: keep the work, compare the copy, end the instance, wait until AWS says so, write it down. In that order: an instance whose
+work could not be kept goes on running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from datetime import timedelta
+
+from gpulab.aws import instances as ec2
+from gpulab.aws import workspace
+from gpulab.errors import AwsError, NotFound, RemoteError, StoreError
+from gpulab.launch.account.storage import our_bucket, prefix
+from gpulab.launch.context import Context
+from gpulab.launch.events import Ended, Ending, Event, Saved, Saving, WaitingFor, Warned
+from gpulab.launch.money.facts import record_end
+from gpulab.launch.protocol import scheduled_end
+from gpulab.launch.running import agent, instances
+from gpulab.model.instance import Instance, State
+from gpulab.model.timeline import EndedBy
+from gpulab.remote import copying, hostkeys
+from gpulab.remote.host import Host
+
+_GONE_WITHIN = timedelta(minutes=10)
+_LOOK_S = 5.0
+
+
+def stop(context: Context, instance: Instance, *, save: bool = True) -> Iterator[Event]:
+    """
+    Keep the work of an instance and end it.
+
+    Args:
+        save: Without it, what was not kept before is lost.
+
+    Yields:
+        `Saving`, `Saved`, `Ending`, at last `Ended`.
+
+    Raises:
+        RemoteError, StoreError: The work could not be kept; the instance runs on, and the hint says what can be done.
+        AwsError: AWS does not end it, or does not say so within ten minutes.
+    """
+    if save and instance.state is State.RUNNING:
+        yield from keep_work(context, instance)
+    yield from end(context, instance)
+
+
+def keep_work(context: Context, instance: Instance) -> Generator[Event, None, None]:
+    """
+    Keep the work of a running instance and compare the copy, file by file.
+
+    Raises:
+        RemoteError, StoreError: It could not be kept, or the copy differs.
+    """
+    host = instances.host(context, instance)
+    try:
+        if agent.save(host):
+            yield from _compared_bucket(context, instance, host)
+        else:
+            yield from _into_folder(context, instance, host)
+    except (RemoteError, StoreError) as error:
+        raise error.reworded(
+            f"the work of {instance.name} was not kept, so it runs on: {error.message}",
+            hint=error.hint or f"`gpulab stop {instance.name} --no-save` ends it without its work",
+        ) from error
+
+
+def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
+    """
+    End an instance and wait until AWS says `terminated`.
+
+    Raises:
+        AwsError: AWS refuses, or does not say so within ten minutes; it is asked to, so the next look may show it.
+    """
+    region = instance.place.region
+    yield Ending(context.now(), instance)
+    try:
+        ec2.terminate(context.cloud, region, [instance.id])
+        yield from _until_gone(context, instance)
+    except NotFound:
+        # AWS forgets an instance an hour after its end.
+        pass
+    try:
+        record_end(context, instance, at=context.now(), by=EndedBy.USER, reason="stop")
+    except StoreError as error:
+        yield Warned(context.now(), f"{error.message}; `gpulab ledger rebuild` adds it later")
+    scheduled_end.disarm(context, instance)
+    hostkeys.forget(context.folder.known_hosts, instance.id)
+    yield Ended(context.now(), instance)
+
+
+def _compared_bucket(
+    context: Context, instance: Instance, host: Host
+) -> Generator[Event, None, None]:
+    """Compare what the bucket holds with what the instance has, by hash and by what S3 lists."""
+    bucket, where = our_bucket(context), prefix(context, instance.name)
+    shown = f"s3://{bucket.name}/{where}"
+    yield Saving(context.now(), shown)
+    found = workspace.read_manifest(context.cloud, bucket, where)
+    if found is None or found.launch_id != instance.launch_id:
+        raise StoreError(f"{shown} does not hold the work of this launch")
+    lost = workspace.missing(context.cloud, bucket, where, found)
+    kept = {f.path: f.sha256 for f in found.files}
+    lost += tuple(p for p, sha256 in agent.hashes(host).items() if kept.get(p) != sha256)
+    if lost:
+        raise StoreError(
+            f"{len(lost)} files in {shown} differ from the instance, the first: {lost[0]}",
+            hint="Close what writes to them and stop again, or use `--no-save`",
+        )
+    yield Saved(context.now(), shown, len(found.files), found.size_bytes)
+
+
+def _into_folder(context: Context, instance: Instance, host: Host) -> Generator[Event, None, None]:
+    """Fetch the work over ssh and compare it; what was kept before and is gone on the instance stays."""
+    folder = context.folder.work / instance.name
+    yield Saving(context.now(), str(folder))
+    report = copying.pull(host, "work", folder)
+    if report.changing:
+        raise StoreError(
+            f"{report.changing[0]} is being written to",
+            hint="Stop what writes to it and stop again, or use `--no-save`",
+        )
+    compared = copying.verify(host, "work", folder)
+    if not compared.is_complete:
+        first = (*compared.missing, *compared.different)[0]
+        raise StoreError(f"the copy of {first} in {folder} differs from the instance")
+    folder.touch()
+    for skipped in compared.skipped:
+        yield Warned(context.now(), f"{skipped.path} is not kept: {skipped.reason}")
+    yield Saved(context.now(), str(folder), compared.files, compared.bytes)
+
+
+def _until_gone(context: Context, instance: Instance) -> Generator[Event, None, None]:
+    begun = context.now()
+    while True:
+        seen = ec2.read(context.cloud, instance.place.region, instance.id)
+        if seen.state is State.TERMINATED:
+            return
+        if context.now() - begun > _GONE_WITHIN:
+            raise AwsError(
+                f"AWS was asked to end {instance.id} and still says {seen.state} after 10 min",
+                hint="`gpulab ls` shows when it has ended",
+            )
+        yield WaitingFor(context.now(), "terminated", seen.state.value)
+        context.sleep(_LOOK_S)

@@ -1,0 +1,1 @@
+"""Looking after an account: `init`, `doctor`, `guard` and `sweep`."""

@@ -1,0 +1,140 @@
+"""`gpulab sweep`: everything of ours in all enabled regions, what it costs a month, and deleting what is left over. Looks only, unless told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+
+from gpulab.aws import tagged
+from gpulab.aws.regions import ask_each, enabled_regions
+from gpulab.errors import AwsError, GpulabError, StoreError, Throttled
+from gpulab.launch.account import setup
+from gpulab.launch.context import Context
+from gpulab.launch.money.facts import record_ends
+from gpulab.launch.running import keep
+from gpulab.model.leftover import Kind, Leftover, Tagged
+from gpulab.planning.leftovers import sort_out
+
+# S3 Standard, us-east-1; the kept work's figure is an estimate.
+_S3_USD_PER_GIB_MONTH = Decimal("0.023")
+_TRIES = 6
+_PAUSE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """
+    What was found.
+
+    Attributes:
+        found: What `apply` would delete, in that order.
+        untouchable: What carries our tags and stays, each with its reason.
+        unread: Regions that did not answer, and why.
+    """
+
+    found: tuple[Leftover, ...]
+    untouchable: tuple[Leftover, ...]
+    unread: dict[str, str]
+
+    @property
+    def usd_per_month(self) -> Decimal:
+        """What all of `found` costs as it is; what has no known price is not in it."""
+        return sum((item.resource.usd_per_month or Decimal(0) for item in self.found), Decimal(0))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of deleting one."""
+
+    leftover: Leftover
+    is_done: bool
+    error: str = ""
+
+
+def look(context: Context) -> Leftovers:
+    """
+    Look in every enabled region.
+
+    Raises:
+        GpulabError: No region answered.
+    """
+    answers = ask_each(
+        _regions(context),
+        lambda r: tagged.in_region(context.cloud, r, owner=context.owner),
+    )
+    resources = [r for found in answers.or_raise().values() for r in found]
+    kept = _kept(context)
+    story = context.journal.read()
+    launches = {m.launch_id for m in story.made} | {i.launch_id for i in story.open_intents}
+    over, stays = sort_out(
+        [*resources, *map(_as_resource, kept)],
+        known_launches=launches,
+        kept_at={w.name: w.saved_at for w in kept if w.saved_at},
+        now=context.now(),
+    )
+    return Leftovers(over, stays, {r: e.message for r, e in answers.failed.items()})
+
+
+def apply(context: Context, found: Iterable[Leftover]) -> Iterator[Outcome]:
+    """
+    Delete what was found, one after the other; one that fails does not stop the rest.
+
+    Args:
+        found: From `look`; anything of another kind than it lists is refused there.
+    """
+    for leftover in found:
+        try:
+            _delete(context, leftover.resource)
+        except GpulabError as error:
+            yield Outcome(leftover, is_done=False, error=error.message)
+        else:
+            yield Outcome(leftover, is_done=True)
+
+
+def _delete(context: Context, resource: Tagged) -> None:
+    """Delete one; a group or volume is released some time after its instance, so those are asked again."""
+    for attempt in range(_TRIES):
+        try:
+            tagged.delete(context.cloud, resource)
+            break
+        except Throttled:
+            if attempt == _TRIES - 1:
+                raise
+            context.sleep(_PAUSE_S)
+    if resource.kind in (Kind.SECURITY_GROUP, Kind.KEY_PAIR):
+        setup.forget_network(context, resource.region)
+    if resource.kind is Kind.INSTANCE:
+        with suppress(StoreError):
+            record_ends(context, [resource.id], at=context.now(), reason="sweep")
+
+
+def _regions(context: Context) -> tuple[str, ...]:
+    """Name every enabled region; where that may not be asked, those of the profile and the journal."""
+    try:
+        return enabled_regions(context.cloud, ask_in=context.profile.regions[0])
+    except AwsError:
+        made = (m.region for m in context.journal.read().made)
+        return tuple(dict.fromkeys((*context.profile.regions, *made)))
+
+
+def _kept(context: Context) -> tuple[keep.KeptWork, ...]:
+    try:
+        return keep.kept(context)
+    except GpulabError:
+        # Without knowing what is kept, nothing that may hold work is deleted.
+        return ()
+
+
+def _as_resource(work: keep.KeptWork) -> Tagged:
+    gib = Decimal(work.bytes) / 2**30
+    return Tagged(
+        kind=Kind.KEPT_WORK,
+        id=work.where,
+        region="",
+        name=work.name,
+        launch_id="",
+        created_at=None,
+        usd_per_month=gib * _S3_USD_PER_GIB_MONTH if work.is_in_bucket else Decimal(0),
+    )

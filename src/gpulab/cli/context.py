@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import sys
 import threading
 import time
@@ -19,6 +18,8 @@ from gpulab.store.home import Folder, Home
 from gpulab.view.console import Console
 
 if TYPE_CHECKING:
+    import random
+
     from gpulab.launch.context import Context as LaunchContext
 
 
@@ -57,6 +58,8 @@ class Context:
     @cached_property
     def random(self) -> random.Random:
         """Randomness for jitter; not for secrets."""
+        import random
+
         return random.Random()  # noqa: S311 - jitter, not secrets
 
     @cached_property

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from gpulab.model.credit import Credit
-from gpulab.model.market import Market
-from gpulab.model.timeline import EndedBy
+if TYPE_CHECKING:
+    from gpulab.model.credit import Credit
+    from gpulab.model.market import Market
+    from gpulab.model.timeline import EndedBy
 
 LINUX = "Linux/UNIX"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 
 from gpulab.errors import StoreError
@@ -17,6 +16,8 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     Raises:
         StoreError: The disk is full or the folder is not writable; the old file is untouched.
     """
+    import tempfile  # not at the start: it costs a reader of the folder a tenth of its time
+
     try:
         private_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -22,8 +22,14 @@ def per_hour(usd: Decimal) -> str:
 
 
 def span(length: timedelta) -> str:
-    """Write a span as `2 h 10 min`, `45 s`, `3 d 4 h`: its two largest units."""
-    seconds = max(0, int(length.total_seconds()))
+    """Write a span as `2 h 10 min`, `45 s`, `3 d 4 h`: its two largest units, rounded to the smaller."""
+    seconds = max(0, round(length.total_seconds()))
+    # The smaller unit is rounded before the larger is chosen: two hours that began a second ago are not "1 h 59 min".
+    for least, unit in ((86400, 3600), (3600, 60)):
+        rounded = (seconds + unit // 2) // unit * unit
+        if rounded >= least:
+            seconds = rounded
+            break
     parts = [
         (seconds // 86400, "d"),
         (seconds % 86400 // 3600, "h"),

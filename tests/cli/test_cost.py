@@ -53,7 +53,7 @@ def test_people_read_dollars_and_the_end_of_the_credit(worked, capsys):
 
     out = capsys.readouterr().out
     assert "total                    0.7610251493  $0.76" in out
-    assert "billed instance time: 11730 s (3 h 15 min)" in out
+    assert "billed instance time: 11730 s (3 h 16 min)" in out
     assert "the credit was used up at 2026-10-23T18:19:22Z" in out
 
 

@@ -445,6 +445,20 @@ def test_doctor_says_in_one_line_what_other_gpus_quotas_are(sandbox, student):
     ) == found[-1].text
 
 
+def test_doctor_asks_for_a_quota_once_not_once_for_each_region(tmp_path):
+    """Six long requests for three regions hide that one of them is enough."""
+    from gpulab.sandbox import Sandbox
+
+    regions = ("us-east-1", "us-east-2", "us-west-2")
+    with Sandbox(ready=False) as sandbox:
+        context = Student(sandbox, tmp_path, regions=regions).context
+        found = [c for c in doctor.checks(context) if c.name.endswith("quota G spot")]
+
+    assert ["failed"] * 3 == [c.state for c in found]
+    assert [True, False, False] == ["request-service-quota-increase" in c.hint for c in found]
+    assert "One region is enough; or the same request in us-west-2" == found[2].hint
+
+
 def test_doctor_fails_the_quota_of_the_gpu_the_profile_asks_for(sandbox, tmp_path):
     """Who wants an H100 is stopped by the P5 quota, not by that of a T4."""
     context = Student(sandbox, tmp_path, gpu="H100").context

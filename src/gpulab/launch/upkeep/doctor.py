@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 from gpulab.aws import accounts, images, market, network
@@ -40,8 +41,22 @@ def checks(context: Context) -> Iterator[Check]:
     yield _credentials(context, who)
     for look in (_clock, _plan, _spot_role, _open_launches, _kept_work, _guard):
         yield from _alone(look.__name__.strip("_").replace("_", " "), look, context)
+    asked: set[str] = set()
     for region in context.profile.regions:
-        yield from _region(context, region)
+        for check in _region(context, region):
+            yield _asked_once(check, asked, region)
+
+
+def _asked_once(check: Check, asked: set[str], region: str) -> Check:
+    """Say a quota request in full for the first region only: one region with a quota is enough to work."""
+    quota = f"{region} quota "
+    if not check.hint or not check.name.startswith(quota):
+        return check
+    which = check.name.removeprefix(quota)
+    if which in asked:
+        return replace(check, hint=f"One region is enough; or the same request in {region}")
+    asked.add(which)
+    return check
 
 
 def _alone(

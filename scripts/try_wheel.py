@@ -18,7 +18,17 @@ from pathlib import Path
 import gpulab
 from gpulab.bootstrap import InstanceSpec, environment_names, load_environment, user_data
 
-_TOOLS = ("pytest", "mypy", "ruff", "hypothesis", "moto", "asyncssh", "flask")
+_TOOLS = (
+    "pytest",
+    "mypy",
+    "ruff",
+    "hypothesis",
+    "moto",
+    "asyncssh",
+    "flask",
+    "starlette",
+    "uvicorn",
+)
 
 
 def main() -> int:

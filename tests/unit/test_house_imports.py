@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-_HEAVY = ("boto3", "botocore", "paramiko", "rich", "jinja2", "asyncio", "moto", "asyncssh", "flask")
+_HEAVY = (
+    *("boto3", "botocore", "paramiko", "rich", "jinja2", "asyncio", "moto", "asyncssh", "flask"),
+    *("starlette", "uvicorn"),
+)
 
 
 @pytest.mark.parametrize(

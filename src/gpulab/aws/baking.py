@@ -11,6 +11,7 @@ from gpulab.aws.images import root_gib
 from gpulab.aws.session import Cloud
 from gpulab.errors import NotFound
 from gpulab.model import instance as tags_of
+from gpulab.model.moment import read_moment
 from gpulab.model.setup import BakedImage, Image
 
 if TYPE_CHECKING:
@@ -141,16 +142,8 @@ def _baked(row: Mapping[str, Any], region: str) -> BakedImage:
         base_id=tags.get(tags_of.TAG_BASE, ""),
         base_name=tags.get(tags_of.TAG_BASE_NAME, ""),
         bake_id=tags.get(tags_of.TAG_BAKE, ""),
-        made_at=_moment(row.get("CreationDate", "")),
+        made_at=read_moment(row.get("CreationDate", "")),
         state=str(row.get("State", "")),
         is_usable=tags.get(tags_of.TAG_USABLE) == "true",
         snapshot_ids=tuple(d for d in disks if d),
     )
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment.astimezone(UTC) if moment.tzinfo else None

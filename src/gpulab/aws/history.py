@@ -18,6 +18,7 @@ from gpulab.model import fact
 from gpulab.model import instance as tags
 from gpulab.model.fact import Fact, Source
 from gpulab.model.market import Market
+from gpulab.model.moment import read_moment
 from gpulab.model.timeline import EndedBy
 from gpulab.planning.catalogue import instance_types, on_demand_prices
 from gpulab.planning.snapshot import gp3_usd_per_gib_month
@@ -110,7 +111,7 @@ def _launched(row: Mapping[str, Any], region: str) -> Fact:
         course=said.get(tags.TAG_COURSE, ""),
         lab=said.get(tags.TAG_LAB, ""),
         gpus=kind.gpus if kind else None,
-        expires_at=_moment(said.get(tags.TAG_EXPIRES)),
+        expires_at=read_moment(said.get(tags.TAG_EXPIRES)),
         source=Source.AWS,
     )
 
@@ -240,11 +241,3 @@ def spot_price_facts(
 
 def _tags(row: Mapping[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in row.get("Tags", [])}
-
-
-def _moment(text: str | None) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None
-    return moment if moment and moment.tzinfo else None

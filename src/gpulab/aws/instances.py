@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from gpulab.errors import AwsError, NotFound
 from gpulab.model import instance as tags_of
 from gpulab.model.instance import Instance, State
 from gpulab.model.market import Market, Place
+from gpulab.model.moment import read_moment
 from gpulab.model.setup import Image, Subnet
 from gpulab.planning.catalogue import instance_types
 from gpulab.planning.quotas import family_of
@@ -245,7 +246,7 @@ def read_instance(row: Mapping[str, Any], region: str) -> Instance:
         address=row.get("PublicIpAddress") or "",
         private_address=row.get("PrivateIpAddress") or "",
         launched_at=row["LaunchTime"].astimezone(UTC),
-        expires_at=_moment(tags.get(tags_of.TAG_EXPIRES, "")),
+        expires_at=read_moment(tags.get(tags_of.TAG_EXPIRES, "")),
         launch_id=tags.get(tags_of.TAG_LAUNCH, ""),
         environment=tags.get(tags_of.TAG_ENVIRONMENT, ""),
         course=tags.get(tags_of.TAG_COURSE, ""),
@@ -307,14 +308,6 @@ def _vcpus(row: Mapping[str, Any]) -> int:
     if options.get("CoreCount") and options.get("ThreadsPerCore"):
         return int(options["CoreCount"]) * int(options["ThreadsPerCore"])
     return next((t.vcpus for t in instance_types() if t.name == row["InstanceType"]), 4)
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment.astimezone(UTC) if moment.tzinfo else None
 
 
 def _root_volume(call: LaunchCall) -> dict[str, Any]:

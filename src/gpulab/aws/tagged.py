@@ -19,6 +19,7 @@ from gpulab.model.instance import (
     TAG_USABLE,
 )
 from gpulab.model.leftover import Kind, Tagged
+from gpulab.model.moment import read_moment
 from gpulab.planning.catalogue import on_demand_prices
 from gpulab.planning.snapshot import gp3_usd_per_gib_month
 
@@ -170,7 +171,7 @@ def _images(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterato
             region,
             row.get("Tags", []),
             state=row.get("State", ""),
-            created_at=_moment(row.get("CreationDate")),
+            created_at=read_moment(row.get("CreationDate")),
         )
 
 
@@ -240,7 +241,7 @@ def _tagged(
         state=state,
         uses=uses,
         created_at=created_at.astimezone(UTC) if created_at else None,
-        expires_at=_moment(pairs.get(TAG_EXPIRES)),
+        expires_at=read_moment(pairs.get(TAG_EXPIRES)),
         usd_per_month=usd_per_month,
         bake_id=pairs.get(TAG_BAKE, ""),
         is_usable=pairs.get(TAG_USABLE) == "true",
@@ -251,11 +252,3 @@ def _monthly(usd_per_hour: Decimal | None, *, is_billed: bool) -> Decimal | None
     if not is_billed:
         return Decimal(0)
     return usd_per_hour * _HOURS_A_MONTH if usd_per_hour is not None else None
-
-
-def _moment(text: str | None) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return moment.astimezone(UTC) if moment.tzinfo else None

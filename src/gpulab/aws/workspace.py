@@ -13,12 +13,13 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpulab.aws.session import Cloud
 from gpulab.errors import AwsError, NotFound, StoreError
+from gpulab.model.moment import read_moment
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -243,7 +244,7 @@ def _manifest(found: Mapping[str, Any], prefix: str) -> KeptManifest:
     entries = sorted(found["entries"], key=lambda e: e["path"])
     plain = [e for e in entries if e.get("link") is None and not e["path"].endswith("/")]
     return KeptManifest(
-        at=_moment(found.get("at")),
+        at=read_moment(found.get("at")),
         launch_id=str(found.get("launch", "")),
         files=tuple(_file(e, prefix) for e in plain),
         links=tuple(e["path"] for e in entries if e.get("link") is not None),
@@ -263,11 +264,3 @@ def _file(entry: Mapping[str, Any], prefix: str) -> KeptFile:
         mode=int(entry.get("mode", 0o600)),
         modified_ns=int(entry.get("mtime_ns", 0)),
     )
-
-
-def _moment(text: object) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return moment.astimezone(UTC) if moment.tzinfo else None

@@ -112,7 +112,7 @@ class Context:
             return self.connect(target)
         from gpulab.remote.host import Host
 
-        return Host(target, sleep=self.sleep)
+        return Host(target)
 
 
 def context_of(

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from gpulab.model.moment import read_moment
+
 PHASES = ("armed", "host-keys", "ssh", "work", "jupyter", "environment", "gpu")
 
 
@@ -87,18 +89,18 @@ def read_status(text: str) -> AgentStatus:
         raise ValueError("not a status of version 1")
     jupyter, notice = _table(found, "jupyter"), _table(found, "notice")
     return AgentStatus(
-        at=_moment(found.get("at")) or datetime.fromtimestamp(0, UTC),
+        at=read_moment(found.get("at")) or datetime.fromtimestamp(0, UTC),
         phases=tuple(_phase(p) for p in _tables(found, "phases")),
-        deadline=_moment(found.get("deadline")),
+        deadline=read_moment(found.get("deadline")),
         idle_minutes=int(_number(found.get("idle_minutes"))),
-        idle_since=_moment(found.get("idle_since")),
+        idle_since=read_moment(found.get("idle_since")),
         spent_usd=_amount(found.get("spent_usd")),
         budget_usd=_amount(found.get("budget_usd")),
         gpus=tuple(_gpu(g) for g in _tables(found, "gpu")),
         jupyter_port=int(_number(jupyter.get("port"), 8888)),
         is_jupyter_ready=jupyter.get("ready") is True,
-        saved_at=_moment(found.get("saved_at")),
-        notice=(str(notice.get("action", "")), _moment(notice.get("time"))) if notice else None,
+        saved_at=read_moment(found.get("saved_at")),
+        notice=(str(notice.get("action", "")), read_moment(notice.get("time"))) if notice else None,
         ending=str(_table(found, "ending").get("reason", "")),
     )
 
@@ -143,11 +145,3 @@ def _amount(value: object) -> Decimal | None:
     except InvalidOperation:
         return None
     return amount if amount.is_finite() else None
-
-
-def _moment(value: object) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
-        return None
-    return moment.astimezone(UTC) if moment.tzinfo else None

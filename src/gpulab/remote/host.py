@@ -1,16 +1,15 @@
 """
-An instance reached over ssh: run a command, follow its output, wait until it answers. Hides whether the system's ssh
-or paramiko does it. Retries nothing by itself, except in `wait_until_ready`.
+An instance reached over ssh: run a command, follow its output. Hides whether the system's ssh or paramiko does it.
+Retries nothing by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from gpulab.errors import CommandFailed, RemoteError, Unreachable
+from gpulab.errors import CommandFailed, Unreachable
 from gpulab.remote import hostkeys
 from gpulab.remote.openssh import OpenSsh, find_ssh
 from gpulab.remote.process import (
@@ -23,7 +22,6 @@ from gpulab.remote.process import (
     command_failed,
     communicate,
     deadline,
-    last_line,
     ssh_failure,
 )
 from gpulab.remote.target import SshTarget
@@ -38,22 +36,11 @@ class Host:
     Args:
         target: Where and as whom.
         starter: How commands are started; the system's ssh where there is one, else paramiko.
-        monotonic: Seconds on a clock that never jumps.
-        sleep: Waits so many seconds.
     """
 
-    def __init__(
-        self,
-        target: SshTarget,
-        *,
-        starter: Starter | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, target: SshTarget, *, starter: Starter | None = None) -> None:
         self.target = target
         self.starter = starter or default_starter()
-        self._monotonic = monotonic
-        self._sleep = sleep
 
     def run(
         self,
@@ -116,41 +103,6 @@ class Host:
         if ended.exit_code != 0:
             raise command_failed(command, ended.exit_code, ended.stderr)
 
-    def wait_until_ready(
-        self,
-        *,
-        timeout_s: float = 300,
-        on_wait: Callable[[float, str], None] = lambda waited_s, reason: None,
-    ) -> float:
-        """
-        Wait until a command can be run.
-
-        Args:
-            timeout_s: Seconds; a booting instance needs 20 to 60.
-            on_wait: Told after every failed try how many seconds have passed, and why it failed.
-
-        Returns:
-            Seconds waited.
-
-        Raises:
-            Unreachable: It did not answer in time; the message has the last reason.
-            HostKeyMismatch, LoginRefused: At once; waiting does not help.
-        """
-        begun = self._monotonic()
-        pause_s = 0.5
-        while True:
-            try:
-                self.run(["true"], timeout_s=20)
-            except (Unreachable, CommandFailed) as error:
-                waited_s = self._monotonic() - begun
-                on_wait(waited_s, error.message)
-                if waited_s + pause_s > timeout_s:
-                    raise self._never_ready(waited_s, error) from error
-            else:
-                return self._monotonic() - begun
-            self._sleep(pause_s)
-            pause_s = min(pause_s * 1.5, 4.0)
-
     def shell_argv(self, command: Sequence[str] | None = None) -> list[str]:
         """
         Say how a person opens a shell (or runs a command) there with a terminal.
@@ -198,12 +150,6 @@ class Host:
 
     def _too_slow(self, command: Sequence[str], timeout_s: float | None) -> CommandFailed:
         return CommandFailed(f"`{command[0]}` did not end on the instance within {timeout_s:g} s")
-
-    def _never_ready(self, waited_s: float, last: RemoteError) -> Unreachable:
-        return Unreachable(
-            f"{self.target.instance_id} did not accept a login within {waited_s:.0f} s: {last_line(last.message)}",
-            hint=last.hint,
-        )
 
 
 def default_starter() -> Starter:

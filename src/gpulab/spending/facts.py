@@ -6,11 +6,12 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
 from gpulab.model.fact import LINUX, Fact, FactKind, Source
 from gpulab.model.market import Market
+from gpulab.model.moment import read_moment
 from gpulab.model.problem import Problem, ProblemKind
 from gpulab.model.timeline import (
     NO_PRICES,
@@ -163,7 +164,7 @@ class _Reader:
             launched_at=min(fact.at for fact in facts),
             gpus=int(said["gpus"]) if said.get("gpus", "").isdecimal() else None,
             on_demand_usd_per_hour=_amount(said.get("on_demand_usd_per_hour")),
-            expires_at=_moment(said.get("expires_at")),
+            expires_at=read_moment(said.get("expires_at")),
         )
 
     def _instance(self, launch: LaunchRecord, series: Mapping[str, PriceSeries]) -> InstanceLife:
@@ -355,11 +356,3 @@ def _amount(text: str | None) -> Decimal | None:
     except InvalidOperation:
         return None
     return value if value is not None and value.is_finite() and value >= 0 else None
-
-
-def _moment(text: str | None) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None
-    return moment.astimezone(UTC) if moment and moment.tzinfo else None

@@ -30,7 +30,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             os.fsync(file.fileno())
         Path(name).chmod(mode)
         Path(name).replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             Path(name).unlink()
@@ -50,7 +50,8 @@ def _cannot_write(path: Path, error: OSError) -> StoreError:
     )
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was added to a folder survive a power cut."""
     if os.name == "nt":  # Windows cannot open a folder; its rename is durable enough for us
         return
     handle = os.open(folder, os.O_RDONLY)

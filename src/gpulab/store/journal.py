@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gpulab.errors import Refused, StoreError
+from gpulab.store.files import sync_folder
 
 VERSION = 1
 
@@ -235,8 +236,8 @@ def _write_synced(path: Path, line: bytes) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-    if is_new and os.name != "nt":
-        _sync_folder(path.parent)
+    if is_new:
+        sync_folder(path.parent)
 
 
 def _is_torn(handle: int) -> bool:
@@ -246,14 +247,6 @@ def _is_torn(handle: int) -> bool:
         return False
     os.lseek(handle, size - 1, os.SEEK_SET)
     return os.read(handle, 1) != b"\n"
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _open_lock(path: Path) -> int:

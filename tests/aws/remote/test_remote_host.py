@@ -170,40 +170,6 @@ def test_an_instance_without_an_address_is_reached_by_its_proxy_command(sshd, st
     assert "through\n" == ran.text
 
 
-def test_waiting_ends_when_the_instance_answers(sshd):
-    """A booting instance refuses connections for half a minute; that is no failure."""
-    sshd.stop()
-    pauses: list[float] = []
-    reasons: list[str] = []
-
-    def sleep(seconds):
-        pauses.append(seconds)
-        if len(pauses) == 2:
-            sshd.start()
-
-    host = Host(sshd.target(), sleep=sleep)
-    host.wait_until_ready(on_wait=lambda waited_s, reason: reasons.append(reason))
-
-    assert [0.5, 0.75] == pauses
-    assert 2 == len([reason for reason in reasons if "Connection refused" in reason])
-
-
-def test_waiting_gives_up_with_the_last_reason(sshd):
-    """`never came up` alone does not tell a closed port from a wrong address."""
-    sshd.stop()
-    now = [0.0]
-
-    def sleep(seconds):
-        now[0] += seconds
-
-    host = Host(sshd.target(), monotonic=lambda: now[0], sleep=sleep)
-    with pytest.raises(Unreachable) as error:
-        host.wait_until_ready(timeout_s=5)
-
-    assert error.value.message.startswith("i-0123456789abcdef0 did not accept a login within 4 s:")
-    assert error.value.message.endswith("Connection refused)")
-
-
 def test_the_shell_command_is_ssh_with_a_terminal(sshd):
     """`gpulab ssh` hands this list to the system as it is."""
     argv = Host(sshd.target()).shell_argv()

@@ -105,6 +105,20 @@ def test_changes_are_carried_out(backend, launched):
     assert (1, 0) == (volumes, len(moto_bridge.volumes(backend)))
 
 
+def test_an_instance_is_forgotten_with_its_tags(backend, client, launched):
+    """Moto never forgets, and most of its calls search everything it has."""
+    ec2 = client("ec2")
+    tags = [{"Key": "name", "Value": "week4"}]
+    disk = ec2.describe_volumes()["Volumes"][0]["VolumeId"]
+    ec2.create_tags(Resources=[launched.id, disk], Tags=tags)
+    moto_bridge.carry_out(launched, "terminate")
+    reservation = ec2.describe_instances()["Reservations"][0]["ReservationId"]
+
+    moto_bridge.forget(backend, reservation, launched.id)
+
+    assert (None, []) == (moto_bridge.instance(backend, launched.id), ec2.describe_tags()["Tags"])
+
+
 def test_the_network_of_an_account(backend):
     """Default subnets, groups, zones, and the gateway that moto leaves out."""
     subnet = moto_bridge.default_subnet(backend, "us-east-1b")
@@ -207,6 +221,18 @@ def test_templates_are_read(backend, client):
     assert {"InstanceType": "g5.xlarge"} == data
     with pytest.raises(Refusal, match="InvalidLaunchTemplateName"):
         moto_bridge.template_data(backend, {"LaunchTemplateName": "nobody"})
+
+
+def test_a_role_is_made_once_and_given_its_trust_again(plain_moto):
+    """A student uploads a template twice."""
+    first = moto_services.put_role(ACCOUNT, "course", '{"a": 1}', {"p": '{"b": 1}'})
+    second = moto_services.put_role(ACCOUNT, "course", '{"a": 2}', {"q": '{"b": 2}'})
+
+    assert f"arn:aws:iam::{ACCOUNT}:role/course" == first == second
+    assert ('{"a": 2}', [{"b": 2}]) == (
+        moto_services.trust_policy(ACCOUNT, first),
+        moto_services.role_policies(ACCOUNT, first),
+    )
 
 
 def test_roles_profiles_and_keys_of_iam(plain_moto, client):

@@ -174,3 +174,15 @@ def test_the_course_is_found_from_below_or_from_the_environment(course, way, mon
 
     assert 0 == code
     assert "dl: 1 labs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_a_profile_asked_for_stands_for_the_courses(course, way, monkeypatch, capsys):
+    """A rehearsal on the sandbox must not reach the account that the file names."""
+    words = ["course", "show", "--course", str(course), "--json"]
+    if way == "environment":
+        monkeypatch.setenv("GPULAB_PROFILE", "sandbox")
+    code = run(words if way == "environment" else ["--profile", "sandbox", *words])
+
+    assert 0 == code
+    assert "sandbox" == json.loads(capsys.readouterr().out)["course"]["accounts"]["profile"]

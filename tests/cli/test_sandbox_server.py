@@ -301,6 +301,24 @@ def test_a_quota_is_what_the_account_then_has(ask):
     )
 
 
+def test_students_apply_their_templates(ask, tmp_path):
+    """A class with accounts of its own is rehearsed as it will be: the role asks for the student's external id."""
+    arn = "arn:aws:iam::111100000001:role/gpulab-course"
+    run(["course", "new", str(tmp_path / "dl")])
+    (tmp_path / "dl" / "roster.csv").write_text(
+        "id,name,email,account\ns1,Ann,a@x.example,111100000001\n"
+    )
+    enrol = ["course", "enrol", str(tmp_path / "out"), "--course", str(tmp_path / "dl")]
+    assert 0 == run(["--profile", "sandbox", *enrol])
+    sts = client("sts")
+
+    found = ask("apply", str(tmp_path / "out" / "s1.template.json"))
+
+    assert arn == found["roles"][0]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        sts.assume_role(RoleArn=arn, RoleSessionName="me")
+
+
 def test_calls_fail_as_often_as_asked(ask):
     """To see what the tool says when AWS has a bad minute."""
     ask("fail", "DescribeVpcs", "InternalError", "--times", "1")

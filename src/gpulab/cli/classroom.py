@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,15 +31,21 @@ def course_option(command: Command) -> Command:
 
 def read(context: Context, course_folder: str | None) -> Classroom:
     """
-    Read the course a command is about, problems and all.
+    Read the course a command is about, problems and all; a profile that was asked for stands for those its files name.
 
     Raises:
         WrongUsage: There is none.
     """
+    from gpulab.fleet.seats import through
     from gpulab.store.courses import find_course, read_classroom
 
     folder = find_course(course_folder, environment=context.environment, here=Path.cwd())
-    return read_classroom(context.home, folder)
+    found = read_classroom(context.home, folder)
+    profile = context.profile_name or context.environment.get("GPULAB_PROFILE")
+    if found.course is None or not profile:
+        return found
+    course, students = through(found.course, found.roster.students, profile=profile)
+    return replace(found, course=course, roster=replace(found.roster, students=students))
 
 
 def read_sound(context: Context, course_folder: str | None) -> tuple[Classroom, Course]:

@@ -163,6 +163,7 @@ def enrol(
             trusted=trusted,
             external_id=ref.external_id,
             end_role=course_role_name(course.id),
+            account=ref.number,
         )
         file = folder / f"{student.id}.template.json"
         write_atomically(file, text.encode())

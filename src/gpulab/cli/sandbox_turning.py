@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -211,6 +212,34 @@ def mend(context: Context, as_json: bool) -> None:
     _tell(context, _ask(context, "mend"), "No call fails on purpose any more.", as_json=as_json)
 
 
+@click.command(name="apply")
+@click.argument(
+    "templates",
+    metavar="FILE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option("--account", metavar="NUMBER", help="Instead of the account a template is for.")
+@json_option
+@click.pass_obj
+def apply_(
+    context: Context, templates: tuple[Path, ...], account: str | None, as_json: bool
+) -> None:
+    """
+    Play students who upload their enrolment template: its roles are made in their accounts.
+
+    \b
+    gpulab course enrol templates
+    gpulab sandbox apply templates/*.json
+    """
+    roles: list[str] = []
+    for file in templates:
+        answer = _ask(context, "apply", template=file.read_text("utf-8"), account=account)
+        roles += answer["roles"]
+    _tell(context, {"roles": roles}, f"{len(roles)} roles are there.", as_json=as_json)
+
+
 def _ask(context: Context, what: str, **parameters: Any) -> Any:
     from gpulab.sandbox.control import ask, find, folder_of
 
@@ -224,5 +253,5 @@ def _tell(context: Context, answer: Any, words: str, *, as_json: bool) -> None:
         context.console.say(words)
 
 
-COMMANDS = (interrupt, capacity, price, quota, throttle, fail, mend)
+COMMANDS = (interrupt, capacity, price, quota, throttle, fail, mend, apply_)
 """In the order of help."""

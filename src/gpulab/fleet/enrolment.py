@@ -56,7 +56,9 @@ def trusted_arn(arn: str) -> str:
     return found
 
 
-def template(course: Course, *, trusted: str, external_id: str, end_role: str) -> str:
+def template(
+    course: Course, *, trusted: str, external_id: str, end_role: str, account: str = ""
+) -> str:
     """
     Write one student's template, JSON.
 
@@ -64,6 +66,7 @@ def template(course: Course, *, trusted: str, external_id: str, end_role: str) -
         trusted: From `trusted_arn`.
         external_id: The student's own.
         end_role: Name of the role that the scheduler assumes.
+        account: Whose it is, so that two are not confused; `""` when nobody knows yet.
 
     Raises:
         WrongUsage: The course names no role.
@@ -84,6 +87,7 @@ def template(course: Course, *, trusted: str, external_id: str, end_role: str) -
         {
             "AWSTemplateFormatVersion": "2010-09-09",
             "Description": f"Lets the course {course.id} start and end its own instances in this account",
+            "Metadata": {"gpulab": {"course": course.id, "account": account}},
             "Resources": resources,
             "Outputs": {"RoleArn": {"Value": {"Fn::GetAtt": ["CourseRole", "Arn"]}}},
         },

@@ -1,4 +1,4 @@
-"""R20: who calls: access keys and their accounts, expiry, and permissions that are denied."""
+"""R20: who calls: access keys and their accounts, expiry, permissions that are denied, and roles that trust the caller (`trust.py`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from gpulab.sandbox import moto_services
+from gpulab.sandbox import moto_services, trust
 from gpulab.sandbox.calls import Answer, Call, Forward, Refusal
 from gpulab.sandbox.signatures import is_signed_with
 from gpulab.sandbox.wire import write_result
@@ -220,7 +220,8 @@ def get_caller_identity(world: World, call: Call, forward: Forward) -> Answer:
 
 
 def assume_role(world: World, call: Call, forward: Forward) -> Answer:
-    """Answer AssumeRole through moto, and keep the key it hands out with its account and expiry."""
+    """Answer AssumeRole through moto where the role trusts the caller, and keep the key it hands out with its account and expiry."""
+    _check_trust(world, call)
     answer = forward(call)
     found = {
         name: (re.search(rf"<{name}>([^<]+)</{name}>".encode(), answer.body) or [b"", b""])[
@@ -239,6 +240,23 @@ def assume_role(world: World, call: Call, forward: Forward) -> Answer:
             datetime.fromisoformat(found["Expiration"]),
         )
     return answer
+
+
+def _check_trust(world: World, call: Call) -> None:
+    """
+    Refuse whom the role does not trust. AWS has one answer for that, for another external id, and for a role that is not there.
+
+    A caller of moto's own making is known by its account only.
+    """
+    key = world.credentials.keys.get(call.access_key)
+    caller = key.arn if key else f"arn:aws:iam::{call.account}:user/unknown"
+    arn = str(call.params.get("RoleArn", ""))
+    named = call.params.get("ExternalId")
+    policy = moto_services.trust_policy(arn.split(":")[4], arn) if arn.count(":") > 4 else None
+    external_id = None if named is None else str(named)
+    if policy is None or not trust.admits(policy, caller=caller, external_id=external_id):
+        said = f"User: {caller} is not authorized to perform: sts:AssumeRole on resource: {arn}"
+        raise Refusal("AccessDenied", said, status=403)
 
 
 def decode_authorization_message(world: World, call: Call, forward: Forward) -> Answer:

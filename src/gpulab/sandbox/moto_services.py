@@ -37,6 +37,25 @@ def trust_policy(account: str, role_arn: str) -> str | None:
     return str(role.assume_role_policy_document) if role else None
 
 
+def put_role(account: str, name: str, trust: str, policies: Mapping[str, str]) -> str:
+    """Make a role with inline policies, or give the one of that name this trust and these policies; return its ARN."""
+    backend = iam_backends[account]["aws"]
+    role = next((role for role in backend.roles.values() if role.name == name), None)
+    if role is None:
+        role = backend.create_role(
+            role_name=name,
+            assume_role_policy_document=trust,
+            path="/",
+            permissions_boundary=None,
+            description="",
+            tags=[],
+            max_session_duration="3600",
+        )
+    role.assume_role_policy_document = trust
+    role.policies = dict(policies)
+    return str(role.arn)
+
+
 def role_policies(account: str, role_arn: str) -> list[dict[str, Any]] | None:
     """Every policy of a role, inline and attached; `None` when there is no such role."""
     role = _role(account, role_arn)

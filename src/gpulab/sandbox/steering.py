@@ -136,6 +136,12 @@ def mend(world: World, _: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def apply(world: World, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Let the owner of an account upload a template: its roles are made there."""
+    text, account = str(request["template"]), str(request.get("account") or "")
+    return {"roles": world.apply_template(text, account=account)}
+
+
 def door(world: World, request: Mapping[str, Any]) -> dict[str, Any]:
     """
     Say where the machine behind an address (or an instance id) is reached.
@@ -176,6 +182,7 @@ ANSWERS: Mapping[str, Answer] = {
     "throttle": throttle,
     "fail": fail,
     "mend": mend,
+    "apply": apply,
     "door": door,
 }
 """Every request of the control API but `stop`, by its last part."""

@@ -24,6 +24,7 @@ from gpulab.sandbox import (
     moto_bridge,
     operations,
     quotas,
+    stacks,
 )
 from gpulab.sandbox.books import Bill, Books
 from gpulab.sandbox.calls import Answer, Call, CallLog, ConnectionLost, Forward, LoggedCall, Refusal
@@ -168,6 +169,11 @@ class World:
     def speed(self) -> float:
         """Simulated seconds for each real one; 1 for a clock that is moved by hand."""
         return self._time.speed
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When the next thing happens by itself; `None` when nothing is planned."""
+        return self._time.due_at
 
     def advance(self, seconds: float) -> None:
         """Move the clock; everything that falls due on the way happens at its own moment."""
@@ -328,6 +334,11 @@ class World:
     def allow(self, action: str) -> None:
         """Give a permission back that was denied under the same words."""
         self.credentials.denials = [d for d in self.credentials.denials if d.action != action]
+
+    def apply_template(self, text: str, *, account: str = "") -> tuple[str, ...]:
+        """Let the owner of an account upload a template of roles; return their ARNs, see `stacks.apply`."""
+        with self.lock:
+            return stacks.apply(text, account=account)
 
     def key_of(self, account: str = DEFAULT_ACCOUNT, *, user: str = "student") -> Key:
         """A long-lived key of an account."""

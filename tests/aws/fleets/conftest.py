@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
+from gpulab.aws.guard import course_role_name
+from gpulab.fleet.enrolment import template
 from gpulab.fleet.lab import as_if_now
 from gpulab.fleet.seats import chosen, seats_of
 from gpulab.fleets import up
 from gpulab.fleets.accounts import Accounts, Outside
 from gpulab.fleets.events import Finished, FleetEvent
-from gpulab.model.fleet import FleetPlan, Outcome
+from gpulab.model.fleet import FleetPlan, Outcome, Seat
 from gpulab.sandbox import Sandbox
+from gpulab.sandbox.credentials import DEFAULT_ACCOUNT
 from gpulab.store.config import Config, Profile
 from gpulab.store.home import Home
 
@@ -55,6 +58,18 @@ class Klass:
         self.course = build.a_course(kind, **given)
         self.people = build.students(size, own=own)
         self.lab = as_if_now(self.course.labs[0], sandbox.now())
+        for seat in self.wish().everyone if own else ():
+            self.enrol(seat)
+
+    def enrol(self, seat: Seat, **changes: str) -> None:
+        """The student uploads the template, in the account it is for."""
+        given = {
+            "trusted": f"arn:aws:iam::{DEFAULT_ACCOUNT}:user/student",
+            "external_id": seat.account.external_id,
+            "end_role": course_role_name(self.course.id),
+            "account": seat.account.number,
+        }
+        self.sandbox.apply_template(template(self.course, **{**given, **changes}))
 
     def accounts(self, **outside: Any) -> Accounts:
         """A new process: nothing is remembered but what was written."""

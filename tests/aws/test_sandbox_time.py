@@ -112,6 +112,24 @@ def test_a_terminated_instance_vanishes_after_an_hour(sandbox, ec2, running, cod
     )
 
 
+def test_tags_vanish_with_the_instance_and_the_bill_still_knows_whose_it_was(
+    sandbox, ec2, a_launch
+):
+    """A term has thousands of instances: a simulated account that kept them all would be slower with every lab."""
+    tags = [{"Key": "gpulab:owner", "Value": "s1"}]
+    specs = [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")]
+    id_ = ec2.run_instances(**a_launch(TagSpecifications=specs))["Instances"][0]["InstanceId"]
+    sandbox.advance(600)
+    ec2.terminate_instances(InstanceIds=[id_])
+    sandbox.advance(30)
+    before = len(ec2.describe_tags()["Tags"])
+
+    sandbox.advance(3600)
+
+    assert (2, []) == (before, ec2.describe_tags()["Tags"])
+    assert {"s1"} == {line.owner for line in sandbox.bill().lines}
+
+
 # -- R14 ----------------------------------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ class SimInstance:
         counts_until: Until when an ended instance still counts against the quota; `None` while it lives.
         machine: What stands behind it; `None` without machines.
         attempt: Counts starts; a planned transition of an earlier one does nothing.
+        last_tags: Those it had when EC2 forgot it.
     """
 
     id: str
@@ -77,6 +78,7 @@ class SimInstance:
     fixed_addresses: tuple[str, str] | None = None
     attempt: int = 0
     events: list[Event] = field(default_factory=list)
+    last_tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def backend(self) -> Any:
@@ -85,8 +87,13 @@ class SimInstance:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The instance's tags now."""
-        return moto_bridge.tags_of(self.backend, self.id)
+        """The instance's tags now; the last ones of an instance that EC2 has forgotten."""
+        return moto_bridge.tags_of(self.backend, self.id) or dict(self.last_tags)
+
+    def forget(self) -> None:
+        """Let moto forget the instance as EC2 does; its last tags stay for the bill."""
+        self.last_tags = self.tags
+        moto_bridge.forget(self.backend, self.reservation_id, self.id)
 
     @property
     def had_public_address(self) -> bool:

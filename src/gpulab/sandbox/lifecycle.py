@@ -148,6 +148,8 @@ def _terminated(world: World, instance: SimInstance) -> None:
         instance.machine.discard()
     world.books.observe(instance.account, instance.region)
     spot_requests.ended(world, instance)
+    if world.rules.forgetting:
+        world.after(world.rules.delays.forget.total_seconds(), instance.forget)
 
 
 def _running(world: World, instance: SimInstance, event: str) -> None:

@@ -226,6 +226,18 @@ def make_public(moto_instance: Any, *, wanted: bool) -> None:
     interface.start()
 
 
+def forget(backend: Any, reservation_id: str, instance_id: str) -> None:
+    """Remove an ended instance, and the tags of it and of volumes that are gone; moto keeps them, and searches them all at every call."""
+    reservation = backend.reservations.get(reservation_id)
+    if reservation is not None:
+        reservation.instances = [one for one in reservation.instances if one.id != instance_id]
+        if not reservation.instances:
+            del backend.reservations[reservation_id]
+    gone = [id_ for id_ in backend.tags if id_.startswith("vol-") and id_ not in backend.volumes]
+    for id_ in (instance_id, *gone):
+        backend.tags.pop(id_, None)
+
+
 def user_data(moto_instance: Any) -> bytes:
     """The user data as the instance reads it."""
     kept = moto_instance.user_data

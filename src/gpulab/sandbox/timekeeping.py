@@ -33,6 +33,12 @@ class Timekeeper:
         """Simulated seconds for each real one; 1 for a clock that is moved by hand."""
         return float(getattr(self.clock, "speed", 1.0))
 
+    @property
+    def due_at(self) -> datetime | None:
+        """When the next thing happens by itself; `None` when nothing is planned."""
+        with self._changed:
+            return self._agenda.next_at()
+
     def advance(self, seconds: float) -> None:
         """Move the clock; everything that falls due on the way happens at its own moment."""
         with self._lock:

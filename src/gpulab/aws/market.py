@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from gpulab.aws.session import Cloud
-from gpulab.errors import AwsError, InvalidRequest, NotAllowed, NotFound
+from gpulab.errors import InvalidRequest, NotAllowed, NotFound
 from gpulab.model.market import Market, SpotPrice
 from gpulab.planning.quotas import CODES
 
@@ -55,6 +55,9 @@ def on_demand_price(cloud: Cloud, region: str, instance_type: str) -> Decimal | 
     """
     Read today's on-demand price, USD per hour, Linux, shared tenancy; `None` where the account may not ask or AWS lists none.
 
+    Raises:
+        AwsError: AWS did not answer, or the credentials are not accepted.
+
     Source:
         Price List `GetProducts`; it is served in us-east-1 for all regions.
     """
@@ -74,7 +77,7 @@ def on_demand_price(cloud: Cloud, region: str, instance_type: str) -> Decimal | 
                 FormatVersion="aws_v1",
                 Filters=[{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in wanted.items()],
             )
-    except AwsError:
+    except (NotAllowed, NotFound, InvalidRequest):
         return None
     return next((p for p in map(_listed_price, reply["PriceList"]) if p is not None), None)
 

@@ -107,3 +107,16 @@ def test_a_price_list_that_is_denied_leaves_the_shipped_price_each_time(sandbox,
     )
 
     assert ({Decimal("0.526")}, {Decimal("0.526")}) == (first, second)
+
+
+def test_a_busy_price_list_is_asked_again_the_next_time(sandbox, student):
+    """A throttled call says nothing about the price; remembered as "none" it would hide the real one for a week."""
+    sandbox.advance(seconds=400 * 86400)
+    sandbox.refuse("GetProducts", "ThrottlingException", times=12)
+    kinds = [kind for kind in instance_types() if kind.name == "g4dn.xlarge"]
+
+    spot_and_on_demand(student.context, ["us-east-1"], kinds)
+    asked = student.operations().count("GetProducts")
+    spot_and_on_demand(student.context, ["us-east-1"], kinds)
+
+    assert student.operations().count("GetProducts") > asked

@@ -13,7 +13,7 @@ from typing import Any
 
 from gpulab.aws import instances, market
 from gpulab.aws.regions import ask_each
-from gpulab.errors import GpulabError
+from gpulab.errors import AwsError, GpulabError
 from gpulab.launch.context import Context
 from gpulab.launch.money.credit import credit_left_usd
 from gpulab.launch.offers.places import full_places, never_places
@@ -176,7 +176,11 @@ def _on_demand_price(context: Context, region: str, kind: str, *, may_ask: bool)
         return shipped.usd_per_hour
     if not may_ask:
         return None
-    live = market.on_demand_price(context.cloud, region, kind)
+    try:
+        live = market.on_demand_price(context.cloud, region, kind)
+    except AwsError:
+        # A price list that is busy stops no launch; it is asked again the next time.
+        return shipped.usd_per_hour if shipped else None
     context.cache.put(key, str(live or ""), lasting=_PRICE_LIST)
     return live if live is not None else shipped.usd_per_hour if shipped else None
 

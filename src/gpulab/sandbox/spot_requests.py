@@ -132,12 +132,19 @@ def ended(world: World, instance: SimInstance) -> None:
 
 def describe_spot_instance_requests(world: World, call: Call, forward: Forward) -> Answer:
     """Answer DescribeSpotInstanceRequests; an unknown id is an error, as on AWS."""
-    check(call.params.get("Filters", []), _FILTERS)
+    filters = call.params.get("Filters", [])
+    check(filters, _FILTERS)
     ids = call.params.get("SpotInstanceRequestIds", [])
     found = {r.id: r for r in _own(world, call)}
     _check_known(ids, found)
-    rows = [_describe(world, r) for r in found.values() if not ids or r.id in ids]
-    rows = [row for row in rows if matches(row, call.params.get("Filters", []), _FILTERS)]
+    # Requests outlive their instances, so a term has thousands: the name is looked at before all the rest is written out.
+    by_id = [entry for entry in filters if entry["Name"] == "spot-instance-request-id"]
+    named = (
+        r
+        for r in found.values()
+        if (not ids or r.id in ids) and matches({"SpotInstanceRequestId": r.id}, by_id, _FILTERS)
+    )
+    rows = [row for r in named if matches(row := _describe(world, r), filters, _FILTERS)]
     page, token = paging.page(rows, call.params, largest=1000)
     return write_result(call, {"SpotInstanceRequests": page, "NextToken": token})
 

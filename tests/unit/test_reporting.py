@@ -185,6 +185,15 @@ def test_a_free_first_hour_counts_as_saved_and_as_an_interruption():
     )
 
 
+def test_a_run_of_seconds_is_compared_with_the_minimum_of_both_markets():
+    """AWS bills 60 s of either market; comparing them with 20 s on demand would make spot look dearer than it is."""
+    report = a_report(a_run(hours=20 / 3600))
+
+    total = report.total
+    assert Decimal("0.0033333333") == total.instance_usd
+    assert Decimal("0.0054333333") == total.saved_usd
+
+
 def test_a_span_cuts_what_lies_outside():
     """A report of October must not contain September's half of a long run."""
     report = a_report(a_run(hours=10), begin=MONDAY + timedelta(hours=9))

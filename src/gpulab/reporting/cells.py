@@ -241,8 +241,15 @@ class _Adder:
             cell, seconds = self._cell_of(launch, day), seconds_between(begin, end)
             cell.seconds += seconds
             cell.gpu_seconds += seconds * gpus
-            if launch.market == "spot" and on_demand is not None:
-                cell.on_demand += Usd.hourly(on_demand, seconds)
+        if launch.market == "spot" and on_demand is not None:
+            self._add_on_demand(launch, run, on_demand)
+
+    def _add_on_demand(self, launch: LaunchRecord, run: Run, usd_per_hour: Decimal) -> None:
+        """Count what the run would have cost on demand, where it has the same minimum as on spot."""
+        last = max(run.ends_at or self._end, run.begins_at + timedelta(seconds=MINIMUM_SECONDS))
+        for day, begin, end in self._days(run.begins_at, last, self._padded_end):
+            cell = self._cell_of(launch, day)
+            cell.on_demand += Usd.hourly(usd_per_hour, seconds_between(begin, end))
 
     def add_usage(self, reading: LedgerReading) -> None:
         for span in reading.usage:

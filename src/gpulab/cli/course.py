@@ -9,11 +9,13 @@ import click
 
 from gpulab.cli import classroom
 from gpulab.cli.classroom import course_option
+from gpulab.cli.fleet_options import open_accounts
 from gpulab.cli.options import json_option
-from gpulab.errors import WrongUsage
+from gpulab.errors import ProblemsFound, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
+    from gpulab.store.courses import Classroom
 
 
 class _InOrder(click.Group):
@@ -69,24 +71,34 @@ def new(context: Context, folder: Path, name: str | None, shared: bool, as_json:
 
 
 @command.command()
+@click.option(
+    "--accounts",
+    "with_accounts",
+    is_flag=True,
+    help="Look at every account, too: the way in, the external id, plan, quotas, credit.",
+)
 @course_option
 @json_option
 @click.pass_obj
-def check(context: Context, course_folder: str | None, as_json: bool) -> None:
+def check(context: Context, with_accounts: bool, course_folder: str | None, as_json: bool) -> None:
     """
-    Find everything that is wrong with the course's files, with file and line.
+    Find everything that is wrong with the course's files, with file and line; with `--accounts`, with its accounts.
 
-    Exits with 2 when there is a problem.
+    Exits with 2 when there is a problem in a file, with 5 when an account is not ready for a lab. Nothing is changed.
 
     \b
     Example:
       gpulab course check
       gpulab course check --course courses/02456-2017 --json
+      gpulab course check --accounts
     """
     from gpulab.view.course import problem_lines
 
     found = classroom.read(context, course_folder)
     problems = found.problems
+    if with_accounts and not problems:
+        _check_accounts(context, found, as_json=as_json)
+        return
     if as_json:
         context.console.show_json({"problems": problems, "students": len(found.roster.students)})
     elif problems:
@@ -97,6 +109,33 @@ def check(context: Context, course_folder: str | None, as_json: bool) -> None:
     if not as_json:
         context.console.show(
             f"{found.course.id}: {len(found.course.labs)} labs, {len(found.roster.students):,} students, nothing wrong"
+        )
+
+
+def _check_accounts(context: Context, found: Classroom, *, as_json: bool) -> None:
+    from gpulab.fleet.needs import needs_of
+    from gpulab.fleets import checking
+    from gpulab.view.accounts import account_json, accounts_text, totals_text
+
+    course = found.course
+    assert course is not None
+    needs = needs_of(course, found.roster.students, secret=found.secret)
+    said: dict[str, checking.AccountCheck] = {}
+    with context.console.step(f"look at {len(needs):,} accounts") as step:
+        for one in checking.check(open_accounts(context, course), needs):
+            said[one.need.account.key] = one
+            step.detail(f"{len(said):,} of {len(needs):,}")
+    ordered = [said[need.account.key] for need in needs]
+    failed = [one for one in ordered if not one.is_sound]
+    if as_json:
+        context.console.show_json({"accounts": [account_json(one) for one in ordered]})
+    else:
+        context.console.show(accounts_text(ordered))
+        context.console.say(totals_text(ordered))
+    if failed:
+        raise ProblemsFound(
+            f"{len(failed):,} of {len(ordered):,} accounts are not ready",
+            hint="Each cause is named above, with what to do; check again afterwards",
         )
 
 

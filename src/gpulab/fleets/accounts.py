@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from gpulab.remote.host import Host
     from gpulab.remote.target import SshTarget
 
-_SESSION = "gpulab-course"
+#: Who asks, as CloudTrail of a student's account shows it.
+SESSION = "gpulab-course"
 _ROLE_FOR, _NO_ROLE_FOR = timedelta(days=30), timedelta(days=1)
 
 
@@ -111,6 +112,11 @@ class Accounts:
                 self._open[ref.key] = self._make(ref)
             return self._open[ref.key]
 
+    def base(self, ref: AccountRef) -> Cloud:
+        """Return the way to AWS of an account's profile: whose credentials assume its role."""
+        with self._lock:
+            return self._cloud(self.account(ref).context)
+
     def arm(self, ref: AccountRef) -> None:
         """
         Make sure, where the account allows it, of the role with which it ends the course's instances by itself; once a month.
@@ -174,7 +180,7 @@ class Accounts:
         def open_cloud() -> Cloud:
             from gpulab.aws.session import Cloud
 
-            role = Role(ref.role_arn, ref.external_id, _SESSION)
+            role = Role(ref.role_arn, ref.external_id, SESSION)
             return Cloud(now=context.now, role=role, via=base)
 
         return replace(context, open_cloud=open_cloud, account_name=ref.key)

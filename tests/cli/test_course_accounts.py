@@ -1,0 +1,178 @@
+"""`gpulab course check --accounts`: each account looked at before the term, each cause named once."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from gpulab.cli.main import run
+from gpulab.sandbox import Sandbox
+from gpulab.sandbox.clock import RunningClock
+
+NUMBER = "11110000000{}".format
+
+
+@pytest.fixture
+def sandbox():
+    """The simulated AWS at today's time, which is the command line's."""
+    with Sandbox(clock=RunningClock()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def course(tmp_path, sandbox, capsys, monkeypatch):
+    """A course of three, each with an account of their own, whose templates are written."""
+    folder = tmp_path / "dl"
+    run(["course", "new", str(folder)])
+    plan = (
+        (folder / "course.toml").read_text().replace('"eu-west-1", "eu-central-1"', '"us-east-1"')
+    )
+    (folder / "course.toml").write_text(plan)
+    people = [f"s{n},N{n},s{n}@x.example,{NUMBER(n)}" for n in range(3)]
+    (folder / "roster.csv").write_text("\n".join(["id,name,email,account", *people]))
+    monkeypatch.setenv("GPULAB_COURSE", str(folder))
+    assert 0 == run(["course", "enrol", str(folder / "templates")])
+    capsys.readouterr()
+    return folder
+
+
+@pytest.fixture
+def look(capsys):
+    """Check and return exit code, accounts by number, and what was said beside."""
+
+    def look():
+        code = run(["course", "check", "--accounts", "--json"])
+        captured = capsys.readouterr()
+        found = {a["account"]: a for a in json.loads(captured.out)["accounts"]}
+        return code, found, captured.err
+
+    return look
+
+
+def applied(course, sandbox, *numbers, change=lambda text: text):
+    for n in numbers:
+        file = course / "templates" / f"s{n}.template.json"
+        sandbox.apply_template(change(file.read_text()))
+
+
+def states(account):
+    return {check["name"]: check["state"] for check in account["checks"]}
+
+
+def test_accounts_whose_students_applied_the_template_are_ready(course, sandbox, look):
+    """Weeks before the term: everybody has done it, and nobody has to be written to."""
+    applied(course, sandbox, 0, 1, 2)
+    for n in range(3):
+        sandbox.set_credit("50", account=NUMBER(n))
+
+    code, found, _ = look()
+
+    assert 0 == code
+    assert {
+        "way in": "ok",
+        "external id": "ok",
+        "plan": "ok",
+        "quota G": "ok",
+        "credit": "ok",
+    } == states(found[NUMBER(1)])
+
+
+def test_each_broken_account_says_how_and_the_command_exits_with_5(course, sandbox, look):
+    """One has not applied it, one lets anybody in, one has no quota: three different mails to write."""
+    applied(
+        course,
+        sandbox,
+        1,
+        change=lambda text: text.replace('"sts:ExternalId"', '"aws:PrincipalAccount"').replace(
+            _id(text), "123456789012"
+        ),
+    )
+    applied(course, sandbox, 2)
+    sandbox.set_quota("L-3819A6DF", "us-east-1", 0, account=NUMBER(2))
+
+    code, found, said = look()
+
+    failed = {
+        number: [c["name"] for c in a["checks"] if c["state"] == "failed"]
+        for number, a in found.items()
+    }
+    assert 5 == code
+    assert {NUMBER(0): ["way in"], NUMBER(1): ["external id"], NUMBER(2): ["quota G"]} == failed
+    assert "3 of 3 accounts are not ready" in said
+
+
+def test_a_free_plan_and_a_credit_that_is_too_small_are_told_apart(course, sandbox, look):
+    """The first cannot start a GPU at all, the second ends in week four."""
+    applied(course, sandbox, 0, 1, 2)
+    sandbox.set_plan("FREE", account=NUMBER(0))
+    sandbox.set_credit("7.50", account=NUMBER(1))
+
+    code, found, _ = look()
+
+    assert (5, "failed") == (code, states(found[NUMBER(0)])["plan"])
+    poor = found[NUMBER(1)]
+    assert ("warning", Decimal("7.5")) == (states(poor)["credit"], Decimal(poor["credit_left_usd"]))
+
+
+def test_it_changes_nothing_and_costs_few_calls(course, sandbox, look):
+    """Typed as often as a mail comes in; 300 accounts at once must not be throttled."""
+    applied(course, sandbox, 0, 1, 2)
+    before = len(sandbox.calls)
+
+    look()
+
+    calls = list(sandbox.calls)[before:]
+    assert set() == {c.operation for c in calls} - {
+        "AssumeRole",
+        "GetCallerIdentity",
+        "GetServiceQuota",
+        "GetAccountPlanState",
+        "GetCredits",
+    }
+    assert 7 * 3 >= len(calls)
+
+
+def test_the_table_names_each_cause_once_with_whom_it_concerns(course, sandbox, capsys):
+    """Two students have the same to do: one mail."""
+    applied(course, sandbox, 0)
+
+    code = run(["course", "check", "--accounts"])
+
+    captured = capsys.readouterr()
+    assert 5 == code
+    assert 1 == captured.out.count("FAILED way in")
+    assert "    2: s1, s2\n" in captured.out
+    assert "3 accounts: 1 ready" in captured.err
+
+
+def test_problems_in_the_files_come_first(course, sandbox, capsys):
+    """No account is asked for a student whose row cannot be read."""
+    (course / "roster.csv").write_text("id,name\n")
+    before = len(sandbox.calls)
+
+    code = run(["course", "check", "--accounts"])
+
+    assert (2, before) == (code, len(sandbox.calls))
+    assert "roster.csv:1" in capsys.readouterr().out
+
+
+def test_one_shared_account_needs_room_for_the_whole_class(tmp_path, sandbox, capsys, monkeypatch):
+    """The quota of a course account is asked for weeks ahead."""
+    run(["course", "new", str(tmp_path / "dl"), "--shared"])
+    people = [f"s{n},N{n},s{n}@x.example" for n in range(20)]
+    (tmp_path / "dl" / "roster.csv").write_text("\n".join(["id,name,email", *people]))
+    capsys.readouterr()
+
+    code = run(["course", "check", "--accounts", "--course", str(tmp_path / "dl")])
+
+    out = capsys.readouterr().out
+    assert 5 == code
+    assert "64 in eu-west-1, 64 in eu-central-1; 80 vCPUs (spot) needed at once" in out
+    assert "--desired-value 80 --region eu-west-1" in out
+
+
+def _id(text):
+    trust = json.loads(text)["Resources"]["CourseRole"]["Properties"]["AssumeRolePolicyDocument"]
+    return trust["Statement"][0]["Condition"]["StringEquals"]["sts:ExternalId"]

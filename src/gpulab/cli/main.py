@@ -52,6 +52,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "env": ("gpulab.cli.env", "List, check and lock the lab environments."),
     "fleet": ("gpulab.cli.fleet", "Start, watch and end the instances of a whole class."),
+    "dashboard": (
+        "gpulab.cli.dashboard",
+        "Show a lab, or your own instances, live in the browser.",
+    ),
     "image": (
         "gpulab.cli.image",
         "Bake, test, copy and delete images with a lab environment in them.",

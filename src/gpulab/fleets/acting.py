@@ -141,7 +141,7 @@ def statuses(
     """
 
     def act(context: Context, member: Member, instance: Instance) -> str:
-        reached(accounts.account(member.account), instance)
+        reached(accounts.account(member.account), instance, may_wait=False)
         take(member, instances.status(context, instance, timeout_s=_STATUS_S))
         return ""
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
-from gpulab.errors import GpulabError, NotFound, StoreError, WrongUsage
+from gpulab.errors import GpulabError, NotFound, StoreError, Unreachable, WrongUsage
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleets.accounts import Account, Accounts
 from gpulab.fleets.looking import live_of
 from gpulab.fleets.pacing import LOOK
 from gpulab.launch.context import Context
+from gpulab.launch.events import WaitingFor
 from gpulab.launch.running import booting
 from gpulab.model.course import Lab
 from gpulab.model.fleet import AccountRef, Outcome, Result, Seat
@@ -114,9 +115,13 @@ def each(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def reached(account: Account, instance: Instance) -> Context:
+def reached(account: Account, instance: Instance, *, may_wait: bool = True) -> Context:
     """
     Pin an instance's host key from its console where it is not pinned yet, in the account's own pace.
+
+    Args:
+        may_wait: Whether to look at the console for ten minutes, or once: who looks at a class again and again must not stand still
+            while one boots.
 
     Raises:
         GpulabError: The console does not show it; nothing connects then.
@@ -124,9 +129,13 @@ def reached(account: Account, instance: Instance) -> Context:
     context = account.context
     if not hostkeys.pinned(context.folder.known_hosts, instance.id):
         account.pace.bucket(instance.place.region, LOOK).take()
-        for _ in booting.pin(context, instance):
-            pass
+        for event in booting.pin(context, instance):
+            if not may_wait and isinstance(event, WaitingFor):
+                raise Unreachable("its console does not show its host key yet", hint=_BOOTING)
     return context
+
+
+_BOOTING = "A booting instance shows it within a minute or two"
 
 
 def _member(seat: Seat, listed: list[Instance] | GpulabError) -> Member:

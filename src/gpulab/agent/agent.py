@@ -543,8 +543,7 @@ class Setup:
         """Let the whole agent do a word; without a bucket there is none, and the laptop does it."""
         if self.here.spec["keep"] is None:
             return "the work is brought over ssh"
-        root = ["--root", self.here.root] if self.here.root else []
-        return run(self.here, [sys.executable, __file__, *root, word]).strip()
+        return ask_whole(self.here, word).strip()
 
     def _jupyter(self) -> str:
         environment = self.here.spec["environment"]
@@ -575,8 +574,7 @@ class Setup:
 
 def warm(here: Here, gpus: str) -> str:
     """Import TensorFlow once, so that the student's first import finds its files in memory; say what it sees."""
-    kernel = here.spec["environment"]["kernel"] or {"pins": ""}
-    if not any(pin.startswith("tensorflow") for pin in _pins(kernel)):
+    if not any(line.startswith("tensorflow") for line in _locked(venv(here, "kernel"))):
         return gpus
     code = (
         "import tensorflow as t; c = t.config; c = getattr(c, 'list_physical_devices', 0) or c.experimental."
@@ -611,7 +609,10 @@ _PIP_INSTALL = "install --quiet --no-deps --require-hashes --only-binary :all:"
 
 def install(here: Here, name: str, lock: dict[str, Any]) -> str:
     """
-    Install exactly what a compact lock says.
+    Install exactly what a lock says.
+
+    Args:
+        lock: Compact, or without its pins: the whole agent has those then, with full hashes, and the index is not asked.
 
     Returns:
         What was done, in words; an environment that is already there (a baked image, a second boot) is kept.
@@ -620,21 +621,20 @@ def install(here: Here, name: str, lock: dict[str, Any]) -> str:
         Problem: No Python, no index, or the index offers other files than were locked.
     """
     place, marker = venv(here, name), venv(here, name) / ".gpulab-lock"
-    packages = len(_pins(lock))
     if marker.exists() and marker.read_text() == lock["sha256"]:
-        return f"{packages} packages were already there"
+        return f"{len(_locked(place))} packages were already there"
     uv, env = find_uv(here), _uv_environment(here, place.parent / "cache")
     asked = lock.get("python") or ">=3.11"
     run(here, [uv, "venv", "--quiet", "--clear", "--python", asked, str(place)], env=env)
     python = str(place / "bin/python")
     source = [f"--no-binary={name}" for name in lock.get("build", "").split()]
-    pins = place / "pins.txt"
-    pins.write_text("".join(f"{pin.split()[0]}\n" for pin in _pins(lock)))
-    offered = run(
-        here,
-        [uv, *_COMPILE.split(), *source, "--python", python, str(pins)],
-        env=env,
-    )
+    if "pins" in lock:
+        pins = place / "pins.txt"
+        pins.write_text("".join(f"{pin.split()[0]}\n" for pin in _pins(lock)))
+        argv = [uv, *_COMPILE.split(), *source, "--python", python, str(pins)]
+        offered = run(here, argv, env=env)
+    else:
+        offered = json.loads(ask_whole(here, "locks"))[lock["sha256"]]
     locked = place / "requirements.txt"
     locked.write_text(expand(lock, offered))
     run(
@@ -653,11 +653,19 @@ def install(here: Here, name: str, lock: dict[str, Any]) -> str:
         env=env,
     )
     marker.write_text(lock["sha256"])
-    return f"{packages} packages"
+    return f"{len(_locked(place))} packages"
 
 
 def _pins(lock: dict[str, Any]) -> list[str]:
     return str(lock["pins"]).split(";")
+
+
+def _locked(place: Path) -> list[str]:
+    """A line for each package of an environment; none before it was installed."""
+    try:
+        return (place / "requirements.txt").read_text().splitlines()
+    except OSError:
+        return []
 
 
 def expand(lock: dict[str, Any], offered: str) -> str:
@@ -665,7 +673,7 @@ def expand(lock: dict[str, Any], offered: str) -> str:
     Pick from the hashes an index offers the files that were locked.
 
     Args:
-        lock: Compact: hash prefixes, and one digest over the full hashes.
+        lock: Compact: hash prefixes, and one digest over the full hashes. Without pins everything offered is meant.
         offered: A requirements file with all hashes of each pinned version.
 
     Returns:
@@ -680,12 +688,13 @@ def expand(lock: dict[str, Any], offered: str) -> str:
         if "==" in entry
     }
     chosen: list[tuple[str, str]] = []
-    for pin in _pins(lock):
+    wanted = _pins(lock) if "pins" in lock else [" ".join([n, *hs]) for n, hs in hashes.items()]
+    for pin in wanted:
         name, *prefixes = pin.split()
         chosen += [(name, h) for h in hashes.get(name, []) if h.startswith(tuple(prefixes))]
     lines = "\n".join(sorted(f"{name} sha256:{h}" for name, h in chosen))
     if hashlib.sha256(lines.encode()).hexdigest() != lock["sha256"]:
-        missing = [pin.split()[0] for pin in _pins(lock) if pin.split()[0] not in dict(chosen)]
+        missing = [pin.split()[0] for pin in wanted if pin.split()[0] not in dict(chosen)]
         raise Problem(
             f"the package index does not offer the locked files ({', '.join(missing[:5]) or 'other hashes'})\n"
             "Renew the lock with `gpulab env lock`, or use an index that has these versions"
@@ -870,6 +879,7 @@ def become_jupyter(here: Here) -> None:
         "PATH": f"{venv(here, 'kernel')}/bin:{server}/bin:{os.environ.get('PATH', os.defpath)}",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "SHELL": "/bin/bash",
+        "VIRTUAL_ENV": str(venv(here, "kernel")),  # completion looks into it, from the server's own
     }
     if here.root:
         env["GPULAB_ROOT"] = here.root
@@ -1113,6 +1123,12 @@ KEEPING: dict[str, Callable[[Here, Metadata], int]] = {}
 def keeping(word: str) -> Callable[[Here, Metadata], int]:
     """Find what does `save`, `restore` or `manifest`: here, or in the whole agent."""
     return KEEPING.get(word) or (lambda here, metadata: become_whole(here, metadata, word))
+
+
+def ask_whole(here: Here, word: str) -> str:
+    """Let the whole agent say a word, in a process of its own."""
+    root = ["--root", here.root] if here.root else []
+    return run(here, [sys.executable, __file__, *root, word])
 
 
 def become_whole(here: Here, metadata: Metadata, word: str) -> int:
@@ -1929,7 +1945,7 @@ def save(here: Here, metadata: Metadata) -> dict[str, Any]:
         "bytes": 0,
     }
     summary.update(skipped=found.skipped, failed=[])
-    if here.spec["keep"] is None:
+    if here.spec["keep"] is None or here.spec.get("bake"):
         return summary
     bucket = Bucket(here, metadata)
     if not here.path("var/lib/gpulab/kept.json").exists():
@@ -2091,14 +2107,20 @@ def _say_restored(here: Here, metadata: Metadata) -> int:
     return 0
 
 
+def _say_locks(_: Here, __: Metadata) -> int:
+    print(json.dumps(LOCKS))
+    return 0
+
+
 def _say_manifest(here: Here, _: Metadata) -> int:
     for entry in manifest(here):
         print(json.dumps(entry))
     return 0
 
 
-# The program in lab.py, put in here when the agent goes to the bucket.
+# The program in lab.py, and requirements by their lock's digest; put in here when the agent goes to the bucket.
 LAB = ""
+LOCKS: dict[str, str] = {}
 
 
 def _lab(word: str) -> Callable[[Here, Metadata], int]:
@@ -2111,7 +2133,7 @@ def _lab(word: str) -> Callable[[Here, Metadata], int]:
 
 
 KEEPING.update(save=_say_save, restore=_say_restored, manifest=_say_manifest)
-KEEPING.update(lab=_lab("lab"), data=_lab("data"))
+KEEPING.update(lab=_lab("lab"), data=_lab("data"), locks=_say_locks)
 
 
 # --- the words ----------------------------------------------------------------------------------------------------
@@ -2125,6 +2147,7 @@ def main(argv: list[str]) -> int:
     JupyterLab. status: print the status. extend: move the deadline. idle: change the idle limit, 0 for never. save:
     bring the work to the kept copy. restore: bring it back. manifest: list the work with hashes, a JSON object a line.
     token: print JupyterLab's token. log: print the log. lab, data: bring the lab's notebooks and data sets.
+    locks: print the locks that came with the whole agent.
     """
     root, words = os.environ.get("GPULAB_ROOT", ""), list(argv)
     if words[:1] == ["--root"] and len(words) > 1:
@@ -2162,6 +2185,7 @@ OPTIONS = dict.fromkeys(
         "token",
         "lab",
         "data",
+        "locks",
     ],
     "",
 )

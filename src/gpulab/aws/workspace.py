@@ -89,7 +89,7 @@ def put(cloud: Cloud, bucket: Bucket, key: str, body: bytes) -> None:
 
 
 def names(cloud: Cloud, bucket: Bucket, *, owner: str) -> tuple[str, ...]:
-    """List the names with kept work, sorted."""
+    """List the names with kept work, sorted; a folder that begins with a dot holds none."""
     pages = cloud.pages(
         "s3",
         bucket.region,
@@ -101,7 +101,8 @@ def names(cloud: Cloud, bucket: Bucket, *, owner: str) -> tuple[str, ...]:
         ExpectedBucketOwner=bucket.account_id,
     )
     found = (p["Prefix"] for page in pages for p in page.get("CommonPrefixes", []))
-    return tuple(sorted(prefix.split("/")[1] for prefix in found))
+    listed = (prefix.split("/")[1] for prefix in found)
+    return tuple(sorted(name for name in listed if not name.startswith(".")))
 
 
 def read_manifest(cloud: Cloud, bucket: Bucket, prefix: str) -> KeptManifest | None:

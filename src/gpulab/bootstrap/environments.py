@@ -20,6 +20,8 @@ from gpulab.bootstrap.resources import shipped
 from gpulab.errors import WrongUsage
 
 _SERVER = "server"
+# Which of its locks fits into user data in place of another.
+_CORE = {"extended": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Environment:
     Attributes:
         name: Folder name, `tf2`.
         title: What JupyterLab shows as the kernel's name.
-        server: The lock of JupyterLab.
+        server: The lock of JupyterLab with its extensions.
+        core_server: The lock of JupyterLab alone, where user data must hold everything; the same where there are no extensions.
         cpu: The kernel's lock on an instance without a GPU.
         gpu: The kernel's lock on an instance with one; the same as `cpu` where the environment has no other.
         uv: One requirement line with hashes: what installs the locks.
@@ -45,6 +48,7 @@ class Environment:
     name: str
     title: str
     server: Lock
+    core_server: Lock
     cpu: Lock
     gpu: Lock
     uv: str
@@ -64,10 +68,21 @@ class Environment:
         """The kernel's lock for an instance with or without a GPU."""
         return self.gpu if has_gpu else self.cpu
 
-    def image_key(self, *, has_gpu: bool) -> str:
-        """A short name of all that an image with this environment has installed; 16 hex digits, another one when any file is."""
+    @property
+    def locks(self) -> tuple[Lock, ...]:
+        """What an instance may have to install, with or without a GPU; unique."""
+        return tuple(dict.fromkeys((self.server, self.cpu, self.gpu)))
+
+    def image_key(self, *, has_gpu: bool, has_bucket: bool) -> str:
+        """
+        Name all that an image with this environment has installed: 16 hex digits, others when any file is another.
+
+        Args:
+            has_bucket: Whether JupyterLab's extensions are in it, which come with a bucket.
+        """
         kind = "gpu" if has_gpu else "cpu"
-        both = f"{kind} {self.server.sha256} {self.kernel(has_gpu=has_gpu).sha256}"
+        server = self.server if has_bucket else self.core_server
+        both = f"{kind} {server.sha256} {self.kernel(has_gpu=has_gpu).sha256}"
         return hashlib.sha256(both.encode()).hexdigest()[:16]
 
     def check(self) -> str:
@@ -90,13 +105,17 @@ def load_environment(name: str, extra_folders: Sequence[Path] = ()) -> Environme
     base = described.get("base", "")
     below = _below(folder, base, extra_folders) if base else None
     server = shipped("ami") / "environments" / _SERVER
+    variant = described.get("server", "extended")
     cpu = _lock(folder / "cpu.lock")
     gpu_file = folder / "gpu.lock"
     uv = _lock(server / "uv.lock").requirements().replace("\\\n   ", "").strip()
     return Environment(
         name=name,
         title=described["title"],
-        server=below.server if below else _lock(server / f"{described.get('server', 'cpu')}.lock"),
+        server=below.server if below else _lock(server / f"{variant}.lock"),
+        core_server=below.core_server
+        if below
+        else _lock(server / f"{_CORE.get(variant, variant)}.lock"),
         cpu=cpu,
         gpu=_lock(gpu_file) if gpu_file.exists() else cpu,
         uv=uv,

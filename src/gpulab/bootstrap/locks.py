@@ -70,15 +70,21 @@ class Lock:
             `{"python": ">=3.11,<3.13", "pins": "name==1.2 abcd;other==3 1234 5678", "sha256": "..."}`, and
             `"build": "name other"` where packages come as source.
         """
-        more = {"python": self.python, "build": " ".join(self.build)}
+        named = self.named()
+        sha256 = named.pop("sha256")
         return {
-            **{key: value for key, value in more.items() if value},
+            **named,
             "pins": ";".join(
                 f"{pin.name}=={pin.version} " + " ".join(h[:PREFIX_LENGTH] for h in pin.hashes)
                 for pin in self.pins
             ),
-            "sha256": self.sha256,
+            "sha256": sha256,
         }
+
+    def named(self) -> dict[str, Any]:
+        """Give what a lock is known by on an instance that has its pins from elsewhere: the compact form without them."""
+        more = {"python": self.python, "build": " ".join(self.build)}
+        return {**{key: value for key, value in more.items() if value}, "sha256": self.sha256}
 
     def requirements(self) -> str:
         """Write the lock as a requirements file for `--require-hashes`."""

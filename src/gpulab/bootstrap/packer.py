@@ -35,7 +35,7 @@ def template(
     base64_data = _base64(_user_data(environment, owner=owner, has_gpu=has_gpu, now=now))
     folder = shipped("ami") / "images"
     cleaner = _base64((Path(gpulab.__file__).parent / "agent" / "clean.py").read_bytes())
-    lock = environment.image_key(has_gpu=has_gpu)
+    lock = environment.image_key(has_gpu=has_gpu, has_bucket=False)
     tags = {
         tags_of.TAG_OWNER: owner,
         tags_of.TAG_ENVIRONMENT: environment.name,

@@ -14,7 +14,6 @@ import base64
 import builtins
 import contextlib
 import datetime
-import hashlib
 import http.client
 import io
 import itertools
@@ -37,6 +36,7 @@ from functools import cache
 from pathlib import Path
 
 import gpulab
+from gpulab.bootstrap.locks import Lock
 
 _LEFT_OUT = ("# --- keeping the work: not in user data", "# --- the words ---")
 _STUB = """#!/usr/bin/env python3
@@ -48,23 +48,23 @@ _LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "l
 
 
 @cache
-def whole_agent() -> bytes:
-    """Give the agent as it was written, with the lab's program in it; it goes to the bucket."""
-    agent = (Path(gpulab.__file__).parent / "agent" / "agent.py").read_bytes()
-    before, place, after = agent.partition(b'\nLAB = ""\n')
-    return before + f"\nLAB = {lab_program().decode()!r}\n".encode() + after if place else agent
+def whole_agent(locks: tuple[Lock, ...] = ()) -> bytes:
+    """Give the agent as it was written, with the lab's program and locks in it; it goes to the bucket."""
+    agent = (Path(gpulab.__file__).parent / "agent" / "agent.py").read_text("utf-8")
+    files = {lock.sha256: lock.requirements() for lock in locks}
+    put = {
+        '\nLAB = ""\n': f"\nLAB = {lab_program().decode()!r}\n",
+        "\nLOCKS: dict[str, str] = {}\n": f"\nLOCKS = {files!r}\n",
+    }
+    for place, program in put.items():
+        agent = agent.replace(place, program)
+    return agent.encode()
 
 
 @cache
 def lab_program() -> bytes:
     """Give the program that brings a lab's notebooks; it goes over ssh where there is no bucket."""
     return (Path(gpulab.__file__).parent / "agent" / "lab.py").read_bytes()
-
-
-@cache
-def whole_agent_sha256() -> str:
-    """The hash by which an instance knows the whole agent."""
-    return hashlib.sha256(whole_agent()).hexdigest()
 
 
 @cache

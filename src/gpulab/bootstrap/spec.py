@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from gpulab.bootstrap.environments import Environment
-from gpulab.bootstrap.shipping import whole_agent, whole_agent_sha256
+from gpulab.bootstrap.locks import Lock
+from gpulab.bootstrap.shipping import whole_agent
 from gpulab.errors import InvalidRequest
 from gpulab.model.course import Notebooks
 
@@ -25,22 +27,29 @@ class Keep:
     Attributes:
         prefix: Ends with a slash.
         endpoint: URL of S3, `https://s3.us-east-1.amazonaws.com`.
+        locks: What travels with the whole agent; any other lock has to fit into user data.
     """
 
     bucket: str
     prefix: str
     region: str
     endpoint: str
+    locks: tuple[Lock, ...] = ()
 
     @property
     def agent_key(self) -> str:
         """Where the whole agent must lie in the bucket before the launch; user data has no room for it."""
-        return f"{self.prefix}agent-{whole_agent_sha256()[:16]}.py"
+        return f"{self.prefix}agent-{self.agent_sha256[:16]}.py"
 
     @property
     def agent_body(self) -> bytes:
         """What must lie there; the instance compares its hash."""
-        return whole_agent()
+        return whole_agent(self.locks)
+
+    @property
+    def agent_sha256(self) -> str:
+        """The hash by which the instance knows it, and the locks in it."""
+        return hashlib.sha256(self.agent_body).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class InstanceSpec:
         has_gpu: Which of the environment's locks to install.
         keep: `None` when the work is fetched over ssh instead.
         notebooks: What the instance brings into the work folder; without `keep` the laptop does it over ssh.
-        is_bake: It becomes an image, so nothing is installed onto a disk that is not in it.
+        is_bake: It becomes an image or tests one: nothing is installed onto a disk that is not in it, and no work is kept.
     """
 
     launch: str
@@ -93,7 +102,9 @@ class InstanceSpec:
 
     def as_json(self) -> dict[str, Any]:
         """Give the object of `/etc/gpulab/spec.json`."""
-        kernel = self.environment.kernel(has_gpu=self.has_gpu)
+        kernel, keep = self.environment.kernel(has_gpu=self.has_gpu), self.keep
+        is_extended = keep is not None and self.environment.server in keep.locks
+        server = self.environment.server if is_extended else self.environment.core_server
         # Without a bucket the laptop brings them and says itself what.
         alone = self.notebooks if self.keep is not None else None
         lab = {"notebooks": notebooks_json(alone)} if alone is not None else {}
@@ -113,16 +124,27 @@ class InstanceSpec:
             "environment": {
                 "name": self.environment.name,
                 "title": self.environment.title,
-                "server": self.environment.server.compact(),
-                "kernel": kernel.compact(),
+                "server": self._lock_json(server),
+                "kernel": self._lock_json(kernel),
                 "uv": self.environment.uv,
             },
-            "keep": None
-            if self.keep is None
-            else {**asdict(self.keep), "agent": whole_agent_sha256()},
+            "keep": None if keep is None else _keep_json(keep),
             **lab,
             **({"bake": True} if self.is_bake else {}),
         }
+
+    def _lock_json(self, lock: Lock) -> dict[str, Any]:
+        return lock.named() if self.keep and lock in self.keep.locks else lock.compact()
+
+
+def _keep_json(keep: Keep) -> dict[str, str]:
+    return {
+        "bucket": keep.bucket,
+        "prefix": keep.prefix,
+        "region": keep.region,
+        "endpoint": keep.endpoint,
+        "agent": keep.agent_sha256,
+    }
 
 
 def notebooks_json(notebooks: Notebooks) -> dict[str, Any]:

@@ -29,14 +29,15 @@ def user_data(spec: InstanceSpec) -> bytes:
         gzip bytes, the same for the same specification: a launch that is asked again must send the same bytes.
 
     Raises:
-        InvalidRequest: It does not fit into 16384 bytes; the environment's lock has too many packages.
+        InvalidRequest: It does not fit into 16384 bytes; a lock that is not in the bucket has too many packages.
     """
     text = "#cloud-config\n" + json.dumps(cloud_config(spec), separators=(",", ":"))
     packed = _packed(text.encode())
     if len(packed) > LIMIT_BYTES:
         raise InvalidRequest(
             f"the user data has {len(packed)} bytes, {len(packed) - LIMIT_BYTES} over EC2's limit",
-            hint=f"Make the environment {spec.environment.name} smaller or bake it into an image",
+            hint=f"Make the environment {spec.environment.name} smaller"
+            + ("" if spec.keep else "; with a bucket (`gpulab init`) its size does not matter"),
         )
     return packed
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import gpulab
-from gpulab.aws import baking
+from gpulab.aws import baking, workspace
 from gpulab.bootstrap import load_environment
 from gpulab.errors import Ambiguous, CommandFailed, GpulabError, RemoteError
 from gpulab.launch.account import images, setup
+from gpulab.launch.account.storage import baking_prefix, has_bucket, our_bucket
 from gpulab.launch.context import Context
 from gpulab.launch.events import (
     Event,
@@ -54,7 +56,6 @@ def bake(context: Context, request: LaunchRequest, *, confirm: Confirm) -> Itera
     Raises:
         GpulabError: It came to nothing, and nothing is left of it.
     """
-    bare = _bare(context)
     wish = replace(
         request,
         name=f"bake-{request.environment}",
@@ -64,17 +65,19 @@ def bake(context: Context, request: LaunchRequest, *, confirm: Confirm) -> Itera
         notebooks=None,
     )
     # One at a time: the second would end the first one's builder.
-    with bare.journal.launching(f"image-{request.environment}"):
-        _end_old(bare, wish.name)
+    with context.journal.launching(f"image-{request.environment}"):
+        _end_old(context, wish.name)
         try:
-            image = yield from _built(bare, wish, confirm)
+            image = yield from _built(context, wish, confirm)
             if image is None:
                 return
-            yield from _tested(bare, image, request, confirm)
-            baking.mark_usable(bare.cloud, image)
+            yield from _tested(context, image, request, confirm)
+            baking.mark_usable(context.cloud, image)
         except BaseException:
-            _undo(bare, wish)
+            _undo(context, wish)
             raise
+        finally:
+            _delete_locks(context, request.environment)
     images.forget(context, image.image.region)
     yield ImageMade(context.now(), replace(image, is_usable=True))
 
@@ -88,16 +91,21 @@ def test(
     Raises:
         GpulabError: The instance did not come up, or a check failed; the image stays as it was.
     """
-    bare = _bare(context)
-    yield from _tested(bare, image, request, confirm)
-    baking.mark_usable(bare.cloud, image)
+    try:
+        yield from _tested(context, image, request, confirm)
+    finally:
+        _delete_locks(context, request.environment)
+    baking.mark_usable(context.cloud, image)
     images.forget(context, image.image.region)
     yield ImageMade(context.now(), replace(image, is_usable=True))
 
 
-def _bare(context: Context) -> Context:
-    """The same, without a bucket: a builder has no work to keep, and gets no role."""
-    return replace(context, profile=replace(context.profile, keep_bucket="", instance_role=""))
+def _delete_locks(context: Context, environment: str) -> None:
+    """Take what builder and test instance fetched their locks from out of the bucket; never replaces a failure."""
+    if has_bucket(context):
+        with suppress(GpulabError):
+            place = baking_prefix(context, environment)
+            workspace.delete_prefix(context.cloud, our_bucket(context), place)
 
 
 def _built(
@@ -129,7 +137,7 @@ def _tested(
         regions=(image.image.region,),
         image_id=image.image.id,
         notebooks=None,
-        is_bake=False,
+        is_bake=True,
     )
     _end_old(context, wish.name)
     try:
@@ -228,7 +236,8 @@ def _labels(
     kind = next(t for t in instance_types() if t.name == instance.place.instance_type)
     has_gpu = kind.gpus > 0
     folders = context.profile.environment_folders
-    lock = load_environment(wish.environment, folders).image_key(has_gpu=has_gpu)
+    environment = load_environment(wish.environment, folders)
+    lock = environment.image_key(has_gpu=has_gpu, has_bucket=has_bucket(context))
     base = setup.base_image(context, instance.place.region, has_gpu=has_gpu)
     day = context.now().strftime("%Y%m%d-%H%M%S")
     name = f"gpulab-{wish.environment}-{'gpu' if has_gpu else 'cpu'}-{lock[:8]}-{day}"

@@ -125,7 +125,7 @@ def test_an_image_is_usable_only_after_an_instance_of_it_was_tested(sandbox, bak
     environment = load_environment("tf2-small")
     assert ["check", "clean", "check"] == baker.host.ran
     assert ImageMade is type(events[-1])
-    assert (True, "available", environment.image_key(has_gpu=True)) == (
+    assert (True, "available", environment.image_key(has_gpu=True, has_bucket=False)) == (
         image.is_usable,
         image.state,
         image.lock,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -30,9 +31,10 @@ from gpulab.agent.agent import (
     write_json,
 )
 from gpulab.bootstrap import Keep
-from gpulab.bootstrap.shipping import shipped_agent, whole_agent_sha256
+from gpulab.bootstrap.shipping import shipped_agent, whole_agent
 
 PREFIX = "s-1/week4/"
+WHOLE = hashlib.sha256(whole_agent()).hexdigest()
 LONG_AGO = 1_700_000_000
 
 
@@ -68,7 +70,7 @@ def keeper(a_here, s3, s3_server, metadata_service):
     metadata_service.said["meta-data/iam/security-credentials/"] = "student"
     metadata_service.said["meta-data/iam/security-credentials/student"] = json.dumps(role)
     keep = {"bucket": "kept-work", "prefix": PREFIX, "region": "us-east-1", "endpoint": s3_server}
-    return lambda name="one": a_here(name, keep={**keep, "agent": whole_agent_sha256()})
+    return lambda name="one": a_here(name, keep={**keep, "agent": WHOLE})
 
 
 def put(here: Here, path: str, content: bytes = b"x", *, at: int = LONG_AGO) -> Path:
@@ -525,7 +527,7 @@ def test_the_shipped_agent_fetches_the_rest_of_itself_and_checks_it(
     command = [sys.executable, program, "--root", here.root, "save"]
 
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    here.path(f"opt/gpulab/agent-{whole_agent_sha256()[:16]}.py").unlink()
+    here.path(f"opt/gpulab/agent-{WHOLE[:16]}.py").unlink()
     key = Keep("kept-work", PREFIX, "us-east-1", s3_server).agent_key
     s3.put_object(Bucket="kept-work", Key=key, Body=b"print('evil')")
     refused = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -160,10 +161,33 @@ def test_an_installed_environment_is_not_installed_again(here):
     marker = here.path("opt/gpulab/server/.gpulab-lock")
     marker.parent.mkdir(parents=True)
     marker.write_text("abc")
+    marker.with_name("requirements.txt").write_text("a==1 --hash=x\nb==2 --hash=y\n")
 
     said = agent.install(here, "server", {"pins": "a==1 aaaa;b==2 bbbb", "sha256": "abc"})
 
     assert "2 packages were already there" == said
+
+
+def test_a_lock_from_the_bucket_is_installed_without_asking_the_index_for_hashes(here, monkeypatch):
+    """It has the full hashes already; asking for two hundred releases costs seconds of everybody's start."""
+    full, ran = "a" * 64, []
+    digest = hashlib.sha256(f"numpy==2.4.6 sha256:{full}".encode()).hexdigest()
+    offered = {digest: f"numpy==2.4.6 \\\n    --hash=sha256:{full}\n"}
+
+    def run(_, argv, **__):
+        ran.append(next(word for word in argv if word in ("venv", "locks", "compile", "sync")))
+        if "venv" in argv:
+            Path(argv[-1]).mkdir(parents=True)
+        return json.dumps(offered) if argv[-1] == "locks" else ""
+
+    monkeypatch.setattr(agent, "run", run)
+
+    said = agent.install(here, "kernel", {"python": ">=3.11", "sha256": digest})
+
+    place = here.path("opt/gpulab/kernel")
+    assert ("1 packages", ["venv", "locks", "sync"]) == (said, ran)
+    assert f"numpy==2.4.6 --hash=sha256:{full}\n" == (place / "requirements.txt").read_text()
+    assert digest == (place / ".gpulab-lock").read_text()
 
 
 def test_cells_reach_their_own_environment(here):

@@ -115,13 +115,24 @@ def test_an_index_that_offers_something_else_is_refused(files, said):
     assert said in str(refused.value)
 
 
+def test_a_lock_without_pins_is_all_that_was_brought():
+    """From the bucket come exactly the locked files; a changed one is refused like a forged one from the index."""
+    lock = parse_lock(TEXT)
+
+    chosen = expand(lock.named(), lock.requirements())
+
+    assert parse_lock(TEXT).pins == parse_lock(chosen).pins
+    with pytest.raises(Problem, match="does not offer the locked files"):
+        expand(lock.named(), lock.requirements().replace(C, D))
+
+
 def test_no_shipped_prefix_is_ambiguous_within_its_own_pin():
     """Two files of one pin with the same beginning would be told apart by nothing."""
     locks = [
         lock
         for name in environment_names()
         for lock in (
-            load_environment(name).server,
+            load_environment(name).core_server,
             load_environment(name).cpu,
             load_environment(name).gpu,
         )

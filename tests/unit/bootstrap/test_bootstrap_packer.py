@@ -43,7 +43,7 @@ def test_it_is_valid_hcl_with_the_tags_that_up_looks_for():
 
     (local,) = read["locals"]
     environment = load_environment("tf2")
-    assert environment.image_key(has_gpu=True) == local["tags"]["gpulab:lock"]
+    assert environment.image_key(has_gpu=True, has_bucket=False) == local["tags"]["gpulab:lock"]
     assert ("tf2", "7f3a") == (local["tags"]["gpulab:env"], local["tags"]["gpulab:owner"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -71,6 +72,16 @@ def a_spec(**changes) -> InstanceSpec:
     return replace(spec, **changes)
 
 
+def a_keep(environment) -> Keep:
+    """A bucket in which the locks of an environment travel."""
+    return replace(a_spec().keep, locks=environment.locks)
+
+
+def kernel_of(data: bytes) -> dict:
+    spec = json.loads(file_of(unpacked(data), "/etc/gpulab/spec.json"))
+    return spec["environment"]["kernel"]
+
+
 def unpacked(data: bytes) -> dict:
     first, _, rest = gzip.decompress(data).partition(b"\n")
     assert first == b"#cloud-config"
@@ -84,11 +95,61 @@ def file_of(config: dict, path: str) -> str:
 
 @pytest.mark.parametrize("has_gpu", [True, False])
 @pytest.mark.parametrize("name", environment_names())
-def test_every_environment_fits(name, has_gpu):
+def test_every_shipped_environment_fits_without_a_bucket(name, has_gpu):
     """EC2 refuses more than 16384 bytes; a lock that grew must be seen here and not by a student."""
-    spec = a_spec(environment=load_environment(name), has_gpu=has_gpu)
+    spec = a_spec(environment=load_environment(name), has_gpu=has_gpu, keep=None)
 
     assert len(user_data(spec)) <= 16384
+
+
+def test_with_a_bucket_the_number_of_packages_does_not_matter():
+    """A course of biologists wants 400 more; its locks travel beside the agent, and user data has their digests."""
+    environment = load_environment("tf2")
+    pins = tuple(
+        replace(pin, name=f"{pin.name}-{n}", hashes=(f"{hash((pin.name, n)) & (2**256 - 1):064x}",))
+        for pin in environment.gpu.pins
+        for n in range(4)
+    )
+    large = replace(environment, gpu=replace(environment.gpu, pins=pins))
+
+    data = user_data(a_spec(environment=large, has_gpu=True, keep=a_keep(large)))
+
+    assert len(data) < 14500
+    assert {"python": ">=3.11,<3.13", "sha256": large.gpu.sha256} == kernel_of(data)
+
+
+def test_the_instance_finds_its_locks_in_the_agent_that_its_user_data_names(tmp_path):
+    """What the bucket holds is checked by one hash, so the locks in it are those of this launch, and an old object serves no new lock."""
+    environment = load_environment("tf2")
+    keep, whole = a_keep(environment), tmp_path / "agent.py"
+    whole.write_bytes(keep.agent_body)
+    (tmp_path / "etc/gpulab").mkdir(parents=True)
+    spec = a_spec(environment=environment, has_gpu=True, keep=keep).as_json()
+    (tmp_path / "etc/gpulab/spec.json").write_text(json.dumps(spec))
+
+    command = [sys.executable, whole, "--root", tmp_path, "locks"]
+    locks = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    named = [spec["environment"][which] for which in ("server", "kernel")]
+    wanted = [environment.server, environment.gpu]
+    assert [lock.requirements() for lock in wanted] == [locks[lock["sha256"]] for lock in named]
+    assert hashlib.sha256(keep.agent_body).hexdigest() == spec["keep"]["agent"]
+    assert keep.agent_key != replace(keep, locks=(environment.server,)).agent_key
+
+
+@pytest.mark.parametrize("has_bucket", [True, False])
+def test_jupyterlabs_extensions_come_where_there_is_room_for_them(has_bucket):
+    """User data alone has none for thirty more packages: JupyterLab without its extensions is better than no launch."""
+    environment = load_environment("tf2")
+    keep = a_keep(environment) if has_bucket else None
+
+    server = a_spec(environment=environment, keep=keep).as_json()["environment"]["server"]
+
+    names = {pin.name for pin in environment.server.pins}
+    wanted = environment.server if has_bucket else environment.core_server
+    assert (wanted.sha256, not has_bucket) == (server["sha256"], "pins" in server)
+    assert {"jupyterlab-git", "jupyterlab-lsp", "jupytext", "nbdime"} <= names
+    assert {pin.name for pin in environment.core_server.pins} < names
 
 
 def test_a_labs_notebooks_fit_beside_the_largest_environment():
@@ -101,7 +162,9 @@ def test_a_labs_notebooks_fit_beside_the_largest_environment():
     notebooks = Notebooks(
         source, "7518e19ad8e9dcc5509e44d275e370c49c553178", "notebooks/lab1", data
     )
-    spec = a_spec(environment=load_environment("tf2"), has_gpu=True, notebooks=notebooks)
+    environment = load_environment("tf2")
+    keep = a_keep(environment)
+    spec = a_spec(environment=environment, has_gpu=True, notebooks=notebooks, keep=keep)
 
     read = json.loads(file_of(unpacked(user_data(spec)), "/etc/gpulab/spec.json"))["notebooks"]
 
@@ -124,7 +187,7 @@ def test_one_specification_gives_one_text():
 
 def test_an_environment_that_is_too_large_is_refused_with_its_size():
     """A course with 400 packages must hear it before the launch, with what to do."""
-    spec = a_spec()
+    spec = a_spec(keep=None)
     pins = tuple(
         replace(pin, name=f"{pin.name}-{n}", hashes=(f"{hash((pin.name, n)) & (2**256 - 1):064x}",))
         for pin in spec.environment.cpu.pins
@@ -137,7 +200,10 @@ def test_an_environment_that_is_too_large_is_refused_with_its_size():
     ) as refused:
         user_data(replace(spec, environment=large))
 
-    assert "Make the environment tf2-small smaller or bake it into an image" == refused.value.hint
+    assert (
+        "Make the environment tf2-small smaller; with a bucket (`gpulab init`) its size does not matter"
+        == refused.value.hint
+    )
 
 
 @pytest.mark.parametrize("value", HOSTILE)

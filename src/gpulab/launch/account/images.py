@@ -10,9 +10,10 @@ from decimal import Decimal
 
 from gpulab.aws import baking
 from gpulab.aws.regions import ask_each
-from gpulab.bootstrap import load_environment
+from gpulab.bootstrap import Environment, load_environment
 from gpulab.errors import AwsError, GpulabError, SetupMissing, WrongUsage
 from gpulab.launch.account import setup
+from gpulab.launch.account.storage import has_bucket
 from gpulab.launch.context import Context
 from gpulab.launch.events import Event, ImageChosen, ImageCopied, WaitingFor
 from gpulab.model import instance as tags_of
@@ -53,7 +54,7 @@ def choose(
     Returns:
         The image, and the rate at which its disk is initialised, MiB/s; `None` for EBS's own.
     """
-    if request.is_bake:
+    if request.is_bake and not request.image_id:
         return base, None
     found = _wanted(context, region, request, has_gpu=has_gpu)
     if found is None:
@@ -218,8 +219,8 @@ def _wanted(
                 return baked.image
         raise SetupMissing(f"{region} has no image {request.image_id}")
     environment = load_environment(request.environment, context.profile.environment_folders)
-    lock = environment.image_key(has_gpu=has_gpu)
-    key = f"{context.account}/image/{region}/baked/{lock}"
+    locks = _fitting(context, environment, has_gpu=has_gpu)
+    key = f"{context.account}/image/{region}/baked/{locks[0]}"
     known = context.cache.get(key)
     if known is not None:
         return Image(**known) if known else None
@@ -227,10 +228,16 @@ def _wanted(
         images = baking.baked(context.cloud, region)
     except AwsError:
         images = ()  # without the right to look, there is none
-    fitting = (i.image for i in images if i.is_usable and i.lock == lock and i.state == "available")
-    image = next(fitting, None)
+    ready = [i for i in images if i.is_usable and i.state == "available"]
+    image = next((i.image for lock in locks for i in ready if i.lock == lock), None)
     context.cache.put(key, asdict(image) if image else {}, lasting=_FOUND if image else _NONE)
     return image
+
+
+def _fitting(context: Context, environment: Environment, *, has_gpu: bool) -> tuple[str, ...]:
+    """Name what an image may have: all that a launch of this profile installs, or all but JupyterLab's extensions."""
+    keys = (environment.image_key(has_gpu=has_gpu, has_bucket=b) for b in (True, False))
+    return tuple(keys) if has_bucket(context) else tuple(keys)[1:]
 
 
 def _why(image: Image, environment: str, rate: int | None) -> str:
@@ -247,7 +254,8 @@ def _moved_on(context: Context, image: BakedImage) -> tuple[str, ...]:
     except WrongUsage:
         return ("unknown",)
     has_gpu = is_gpu(image)
-    moved = [] if environment.image_key(has_gpu=has_gpu) == image.lock else ["lock"]
+    keys = [environment.image_key(has_gpu=has_gpu, has_bucket=b) for b in (True, False)]
+    moved = [] if image.lock in keys else ["lock"]
     with suppress(GpulabError):
         base = setup.base_image(context, image.image.region, has_gpu=has_gpu)
         moved += ["base"] if base.name != image.base_name else []

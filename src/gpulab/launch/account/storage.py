@@ -21,11 +21,20 @@ def prefix(context: Context, name: str) -> str:
     return f"{context.owner}/{name}/"
 
 
+def baking_prefix(context: Context, environment: str) -> str:
+    """Return where a builder of images finds its locks; no name begins with a dot, so nobody's work is there."""
+    return f"{context.owner}/.bake/{environment}/"
+
+
+def has_bucket(context: Context) -> bool:
+    """Whether instances of the profile keep their work in a bucket: it takes the bucket and their role."""
+    return bool(context.profile.keep_bucket and context.profile.instance_role)
+
+
 def where(context: Context, name: str) -> str:
     """Say, without asking, where the next `gpulab stop` keeps the work of a name: `s3://BUCKET/PREFIX`, or a folder here."""
-    profile = context.profile
-    if profile.keep_bucket and profile.instance_role:
-        return f"s3://{profile.keep_bucket}/{prefix(context, name)}"
+    if has_bucket(context):
+        return f"s3://{context.profile.keep_bucket}/{prefix(context, name)}"
     return str(context.folder.work / name)
 
 

@@ -119,7 +119,7 @@ class Attempts:
     def _find_keep(self) -> Generator[Event, None, None]:
         """Find where the work is kept; a bucket that cannot be used is told, and the work then comes home over ssh."""
         try:
-            self._keep = keep_for(self._context, self._plan.request.name)
+            self._keep = keep_for(self._context, self._plan.request)
         except GpulabError as error:
             text = f"the bucket cannot be used ({error.message}); `gpulab stop` copies the work to this computer"
             yield Warned(self._context.now(), text)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from gpulab.aws import workspace
 from gpulab.bootstrap import InstanceSpec, Keep, load_environment, user_data
-from gpulab.launch.account.storage import bucket_region, our_bucket, prefix
+from gpulab.launch.account.storage import (
+    baking_prefix,
+    bucket_region,
+    has_bucket,
+    our_bucket,
+    prefix,
+)
 from gpulab.launch.context import Context
-from gpulab.model.instance import LaunchPlan
+from gpulab.model.instance import LaunchPlan, LaunchRequest
 from gpulab.model.market import Offer
 
 
@@ -46,22 +52,25 @@ def render(
     return user_data(spec)
 
 
-def keep_for(context: Context, name: str) -> Keep | None:
+def keep_for(context: Context, request: LaunchRequest) -> Keep | None:
     """
-    Say where an instance keeps its work, and put there what it needs for that.
+    Say where an instance keeps its work, and put there what has no room in user data: the rest of the agent, and the locks.
 
     Returns:
-        `None` when the profile has no bucket or no role: the work is then fetched over ssh.
+        `None` when the profile has no bucket or no role: the work is then fetched over ssh, and the locks must fit.
 
     Raises:
+        WrongUsage: There is no such environment.
         GpulabError: The bucket cannot be written.
     """
-    bucket = context.profile.keep_bucket
-    if not bucket or not context.profile.instance_role:
+    if not has_bucket(context):
         return None
+    bucket = context.profile.keep_bucket
     region = bucket_region(bucket)
     endpoint = context.cloud.client("s3", region).meta.endpoint_url
-    keep = Keep(bucket=bucket, prefix=prefix(context, name), region=region, endpoint=endpoint)
+    environment = load_environment(request.environment, context.profile.environment_folders)
+    place = baking_prefix(context, environment.name) if request.is_bake else None
+    keep = Keep(bucket, place or prefix(context, request.name), region, endpoint, environment.locks)
     # Each time anew: a note that it is there would outlive `gpulab rm`, a lifecycle rule, or the bucket itself.
     workspace.put(context.cloud, our_bucket(context), keep.agent_key, keep.agent_body)
     return keep

@@ -20,7 +20,7 @@ from gpulab.errors import (
     RemoteError,
     Unreachable,
 )
-from gpulab.launch.account.storage import our_bucket, prefix
+from gpulab.launch.account.storage import has_bucket, our_bucket, prefix
 from gpulab.launch.context import Context
 from gpulab.launch.events import (
     Event,
@@ -68,7 +68,7 @@ def until_ready(
     if is_new:
         yield from _bring_home_work(context, instance)
     said = yield from _follow_phases(context, instance)
-    if wanted is not None and not (is_new and _has_bucket(context)):
+    if wanted is not None and not (is_new and has_bucket(context)):
         yield from _bring_notebooks(context, instance, wanted)
     yield Ready(context.now(), instance, said, is_new)
     return instance
@@ -160,14 +160,10 @@ def _bring_home_work(context: Context, instance: Instance) -> Generator[Event, N
 
 
 def _is_in_bucket(context: Context, instance: Instance) -> bool:
-    if not _has_bucket(context):
+    if not has_bucket(context):
         return False
     where = prefix(context, instance.name)
     return workspace.read_manifest(context.cloud, our_bucket(context), where) is not None
-
-
-def _has_bucket(context: Context) -> bool:
-    return bool(context.profile.keep_bucket and context.profile.instance_role)
 
 
 def _bring_notebooks(

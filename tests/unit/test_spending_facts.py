@@ -272,6 +272,41 @@ def test_usage_is_read_as_spans():
     assert [("i-1", 600, 300)] == [(s.instance_id, s.seconds, s.idle_seconds) for s in spans]
 
 
+def a_disk(number: int) -> Fact:
+    return volume(
+        f"vol-{number}",
+        at=T0,
+        type="gp3",
+        size_gb=60,
+        usd_per_gb_month=Decimal("0.08"),
+        instance_id=f"i-{number}",
+        ends_with_instance=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen_s", "outlives_s"),
+    [
+        pytest.param([], 0, id="nobody looked"),
+        pytest.param([33], 33, id="one was seen"),
+        pytest.param([31, 900, 34, 20], 31, id="the median of those seen to go"),
+    ],
+)
+def test_a_disk_nobody_saw_go_went_when_disks_of_this_account_go(seen_s, outlives_s):
+    """AWS deletes it half a minute after the end and tells nobody; of a run that cost next to nothing that is a percent."""
+    end = after(30)
+    facts = []
+    for number, seconds in enumerate([None, *seen_s]):
+        ending = ended(f"i-{number}", at=end, by=EndedBy.USER, source=Source.AWS)
+        facts += [a_launch(f"i-{number}"), a_disk(number), ending]
+        if seconds is not None:
+            facts.append(volume_deleted(f"vol-{number}", at=end + timedelta(seconds=seconds)))
+
+    unseen = timeline_of(facts).timeline.volumes[0]
+
+    assert ("vol-0", end + timedelta(seconds=outlives_s)) == (unseen.id, unseen.deleted_at)
+
+
 def test_a_restart_seen_by_aws_keeps_the_first_run():
     """EC2 overwrites the launch time at a restart; the first run must not vanish from the books."""
     facts = (

@@ -6,13 +6,13 @@ EC2 forgets a terminated instance after about an hour and a spot price after 90 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from gpulab.aws.instances import end_in
 from gpulab.aws.session import Cloud
 from gpulab.model import fact
 from gpulab.model import instance as tags
@@ -25,8 +25,6 @@ from gpulab.planning.snapshot import gp3_usd_per_gib_month
 
 _PRICES_KEPT = timedelta(days=90)
 _IPV4_USD = Decimal("0.005")
-# `User initiated (2026-11-16 09:00:00 GMT)`
-_WHEN = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)")
 _OVER = ("shutting-down", "terminated", "stopping", "stopped")
 
 
@@ -122,12 +120,14 @@ def _end(row: Mapping[str, Any], requests: Mapping[str, Mapping[str, Any]]) -> F
         return None
     code = row.get("StateReason", {}).get("Code", "")
     status = requests.get(row.get("SpotInstanceRequestId", ""), {}).get("Status", {})
-    found = _WHEN.search(row.get("StateTransitionReason", ""))
-    if found:
-        at = datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
-    elif status.get("UpdateTime") and str(status.get("Code", "")).startswith("instance-"):
+    at = end_in(row)
+    if (
+        at is None
+        and status.get("UpdateTime")
+        and str(status.get("Code", "")).startswith("instance-")
+    ):
         at = status["UpdateTime"]
-    else:
+    if at is None:
         return None
     return fact.ended(
         row["InstanceId"],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _IDS_A_CALL = 100
 _LIVE_STATES = ["pending", "running", "shutting-down", "stopping", "stopped"]
+# `User initiated (2026-11-16 09:00:00 GMT)`
+_WHEN = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)")
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,14 @@ def read_instance(row: Mapping[str, Any], region: str) -> Instance:
         lab=tags.get(tags_of.TAG_LAB, ""),
         image_id=row.get("ImageId", ""),
         volume_ids=tuple(sorted(v for v in volumes if v)),
+        ended_at=end_in(row),
     )
+
+
+def end_in(row: Mapping[str, Any]) -> datetime | None:
+    """Return when EC2 says that the last run ended; `None` while it runs, and after an end from inside, whose time EC2 does not tell."""
+    found = _WHEN.search(row.get("StateTransitionReason", ""))
+    return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) if found else None
 
 
 def _rows(

@@ -29,7 +29,7 @@ from gpulab.fleets.events import (
 )
 from gpulab.fleets.launching import AccountLaunches, Launched
 from gpulab.fleets.looking import Seen, look
-from gpulab.launch.money.facts import record_disk, record_end
+from gpulab.launch.money.facts import record_end, record_running
 from gpulab.launch.money.rebuilding import rebuild
 from gpulab.launch.protocol.scheduled_end import arm_at
 from gpulab.launch.running import booting, stop
@@ -332,9 +332,14 @@ class _Run:
 
     def _ran(self, job: _Job, instance: Instance) -> Outcome:
         assert job.launched is not None
+        assert job.asked_at is not None
         context = self._accounts.account(job.step.account).context
+        # By the clock of AWS where this command asked for it: this computer's may be minutes off, its seconds are not.
+        waited = self._now() - job.asked_at
+        running_at = self._now() if job.is_adopted else instance.launched_at + waited
+        disk_gib = job.launched.plan.disk_gib
         with contextlib.suppress(StoreError):
-            record_disk(context, instance, disk_gib=job.launched.plan.disk_gib)
+            record_running(context, instance, at=running_at, disk_gib=disk_gib)
         result = (
             Result.ADOPTED
             if job.is_adopted

@@ -59,6 +59,7 @@ class Instance:
         launched_at: EC2's `LaunchTime` (of the current run); aware UTC.
         expires_at: From the tag; `None` if absent or unreadable.
         launch_id: From the tag; which journal entry made it.
+        ended_at: When AWS stopped charging for its last run; `None` while it runs, and where AWS does not say.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Instance:
     lab: str = ""
     image_id: str = ""
     volume_ids: tuple[str, ...] = ()
+    ended_at: datetime | None = None
 
     @property
     def market(self) -> Market:
@@ -102,7 +104,8 @@ class LaunchRequest:
         idle_minutes: Ends the instance after so long without activity.
         notebooks: What is brought into the work folder; `None` for nothing.
         image_id: Boot from this image of ours, tested or not; `""` to choose.
-        is_bake: It becomes an image: boot from the publisher's, and install everything onto the root volume.
+        is_bake: It becomes an image or tests one: everything is on the root volume, no work is kept, and without `image_id` it boots
+            from the publisher's.
         budget_usd: The instance ends itself when it has cost so much; `None` for no limit beside the term's.
     """
 

@@ -33,6 +33,9 @@ _STALE = timedelta(days=2)
 # A sighting of the state running so soon after the launch is that of the first run, not of a restart.
 _BOOTS_WITHIN = timedelta(minutes=5)
 
+# A disk that was seen to go so much later than its instance was not seen to go, but to be gone.
+_DISK_GOES_WITHIN = timedelta(minutes=10)
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchRecord:
@@ -230,6 +233,7 @@ class _Reader:
         return Run(begin, end.at, EndedBy.USER)
 
     def _volumes(self, instances: Mapping[str, InstanceLife]) -> Iterable[VolumeLife]:
+        outlives = self._disks_outlive(instances)
         for volume_id, facts in self._of(FactKind.VOLUME):
             first, said = _most_believed(facts), _merged_details(facts)
             size = _amount(said.get("size_gb"))
@@ -244,7 +248,7 @@ class _Reader:
                 size_gb=size,
                 usd_per_gb_month=_amount(said.get("usd_per_gb_month")),
                 created_at=first.at,
-                deleted_at=self._deleted_at(volume_id, first.at, said, instance),
+                deleted_at=self._deleted_at(volume_id, first.at, said, instance, outlives),
                 instance_id=said.get("instance_id", ""),
             )
 
@@ -254,6 +258,7 @@ class _Reader:
         created_at: datetime,
         said: Mapping[str, str],
         instance: InstanceLife | None,
+        outlives: timedelta,
     ) -> datetime | None:
         gone = self._facts(FactKind.VOLUME_DELETED, volume_id)
         if gone:
@@ -263,7 +268,18 @@ class _Reader:
         ends = self._facts(FactKind.ENDED, instance.id)
         is_terminated = any(fact.details.get("how") == "terminated" for fact in ends)
         last = instance.runs[-1].ends_at
-        return max(created_at, last) if is_terminated and last else None
+        return max(created_at, last + outlives) if is_terminated and last else None
+
+    def _disks_outlive(self, instances: Mapping[str, InstanceLife]) -> timedelta:
+        """How long after its instance a disk goes, which AWS does not tell: the median of those that somebody saw go; 0 without any."""
+        spans = []
+        for volume_id, gone in self._of(FactKind.VOLUME_DELETED):
+            said = _merged_details(self._facts(FactKind.VOLUME, volume_id))
+            instance = instances.get(said.get("instance_id", ""))
+            last = instance.runs[-1].ends_at if instance else None
+            if last and timedelta(0) <= _most_believed(gone).at - last <= _DISK_GOES_WITHIN:
+                spans.append(_most_believed(gone).at - last)
+        return sorted(spans)[len(spans) // 2] if spans else timedelta(0)
 
     def _addresses(self) -> Iterable[AddressLife]:
         for allocation_id, facts in self._of(FactKind.ADDRESS):

@@ -9,7 +9,10 @@ import pytest
 from tests.aws.launch.conftest import Student
 
 from gpulab.launch.events import Guarded, Unguarded
+from gpulab.launch.running import stop
 from gpulab.launch.upkeep.prepare import prepare
+from gpulab.model.timeline import EndedBy
+from gpulab.spending.facts import timeline_of
 from gpulab.store.config import DEFAULT_REGIONS
 
 
@@ -233,6 +236,22 @@ def test_the_ledger_knows_the_launch_its_price_and_its_disk(sandbox, student):
     assert ("60", "0.08", run.instance.id) == tuple(
         volume[k] for k in ("size_gb", "usd_per_gb_month", "instance_id")
     )
+
+
+def test_the_ledger_counts_as_aws_does_from_running_to_the_call_that_ends(sandbox, student):
+    """Booting is free and a disk outlives its instance: of a run that cost a cent, either is more than the estimate may be off."""
+    instance = student.up().instance
+    sandbox.advance(900)
+    list(stop.stop(student.context, instance, save=False))
+
+    reading = timeline_of(student.context.ledger.facts())
+
+    billed = {line.kind: line for line in sandbox.bill().lines}
+    (run,), (disk,) = reading.timeline.instances[0].runs, reading.timeline.volumes
+    assert abs(run.begins_at - billed["instance"].begins_at) < timedelta(seconds=3)
+    assert run.ends_at == billed["instance"].ends_at.replace(microsecond=0)
+    assert abs(disk.deleted_at - billed["ebs"].ends_at) < timedelta(seconds=6)
+    assert (EndedBy.USER, []) == (run.ended_by, list(reading.problems))
 
 
 def test_no_secret_is_in_user_data_or_journal(sandbox, student):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from gpulab.launch.context import Context
 from gpulab.model import fact
@@ -52,14 +52,17 @@ def record_launch(context: Context, instance: Instance, offer: Offer, plan: Laun
     context.ledger.append(facts)
 
 
-def record_disk(context: Context, instance: Instance, *, disk_gib: int) -> None:
+def record_running(context: Context, instance: Instance, *, at: datetime, disk_gib: int) -> None:
     """
-    Write the disk of an instance; EC2 names it once the instance runs.
+    Write that an instance runs, from when on AWS bills it, and its disk, which EC2 names only then.
+
+    Args:
+        at: When it was first seen to run, on AWS's clock: the one of `LaunchTime`.
 
     Raises:
         StoreError: The ledger cannot be written.
     """
-    context.ledger.append(
+    disks = [
         fact.volume(
             volume_id,
             at=instance.launched_at,
@@ -71,21 +74,36 @@ def record_disk(context: Context, instance: Instance, *, disk_gib: int) -> None:
             owner=instance.owner,
         )
         for volume_id in instance.volume_ids
-    )
+    ]
+    context.ledger.append([fact.started(instance.id, at=at), *disks])
 
 
 def record_end(
-    context: Context, instance: Instance, *, at: datetime, by: EndedBy, reason: str
+    context: Context,
+    instance: Instance,
+    *,
+    at: datetime,
+    by: EndedBy,
+    reason: str,
+    disks_went_after: timedelta | None = None,
 ) -> None:
     """
     Write that an instance has ended.
 
+    Args:
+        at: When, by this computer's clock; it counts where AWS has not said.
+        disks_went_after: How much later its disks were seen to be gone; `None` when nobody looked.
+
     Raises:
         StoreError: The ledger cannot be written.
     """
-    context.ledger.append(
-        [fact.ended(instance.id, at=at, by=by, reason=reason, source=fact.Source.LAPTOP)]
-    )
+    source = fact.Source.LAPTOP if instance.ended_at is None else fact.Source.AWS
+    ended_at = instance.ended_at or at
+    facts = [fact.ended(instance.id, at=ended_at, by=by, reason=reason, source=source)]
+    if disks_went_after is not None:
+        gone_at = ended_at + disks_went_after
+        facts += [fact.volume_deleted(disk, at=gone_at) for disk in instance.volume_ids]
+    context.ledger.append(facts)
 
 
 def record_ends(

@@ -38,7 +38,7 @@ from gpulab.launch.events import (
     WaitingFor,
     Warned,
 )
-from gpulab.launch.money.facts import record_disk, record_end, record_launch
+from gpulab.launch.money.facts import record_end, record_launch, record_running
 from gpulab.launch.offers.places import remember_full, remember_never
 from gpulab.launch.protocol.asking import ask
 from gpulab.launch.protocol.intents import Attempt, intent_of
@@ -221,14 +221,17 @@ class Attempts:
         context.journal.intend(intent)
         is_fresh = found.is_fresh(context.now())
         instance = yield from ask(context, intent, is_setup_fresh=is_fresh)
-        yield Launched(context.now(), instance, offer)
+        told_at = context.now()
+        yield Launched(told_at, instance, offer)
         yield from recorded(context, instance, offer, self._plan)
         is_late = yield from arm(context, instance, self._plan.ends_at)
         instance = yield from until_running(context, instance)
+        # By the clock of AWS: this computer's may be minutes off, its seconds are not.
+        running_at = instance.launched_at + (context.now() - told_at)
         if is_late:
             yield from arm(context, instance, self._plan.ends_at)
         with contextlib.suppress(StoreError):
-            record_disk(context, instance, disk_gib=self._plan.disk_gib)
+            record_running(context, instance, at=running_at, disk_gib=self._plan.disk_gib)
         return instance
 
 

@@ -6,6 +6,7 @@ work could not be kept goes on running.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 from gpulab.aws import instances as ec2
@@ -74,14 +75,23 @@ def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
     """
     region = instance.place.region
     yield Ending(context.now(), instance)
+    asked_at, lasted = context.now(), None
     try:
         ec2.terminate(context.cloud, region, [instance.id])
-        yield from _until_gone(context, instance)
+        seen = yield from _until_gone(context, instance)
+        instance, lasted = replace(instance, ended_at=seen.ended_at), context.now() - asked_at
     except NotFound:
         # AWS forgets an instance an hour after its end.
         pass
     try:
-        record_end(context, instance, at=context.now(), by=EndedBy.USER, reason="stop")
+        record_end(
+            context,
+            instance,
+            at=asked_at,
+            by=EndedBy.USER,
+            reason="stop",
+            disks_went_after=lasted,
+        )
     except StoreError as error:
         yield Warned(context.now(), f"{error.message}; `gpulab ledger rebuild` adds it later")
     scheduled_end.disarm(context, instance)
@@ -130,12 +140,12 @@ def _into_folder(context: Context, instance: Instance, host: Host) -> Generator[
     yield Saved(context.now(), str(folder), compared.files, compared.bytes)
 
 
-def _until_gone(context: Context, instance: Instance) -> Generator[Event, None, None]:
+def _until_gone(context: Context, instance: Instance) -> Generator[Event, None, Instance]:
     begun = context.now()
     while True:
         seen = ec2.read(context.cloud, instance.place.region, instance.id)
         if seen.state is State.TERMINATED:
-            return
+            return seen
         if context.now() - begun > _GONE_WITHIN:
             raise AwsError(
                 f"AWS was asked to end {instance.id} and still says {seen.state} after 10 min",

@@ -205,9 +205,14 @@ class MachineMaker:
             booted.machine.wait_until_off(BOOT_SECONDS)
 
 
-def eventually(holds: Callable[[], bool], describe: Callable[[], str] = lambda: "") -> None:
+def eventually(
+    holds: Callable[[], bool],
+    describe: Callable[[], str] = lambda: "",
+    *,
+    patience_s: float = BOOT_SECONDS,
+) -> None:
     """Wait until a claim holds; fail with a description when it does not come true."""
-    until = time.monotonic() + BOOT_SECONDS
+    until = time.monotonic() + patience_s
     while time.monotonic() < until:
         if holds():
             return

@@ -12,6 +12,9 @@ import pytest
 
 from gpulab.bootstrap.shipping import lab_program
 
+# 2 GB are unpacked and imported, by cores that others may use as well.
+_TENSORFLOW_S = 420
+
 # What a lab of today does: train, keep the model and its log, draw the curve.
 CELLS = [
     "import tensorflow as tf, numpy as np, matplotlib.pyplot as plt\ntf.keras.utils.set_random_seed(7)",
@@ -34,7 +37,7 @@ def test_a_lab_is_done_from_the_notebook_to_tensorboard(student, notebook, event
     """The afternoon as the course plans it; JupyterLab is there first, and nobody waits for TensorFlow to open a notebook."""
     one = student.up("lab", environment="tf2")
     at_first = {phase["name"]: phase["state"] for phase in one.status()["phases"]}
-    eventually(lambda: is_set_up(one), one.log)
+    eventually(lambda: is_set_up(one), one.log, patience_s=_TENSORFLOW_S)
     phases = {phase["name"]: phase for phase in one.status()["phases"]}
     checks = json.loads(student.gpulab("check", "lab", "--json"))["checks"]
     server = notebook.Server.at(one.url, token=one.run("gpulab-agent token"))
@@ -147,7 +150,11 @@ def test_a_notebook_of_2017_runs_unchanged(student, notebook, eventually):
     one.run("sudo ln -sf /opt/python3.7/bin/python3.7 /usr/local/bin/python3.7")
     one.run("echo /opt/python3.7/lib | sudo tee /etc/ld.so.conf.d/python3.7.conf && sudo ldconfig")
     one.run("sudo systemctl restart --no-block gpulab-environment")
-    eventually(lambda: {"done"} == {p["state"] for p in one.status()["phases"]}, one.log)
+    eventually(
+        lambda: {"done"} == {p["state"] for p in one.status()["phases"]},
+        one.log,
+        patience_s=_TENSORFLOW_S,
+    )
     server = notebook.Server.at(one.url, token=one.run("gpulab-agent token"))
 
     outputs = notebook.run(server, "old.ipynb", CELLS_OF_2017)

@@ -15,8 +15,6 @@ from gpulab.view.dashboard_log import Entry, happened
 from gpulab.view.dashboard_page import board_json
 
 _LOG_LINES = 300
-# Short naps, because a signal does not wake a lock on Windows.
-_NAP_S = 0.5
 #: However often somebody presses the button, AWS is not asked sooner.
 _AT_LEAST = timedelta(seconds=5)
 
@@ -77,10 +75,15 @@ class Feed:
         """Ask for a look before it is due."""
         self._wanted.set()
 
-    def rest(self, every: timedelta) -> None:
-        """Wait until the next look is due, or wanted."""
+    def rest(self, every: timedelta, *, nap_s: float = 0.5) -> None:
+        """
+        Wait until the next look is due, or wanted.
+
+        Args:
+            nap_s: In naps so short, because a signal does not wake a lock on Windows.
+        """
         begun = self.now()
         while self.now() - begun < every:
-            if self._wanted.wait(_NAP_S) and self.now() - begun >= _AT_LEAST:
+            if self._wanted.wait(nap_s) and self.now() - begun >= _AT_LEAST:
                 break
         self._wanted.clear()

@@ -64,7 +64,10 @@ class ClassLook:
         for outcome in acting.statuses(self.accounts, running, take=take):
             if outcome.trouble is not None and outcome.instance is not None:
                 silences[outcome.instance.id] = outcome.trouble.message
-        self._statuses, self._silences = fresh, silences
+        # Who could not be asked, because the account is lost, keeps what was said last.
+        asked = {_id(member) for member in running}
+        kept = {key: said for key, said in self._statuses.items() if key not in asked}
+        self._statuses, self._silences = {**kept, **fresh}, silences
 
     def _board(
         self, found: Sequence[Member], spending: CourseSpending, notes: Sequence[str]

@@ -18,11 +18,13 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import environment
 import host_packages
@@ -54,6 +56,7 @@ class Gate:
     Attributes:
         in_ci: True when `CI` is set; then a skipped test fails the run.
         is_measured: Whether tests record the branches they take, which only the step `coverage` reads.
+        shown: Where what the steps print goes.
         closings: The last line of each pytest run, in order.
         skips: Reason -> tests skipped for it.
         counts: What pytest counted, over all its runs.
@@ -63,6 +66,7 @@ class Gate:
     in_ci: bool
     workers: str
     is_measured: bool = True
+    shown: BinaryIO = field(default_factory=lambda: sys.stdout.buffer)
     closings: list[str] = field(default_factory=list)
     skips: dict[str, list[str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -75,7 +79,8 @@ class Gate:
         self, command: Sequence[str | Path], extra: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
         """Run a command in the checkout, showing what it prints; returns its exit code and the last 64 kB."""
-        print("$", " ".join(_short(part) for part in command), flush=True)
+        sys.stdout.flush()
+        self._show(f"$ {' '.join(_short(part) for part in command)}\n".encode())
         process = subprocess.Popen(
             [str(part) for part in command],
             cwd=CHECKOUT,
@@ -87,10 +92,13 @@ class Gate:
         assert process.stdout is not None
         tail = b""
         while chunk := os.read(process.stdout.fileno(), 65536):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+            self._show(chunk)
             tail = (tail + chunk)[-65536:]
         return process.wait(), tail
+
+    def _show(self, text: bytes) -> None:
+        self.shown.write(text)
+        self.shown.flush()
 
     def tool(self, name: str, *arguments: str | Path) -> bool:
         """Run one of the environment's programs; True when it is content."""
@@ -105,6 +113,7 @@ class Step:
     Attributes:
         says: What it holds, in words.
         is_fast: Whether `--fast` runs it.
+        until: The step before which it must have ended; it runs beside the steps until then. `""` to run alone.
         work: Does it; returns True when all is well.
     """
 
@@ -112,6 +121,40 @@ class Step:
     says: str
     work: Callable[[Gate], bool]
     is_fast: bool = False
+    until: str = ""
+
+
+class Beside:
+    """A step that runs beside others; what it prints is kept in a file and shown when its turn has come."""
+
+    def __init__(self, gate: Gate, step: Step) -> None:
+        self.step = step
+        self._file = gate.output / f"{step.name}.log"
+        self._shown = self._file.open("wb")
+        self._gate = replace(gate, shown=self._shown)
+        self._is_well = False
+        self._seconds = 0.0
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def end(self) -> tuple[Step, bool, float]:
+        """Show what it has printed and prints from now on; return how it ended."""
+        _announce(self.step)
+        with self._file.open("rb") as printed:
+            while True:
+                has_ended = not self._thread.is_alive()
+                sys.stdout.buffer.write(printed.read())
+                sys.stdout.buffer.flush()
+                if has_ended:
+                    break
+                self._thread.join(0.5)
+        self._shown.close()
+        return _told(self.step, is_well=self._is_well, seconds=self._seconds)
+
+    def _work(self) -> None:
+        started = time.monotonic()
+        self._is_well = _attempt(self._gate, self.step)
+        self._seconds = time.monotonic() - started
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -170,19 +213,36 @@ def _say_what_it_takes(steps: list[Step]) -> None:
 
 
 def _run(gate: Gate, steps: list[Step]) -> int:
+    began = time.monotonic()
     results: list[tuple[Step, bool, float]] = []
+    beside: list[Beside] = []
     for step in steps:
-        print(f"\n── {step.name}: {step.says}", flush=True)
+        for other in [b for b in beside if b.step.until == step.name]:
+            results.append(other.end())
+            beside.remove(other)
+        if step.until:
+            print(f"\n── {step.name} begins, beside the steps until `{step.until}`", flush=True)
+            beside.append(Beside(gate, step))
+            continue
+        _announce(step)
         started = time.monotonic()
         is_well = _attempt(gate, step)
-        seconds = time.monotonic() - started
-        results.append((step, is_well, seconds))
-        print(f"── {step.name}: {'ok' if is_well else 'FAILED'}, {seconds:.1f} s", flush=True)
+        results.append(_told(step, is_well=is_well, seconds=time.monotonic() - started))
         if step.name == "environment" and not is_well:
             break
+    results += [other.end() for other in beside]
     skips_are_well = _report_skips(gate)
-    _summarise(gate, results)
+    _summarise(gate, results, time.monotonic() - began)
     return 0 if skips_are_well and all(is_well for _, is_well, _ in results) else 1
+
+
+def _announce(step: Step) -> None:
+    print(f"\n── {step.name}: {step.says}", flush=True)
+
+
+def _told(step: Step, *, is_well: bool, seconds: float) -> tuple[Step, bool, float]:
+    print(f"── {step.name}: {'ok' if is_well else 'FAILED'}, {seconds:.1f} s", flush=True)
+    return step, is_well, seconds
 
 
 def _attempt(gate: Gate, step: Step) -> bool:
@@ -209,11 +269,11 @@ def _report_skips(gate: Gate) -> bool:
     return not refused
 
 
-def _summarise(gate: Gate, results: list[tuple[Step, bool, float]]) -> None:
+def _summarise(gate: Gate, results: list[tuple[Step, bool, float]], whole_s: float) -> None:
     print("\n── summary")
     for step, is_well, seconds in results:
         print(f"{'ok' if is_well else 'FAILED':7} {step.name:12} {seconds:7.1f} s")
-    print(f"{'':7} {'all':12} {sum(seconds for _, _, seconds in results):7.1f} s")
+    print(f"{'':7} {'all':12} {whole_s:7.1f} s")
     for closing in gate.closings:
         print(closing)
     if gate.counts:
@@ -393,9 +453,10 @@ STEPS = (
     Step("unit", "decisions, without any outside world", _tier("unit"), is_fast=True),
     Step("docs", "the documents agree with the program", _tier("docs")),
     Step("reference", "docs/reference.md is what --help prints", _reference),
+    # First of the long ones: it waits more than it computes.
+    Step("machine", "machines behind simulated instances", _machine, until="coverage"),
     Step("aws", "boto3 code against the sandbox", _tier("aws")),
     Step("cli", "commands end to end", _tier("cli")),
-    Step("machine", "machines behind simulated instances, one after the other", _machine),
     Step("coverage", "branches the tests took", _coverage),
     Step("wheel", "the wheel alone, without development tools", _wheel),
     Step("demo", "the README's demonstration, without a browser", _demo),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,30 @@ def test_the_closing_line_of_pytest_is_recognised(script, line, is_closing):
     found = script._CLOSING.findall(f"...\n{line}\n".encode())
 
     assert ([line.encode()] if is_closing else []) == found
+
+
+def test_a_step_beside_others_is_shown_in_its_turn_and_counts(script, tmp_path, capfdbinary):
+    """Two steps that print into each other cannot be read, and one nobody waits for could fail unseen."""
+    has_begun = threading.Event()
+
+    def slow(gate):
+        has_begun.set()
+        return gate.run([sys.executable, "-c", "print('slow: ends'); raise SystemExit(3)"]) == 0
+
+    def quick(gate):
+        return has_begun.wait(10) and gate.run([sys.executable, "-c", "print('quick: ends')"]) == 0
+
+    steps = [
+        script.Step("slow", "waits", slow, until="last"),
+        script.Step("quick", "computes", quick),
+        script.Step("last", "sums up", lambda gate: True),
+    ]
+
+    code = script._run(script.Gate(output=tmp_path, in_ci=False, workers="1"), steps)
+
+    printed = capfdbinary.readouterr().out
+    places = [
+        printed.index(words)
+        for words in (b"quick: ends", b"slow: ends", b"slow: FAILED", b"last: sums")
+    ]
+    assert (1, sorted(places)) == (code, places)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from gpulab.aws import instances as ec2
 from gpulab.aws import workspace
@@ -78,8 +78,8 @@ def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
     asked_at, lasted = context.now(), None
     try:
         ec2.terminate(context.cloud, region, [instance.id])
-        seen = yield from _until_gone(context, instance)
-        instance, lasted = replace(instance, ended_at=seen.ended_at), context.now() - asked_at
+        seen, gone_at = yield from _until_gone(context, instance)
+        instance, lasted = replace(instance, ended_at=seen.ended_at), gone_at - asked_at
     except NotFound:
         # AWS forgets an instance an hour after its end.
         pass
@@ -140,13 +140,17 @@ def _into_folder(context: Context, instance: Instance, host: Host) -> Generator[
     yield Saved(context.now(), str(folder), compared.files, compared.bytes)
 
 
-def _until_gone(context: Context, instance: Instance) -> Generator[Event, None, Instance]:
-    begun = context.now()
+def _until_gone(
+    context: Context, instance: Instance
+) -> Generator[Event, None, tuple[Instance, datetime]]:
+    """Return the instance at its end and when it was gone: half-way between the look that still saw it and the one that did not."""
+    begun = there_at = context.now()
     while True:
         seen = ec2.read(context.cloud, instance.place.region, instance.id)
         if seen.state is State.TERMINATED:
-            return seen
-        if context.now() - begun > _GONE_WITHIN:
+            return seen, there_at + (context.now() - there_at) / 2
+        there_at = context.now()
+        if there_at - begun > _GONE_WITHIN:
             raise AwsError(
                 f"AWS was asked to end {instance.id} and still says {seen.state} after 10 min",
                 hint="`gpulab ls` shows when it has ended",

@@ -67,7 +67,10 @@ if TYPE_CHECKING:
     "--on-demand", "is_on_demand", is_flag=True, help="Buy on demand, without trying spot."
 )
 @click.option(
-    "--env", "environment", metavar="NAME", help="Lab environment.  [default: the profile's, tf2]"
+    "--env",
+    "environment",
+    metavar="NAME",
+    help="Lab environment.  [default: the one that NAME had last, else the profile's, tf2]",
 )
 @click.option(
     "--idle",
@@ -131,7 +134,7 @@ def command(
     Start an instance and open JupyterLab on it.
 
     Shows what will be tried and what it costs at most, asks, and then tries zone after zone. Typing it again for a NAME that is up
-    opens that one; a NAME that was stopped comes back with its work. Without NAME it is called `lab`.
+    opens that one; a NAME that was stopped comes back with its work and its environment. Without NAME it is called `lab`.
 
     \b
     Example:
@@ -224,10 +227,17 @@ def _request(
     disk_gib: int | None,
     notebooks: Notebooks | None,
 ) -> LaunchRequest:
+    from gpulab.launch.offers.wish import last_environment
     from gpulab.model.instance import LaunchRequest
     from gpulab.model.market import Market
 
     profile = context.profile
+    if environment is None:
+        environment = last_environment(context.launch, name) or profile.environment
+        if environment != profile.environment:
+            context.console.say(
+                f"note: {name} comes back with {environment}, as last time; `--env {profile.environment}` changes it"
+            )
     return LaunchRequest(
         name=name,
         gpu=None if instance_type else gpu or profile.gpu,
@@ -236,7 +246,7 @@ def _request(
         max_usd_per_hour=max_usd_per_hour,
         regions=regions or profile.regions,
         markets=(Market.ON_DEMAND,) if is_on_demand else (Market.SPOT,),
-        environment=environment or profile.environment,
+        environment=environment,
         disk_gib=disk_gib or profile.disk_gib,
         idle_minutes=max(1, int(idle.total_seconds() // 60)) if idle else profile.idle_minutes,
         budget_usd=budget_usd,

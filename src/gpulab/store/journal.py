@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gpulab.errors import Refused, StoreError
+from gpulab.model.instance import TAG_ENVIRONMENT
 from gpulab.store.files import sync_folder
 
 VERSION = 1
@@ -56,6 +57,7 @@ class Made:
 
     Attributes:
         at: When its result was written; aware UTC.
+        environment: Which lab environment it was launched with; `""` if its tags did not say.
     """
 
     launch_id: str
@@ -63,6 +65,7 @@ class Made:
     region: str
     instance_id: str
     at: datetime
+    environment: str = ""
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,19 @@ def _intent(record: Mapping[str, Any]) -> Intent:
 
 
 def _made(intent: Intent, instance_id: str, at: datetime) -> Made:
-    return Made(intent.launch_id, intent.name, intent.region, instance_id, at)
+    return Made(
+        intent.launch_id,
+        intent.name,
+        intent.region,
+        instance_id,
+        at,
+        _tag(intent.parameters, TAG_ENVIRONMENT),
+    )
+
+
+def _tag(parameters: Mapping[str, Any], key: str) -> str:
+    specifications = parameters.get("TagSpecifications") or [{}]
+    return next((str(t["Value"]) for t in specifications[0].get("Tags", []) if t["Key"] == key), "")
 
 
 def _write_synced(path: Path, line: bytes) -> None:

@@ -1,0 +1,63 @@
+"""A name that was stopped comes back with the environment its notebooks ran in, not with the profile's default."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from gpulab.cli.main import run
+
+
+@pytest.fixture
+def stopped(student, ec2, monkeypatch):
+    """A computer whose profile says tf2, on which `week4` was up with tf2-small and has ended."""
+    launched = student.up("week4", environment="tf2-small")
+    ec2.terminate_instances(InstanceIds=[launched.instance.id])
+    student.sandbox.advance(seconds=3600)
+    assert "tf2" == student.context.profile.environment
+    monkeypatch.setattr("gpulab.cli.context.Context.launch", student.context)
+    monkeypatch.setattr("gpulab.cli.context.Context.profile", student.context.profile)
+    monkeypatch.setattr("gpulab.cli.context.Context.now", staticmethod(student.sandbox.now))
+    return student
+
+
+def planned(capsys, *words: str) -> tuple[str, str]:
+    """The environment that `up` would start with, and what it says beside."""
+    assert 0 == run(["up", *words, "--dry-run", "--json"])
+    said = capsys.readouterr()
+    return json.loads(said.out)["environment"], said.err
+
+
+def test_a_stopped_name_comes_back_with_its_environment_and_says_so(stopped, capsys):
+    """Notebooks of 2017 in a TensorFlow of today stop at their first cell."""
+    environment, said = planned(capsys, "week4")
+
+    assert "tf2-small" == environment
+    assert "note: week4 comes back with tf2-small, as last time; `--env tf2` changes it" in said
+
+
+@pytest.mark.parametrize("words", [("week4", "--env", "tf2"), ("week5",)], ids=["named", "new"])
+def test_what_is_named_wins_and_a_new_name_gets_the_profiles(stopped, capsys, words):
+    """Memory must not bind anybody, nor leak from one name into another."""
+    assert ("tf2", "") == planned(capsys, *words)
+
+
+def test_an_environment_that_is_gone_is_not_insisted_on(stopped, capsys, tmp_path):
+    """The course's folder was deleted after the term; the work must come up all the same."""
+    journal = stopped.context.folder.journal
+    journal.write_text(journal.read_text("utf-8").replace('"tf2-small"', '"bio"'), "utf-8")
+
+    assert ("tf2", "") == planned(capsys, "week4")
+
+
+def test_a_journal_from_before_environments_were_tagged_is_read(stopped, capsys):
+    """An old line must not cost the launch."""
+    journal = stopped.context.folder.journal
+    journal.write_text(journal.read_text("utf-8").replace("gpulab:env", "other:env"), "utf-8")
+
+    assert ("tf2", "") == planned(capsys, "week4")
+    assert replace(stopped.context.journal.read().made[0], environment="") == (
+        stopped.context.journal.read().made[0]
+    )

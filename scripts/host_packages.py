@@ -35,7 +35,7 @@ PACKAGES = (
     Package("nftables", "nft", "security groups of booted instances"),
     Package("iproute2", "ip", "the private network of booted instances"),
     Package("nodejs", "node", "runs the notice that JupyterLab shows"),
-    Package("chromium", "chromium", "opens the report's page in light and dark"),
+    Package("chromium", "chromium", "opens the report and the dashboard in light and dark"),
     Package("procps", "ps", "booted instances and tunnels are looked at from outside"),
 )
 

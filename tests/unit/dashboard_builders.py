@@ -39,7 +39,8 @@ def board(*tiles: Tile, **changes: Any) -> Board:
 def busy_lab() -> Board:
     """A lab in which everything happens at once."""
     tiles = [
-        tile(f"s17{n:04d}", group=f"g{n % 6}", gpu_percent=float(n * 4 % 100)) for n in range(16)
+        tile(f"s17{n:04d}", group=f"g{n % 6}", gpu_percent=float(use), words=f"GPU {use} %")
+        for n, use in enumerate(range(4, 100, 6))
     ]
     tiles += [
         tile("s170016", Standing.IDLE, words="idle 14 min", gpu_percent=0.0),

@@ -25,10 +25,12 @@
   function tileOf(tile) {
     const node = element("li", "tile " + tile.css);
     const head = element("header");
-    head.append(element("b", "", tile.who), element("span", "standing", tile.standing));
+    const who = element("span");
+    who.append(element("b", "", tile.who));
+    if (tile.group && tile.group !== tile.who) who.append(" ", element("span", "soft", tile.group));
+    head.append(who, element("span", "standing", tile.standing));
     node.append(head);
-    const people = [tile.names, tile.group && tile.group !== tile.who ? tile.group : ""].filter(Boolean);
-    if (people.length) node.append(element("div", "names soft", people.join(" · ")));
+    if (tile.names) node.append(element("div", "names soft", tile.names));
     if (tile.words !== tile.standing) node.append(element("div", "words", tile.words));
     if (tile.gpu_percent !== null) node.append(bar(tile.gpu_percent, "GPU " + tile.gpu_percent + " %"));
     if (tile.spent || tile.ends) {

@@ -18,6 +18,7 @@ from gpulab.view.dashboard import Board, Gauge, Standing, Tile, counts
 from gpulab.view.dashboard_log import Entry
 from gpulab.view.words import clean, local_time, money, percent, span
 
+_NEAR_PERCENT = 50
 _SUBMIT = "document.forms[0].submit()"
 
 
@@ -116,7 +117,7 @@ def _gauge_json(gauge: Gauge) -> dict[str, Any]:
 
 
 def _tile_json(tile: Tile, now: datetime) -> Mapping[str, Any]:
-    of = f" of {money(tile.budget_usd)}" if tile.budget_usd is not None else ""
+    share = None if tile.spent_usd is None else _share(tile.spent_usd, tile.budget_usd)
     return {
         "key": tile.key,
         "who": clean(tile.who),
@@ -126,14 +127,22 @@ def _tile_json(tile: Tile, now: datetime) -> Mapping[str, Any]:
         "css": _css(tile.standing),
         "words": clean(tile.words),
         "gpu_percent": None if tile.gpu_percent is None else round(tile.gpu_percent),
-        "spent": f"{money(tile.spent_usd)}{of}" if tile.spent_usd is not None else "",
-        "spent_percent": None
-        if tile.spent_usd is None
-        else _share(tile.spent_usd, tile.budget_usd),
+        "spent": _spent_words(tile, share),
+        "spent_percent": share,
         "ends": _ends_words(tile.ends_at, now),
         "place": clean(tile.place),
         "instance": clean(tile.instance),
     }
+
+
+def _spent_words(tile: Tile, share: int | None) -> str:
+    """Write what one has cost; its limit beside it once half of it is gone, for a tile is narrow."""
+    if tile.spent_usd is None:
+        return ""
+    words = money(tile.spent_usd)
+    if tile.budget_usd is None or share is None or share < _NEAR_PERCENT:
+        return words
+    return f"{words} of {money(tile.budget_usd)}"
 
 
 def _css(standing: Standing) -> str:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import boto3
@@ -16,6 +17,8 @@ import pytest
 from gpulab.cli.main import run
 from gpulab.remote import detached
 from gpulab.sandbox import Sandbox
+from gpulab.sandbox.clock import RunningClock
+from gpulab.sandbox.rules import Delays, Rules
 from gpulab.store.home import Home
 
 _UBUNTU = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
@@ -31,25 +34,30 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def up(sandbox: Sandbox) -> Callable[[str], str]:
     """Have an instance of mine, running, of a name."""
-    ec2, ssm = boto3.client("ec2"), boto3.client("ssm")
-    image = ssm.get_parameter(Name=_UBUNTU)["Parameter"]["Value"]
 
     def launch(name: str) -> str:
-        tags = [
-            {"Key": f"gpulab:{k}", "Value": v}
-            for k, v in (("name", name), ("owner", "me"), ("launch", name))
-        ]
-        made: Any = ec2.run_instances(
-            ImageId=image,
-            InstanceType="g4dn.xlarge",
-            MinCount=1,
-            MaxCount=1,
-            TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
-        )
+        made = _an_instance(name)
         sandbox.advance(20)
-        return str(made["Instances"][0]["InstanceId"])
+        return made
 
     return launch
+
+
+def _an_instance(name: str) -> str:
+    """Launch an instance of mine as any client would."""
+    image = boto3.client("ssm").get_parameter(Name=_UBUNTU)["Parameter"]["Value"]
+    tags = [
+        {"Key": f"gpulab:{k}", "Value": v}
+        for k, v in (("name", name), ("owner", "me"), ("launch", name))
+    ]
+    made: Any = boto3.client("ec2").run_instances(
+        ImageId=image,
+        InstanceType="g4dn.xlarge",
+        MinCount=1,
+        MaxCount=1,
+        TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+    )
+    return str(made["Instances"][0]["InstanceId"])
 
 
 def test_stopping_what_has_ended_already_is_done(sandbox, capsys):
@@ -62,6 +70,25 @@ def test_stopping_what_has_ended_already_is_done(sandbox, capsys):
         "Nothing of yours runs; nothing was ended\nlab is not up; nothing was ended\n" in said.err
     )
     assert "" == said.out
+
+
+@pytest.mark.parametrize("names", [[], ["week4"]])
+def test_stopping_all_says_that_a_region_did_not_answer(names, capsys):
+    """Exit 0 would read as "nothing costs any more", and a GPU may run in the region that was not read."""
+    none = timedelta(0)
+    at_once = Rules(delays=Delays(boot=none, terminate=none, consistency=none))
+    with Sandbox(clock=RunningClock(), rules=at_once) as world:
+        for name in names:
+            _an_instance(name)
+        world.refuse("DescribeInstances", "InternalError", region="us-east-2", times=None)
+
+        code = run(["stop", "--all", "--no-save", "--yes"])
+
+        left = world.instances("pending", "running")
+    said = capsys.readouterr().err
+    assert (4, []) == (code, left)
+    assert "error: not everything could be looked at: us-east-2" in said
+    assert "hint: What runs there was not ended; stop again once it answers" in said
 
 
 def test_stopping_nothing_still_answers_in_json(sandbox, capsys):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpulab.cli import classroom
+from gpulab.cli import classroom, course_close
 from gpulab.cli.classroom import course_option
 from gpulab.cli.fleet_options import open_accounts
 from gpulab.cli.options import json_option
@@ -234,3 +234,6 @@ def schema(context: Context) -> None:
     from gpulab.course.schema import json_schema
 
     context.console.show(json_schema().rstrip())
+
+
+command.add_command(course_close.close)

@@ -36,8 +36,10 @@ def command(
       gpulab stop week4 --json
       gpulab stop --all --yes
     """
-    found = _to_end(context, name, is_all=is_all)
-    if not found:
+    found, unread = _to_end(context, name, is_all=is_all)
+    if not found and unread:
+        context.console.say("Nothing of yours runs where AWS answered; nothing was ended")
+    elif not found:
         what = f"{name} is not up" if name else "Nothing of yours runs"
         context.console.say(f"{what}; nothing was ended")
     elif not _may(context, found, is_all=is_all, no_save=no_save, yes=yes):
@@ -47,11 +49,18 @@ def command(
     if as_json:
         context.console.show_json({"events": told})
     _raise_failures(failed, count=len(found))
+    if unread:
+        raise SomeFailed(
+            f"not everything could be looked at: {'; '.join(unread)}",
+            hint="What runs there was not ended; stop again once it answers",
+        )
 
 
-def _to_end(context: Context, name: str | None, *, is_all: bool) -> list[Instance]:
+def _to_end(
+    context: Context, name: str | None, *, is_all: bool
+) -> tuple[list[Instance], tuple[str, ...]]:
     """
-    Find what is to be ended; nothing, when it has ended already.
+    Find what is to be ended; nothing, when it has ended already. For all of them, also say what could not be read.
 
     Raises:
         WrongUsage: Something else is up, more than one is, or not all could be read: that must not read as done.
@@ -61,14 +70,12 @@ def _to_end(context: Context, name: str | None, *, is_all: bool) -> list[Instanc
     seen = instances.listing(context.launch)
     alive = [i for i in seen.instances if not i.state.is_over]
     if is_all:
-        for note in seen.notes:
-            context.console.say(f"note: {note}")
-        return alive
+        return alive, seen.notes
     fitting = [i for i in alive if name in (None, i.name, i.id)]
     launched = {m.name for m in context.launch.journal.read().made}
     if not fitting and not seen.notes and (not alive or name in launched):
-        return []
-    return [instances.find(context.launch, name)]
+        return [], ()
+    return [instances.find(context.launch, name)], ()
 
 
 def _may(

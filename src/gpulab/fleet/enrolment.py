@@ -16,27 +16,13 @@ from typing import Any
 
 from gpulab.errors import WrongUsage
 from gpulab.model.course import Course
+from gpulab.model.instance import TAG_COURSE
+from gpulab.rights import roles
+from gpulab.rights.policy import Reach, policy
+from gpulab.rights.table import Part
 
 _PRINCIPAL = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(?:user|role)/[\w+=,.@/-]{1,128}")
 _SESSION = re.compile(r"arn:(aws[a-z-]*):sts::(\d{12}):assumed-role/([\w+=,.@-]+)/.+")
-_TAG = "gpulab:course"
-_LOOK = [
-    "ec2:DescribeInstances",
-    "ec2:DescribeSpotPriceHistory",
-    "ec2:DescribeImages",
-    "ec2:DescribeSubnets",
-    "ec2:DescribeVpcs",
-    "ec2:DescribeSecurityGroups",
-    "ec2:DescribeSecurityGroupRules",
-    "ec2:DescribeKeyPairs",
-    "ec2:GetConsoleOutput",
-    "ssm:GetParameter",
-    "servicequotas:GetServiceQuota",
-    "pricing:GetProducts",
-    "billing:GetCredits",
-    "freetier:GetAccountPlanState",
-    "sts:GetCallerIdentity",
-]
 
 
 def trusted_arn(arn: str) -> str:
@@ -78,9 +64,7 @@ def template(
             hint='`role_name = "gpulab-course"` in [accounts] of course.toml',
         )
     resources = {
-        "CourseRole": _role(
-            name, _trusts(trusted, external_id), _rights(course, end_role), "launch"
-        ),
+        "CourseRole": _role(name, _trusts(trusted, external_id), _rights(course), "launch"),
         "EndRole": _role(end_role, _trusts_scheduler(), _may_end(course), "end"),
     }
     return json.dumps(
@@ -130,58 +114,28 @@ def _trusts_scheduler() -> dict[str, Any]:
     }
 
 
-def _rights(course: Course, end_role: str) -> list[dict[str, Any]]:
-    asked = {"StringEquals": {f"aws:RequestTag/{_TAG}": course.id}}
-    owned = {"StringEquals": {f"aws:ResourceTag/{_TAG}": course.id}}
-    ours = {"StringEquals": {"aws:ResourceTag/gpulab:owner": f"course-{course.id}"}}
-    made = ["RunInstances", "CreateSecurityGroup", "ImportKeyPair", "AuthorizeSecurityGroupIngress"]
-    end = {"Fn::Sub": f"arn:${{AWS::Partition}}:iam::${{AWS::AccountId}}:role/{end_role}"}
-    schedule = {
-        "Fn::Sub": "arn:${AWS::Partition}:scheduler:*:${AWS::AccountId}:schedule/default/gpulab-end-*"
-    }
-    return [
-        _allow(_LOOK, "*"),
-        _allow(["ec2:RunInstances"], _arns("instance", "volume", "spot-instances-request"), asked),
-        _allow(
-            ["ec2:RunInstances"],
-            [
-                _sub("ec2:*::image/*"),
-                *_arns("subnet", "security-group", "key-pair", "network-interface"),
-            ],
-        ),
-        _allow(["ec2:CreateSecurityGroup", "ec2:ImportKeyPair"], "*"),
-        _allow(
-            ["ec2:AuthorizeSecurityGroupIngress", "ec2:RevokeSecurityGroupIngress"],
-            _arns("security-group"),
-            ours,
-        ),
-        _allow(["ec2:CreateTags"], "*", {"StringEquals": {"ec2:CreateAction": made}}),
-        _allow(["ec2:CreateTags", "ec2:TerminateInstances"], _arns("instance"), owned),
-        _allow(
-            [f"scheduler:{verb}Schedule" for verb in ("Create", "Update", "Get", "Delete")],
-            schedule,
-        ),
-        _allow(
-            ["iam:PassRole"],
-            end,
-            {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}},
-        ),
-    ]
+def _rights(course: Course) -> list[dict[str, Any]]:
+    wanted = policy([Part.STUDENT], Reach(course=course.id), commands=("fleet", "close"))
+    return [_in_this_account(statement) for statement in wanted["Statement"]]
 
 
 def _may_end(course: Course) -> list[dict[str, Any]]:
-    owned = {"StringEquals": {f"aws:ResourceTag/{_TAG}": course.id}}
-    return [_allow(["ec2:TerminateInstances"], "*", owned)]
+    return [_in_this_account(s) for s in roles.end_role(TAG_COURSE, course.id)["Statement"]]
 
 
-def _arns(*kinds: str) -> list[dict[str, str]]:
-    return [_sub(f"ec2:*:${{AWS::AccountId}}:{kind}/*") for kind in kinds]
+def _in_this_account(statement: dict[str, Any]) -> dict[str, Any]:
+    """Write a statement as CloudFormation takes it: of the account, and the partition, that the stack is in."""
+    actions, resources = _listed(statement["Action"]), _listed(statement["Resource"])
+    return {**statement, "Action": actions, "Resource": [_substituted(arn) for arn in resources]}
 
 
-def _sub(rest: str) -> dict[str, str]:
-    return {"Fn::Sub": f"arn:${{AWS::Partition}}:{rest}"}
+def _substituted(arn: str) -> Any:
+    if arn == "*":
+        return arn
+    _, _, service, region, account, rest = arn.split(":", 5)
+    here = "${AWS::AccountId}" if account == "*" else account
+    return {"Fn::Sub": f"arn:${{AWS::Partition}}:{service}:{region}:{here}:{rest}"}
 
 
-def _allow(actions: list[str], resource: Any, condition: Any = None) -> dict[str, Any]:
-    statement = {"Effect": "Allow", "Action": sorted(actions), "Resource": resource}
-    return {**statement, "Condition": condition} if condition else statement
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -72,6 +72,17 @@ def find_course(named: str | None, *, environment: Mapping[str, str], here: Path
     )
 
 
+def course_id_of(folder: Path) -> str:
+    """
+    Return the id of the course in a folder, whatever else its file says; `""` when it says none.
+
+    Raises:
+        WrongUsage: The file cannot be read at all.
+    """
+    course, _ = read_course(_read(folder / COURSE_FILE), file=COURSE_FILE)
+    return course.id if course else ""
+
+
 def read_classroom(home: Home, folder: Path) -> Classroom:
     """
     Read a course, its roster and its key, which is made when there is none.

@@ -1,0 +1,211 @@
+"""
+The end of a term: every instance of every lab saved and ended, and what the course has set up in each account removed.
+
+In that order, and account by account: where an instance runs on, because its work could not be kept, the key to reach it stays. Each step
+looks at what is there, so that running it again after a kill goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from gpulab.aws import course_setup, instances
+from gpulab.errors import GpulabError, Refused, Throttled
+from gpulab.fleet.books import facts_of
+from gpulab.fleet.plan import trouble_of
+from gpulab.fleets import acting
+from gpulab.fleets.accounts import Account, Accounts
+from gpulab.fleets.members import Member
+from gpulab.fleets.settling import settle
+from gpulab.launch.account import setup
+from gpulab.launch.money.rebuilding import refresh
+from gpulab.model.fact import Fact, FactKind
+from gpulab.model.fleet import AccountRef, Outcome, Seat, Trouble
+from gpulab.model.leftover import Kind, Tagged
+
+_AT_ONCE = 16
+# A group is in use for a while after its last instance.
+_TRIES = 6
+_PAUSE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """
+    What is left of a course in one account.
+
+    Attributes:
+        members: Its instances, of every lab.
+        setup: Scheduled ends, groups and keys, in the order of removing.
+        has_role: Whether the role that ends the course's instances can be removed from here; in a student's account the student's
+            stack has it.
+        open_names: Instances whose launch was interrupted so lately that nobody knows yet whether they exist.
+        trouble: Why the account could not be looked at; then nothing else is known.
+    """
+
+    account: AccountRef
+    members: tuple[Member, ...] = ()
+    setup: tuple[Tagged, ...] = ()
+    has_role: bool = False
+    open_names: tuple[str, ...] = ()
+    trouble: Trouble | None = None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether nothing is left."""
+        return not (self.members or self.setup or self.has_role or self.open_names or self.trouble)
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What came of removing the setup of one account; `trouble` is `None` when all of it is gone."""
+
+    account: AccountRef
+    removed: tuple[Tagged, ...]
+    is_role_removed: bool = False
+    trouble: Trouble | None = None
+
+
+def look(
+    accounts: Accounts, refs: Sequence[AccountRef], seats: Iterable[Seat]
+) -> tuple[Standing, ...]:
+    """
+    Look at what is left in each account; changes nothing but the books, which learn what has ended.
+
+    Args:
+        seats: Of every lab, to say whom an instance serves.
+    """
+    known = {(seat.account.key, seat.name): seat for seat in seats}
+
+    def ask(ref: AccountRef) -> Standing:
+        try:
+            return _standing(accounts, ref, known)
+        except GpulabError as error:
+            return Standing(ref, trouble=trouble_of(error))
+        finally:
+            if len(refs) > _AT_ONCE:
+                accounts.account(ref).rest()
+
+    with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(refs)))) as pool:
+        return tuple(pool.map(ask, refs))
+
+
+def end(accounts: Accounts, found: Sequence[Standing], *, save: bool) -> Iterator[Outcome]:
+    """Save and end every instance; one whose work cannot be saved runs on."""
+    members = [member for standing in found for member in standing.members]
+    return acting.stop(accounts, members, save=save) if members else iter(())
+
+
+def clear(accounts: Accounts, found: Sequence[Standing]) -> Iterator[Cleared]:
+    """
+    Remove what the course has set up, in accounts where nothing of it runs any more.
+
+    Args:
+        found: Looked at after the instances have ended.
+
+    Yields:
+        One result for each account, as they come.
+    """
+    with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(found)))) as pool:
+        for future in as_completed([pool.submit(_clear, accounts, one) for one in found]):
+            yield future.result()
+
+
+def facts(accounts: Accounts, refs: Sequence[AccountRef]) -> tuple[Fact, ...]:
+    """Return what the ledgers of the accounts know of the course, each fact once."""
+    every = (f for ref in refs for f in accounts.account(ref).context.ledger.facts())
+    return facts_of(accounts.course.id, every)
+
+
+def _standing(accounts: Accounts, ref: AccountRef, known: dict[tuple[str, str], Seat]) -> Standing:
+    account = accounts.account(ref)
+    context, course = account.looking, accounts.course.id
+    story = context.journal.read()
+    regions = tuple(dict.fromkeys((*accounts.course.regions, *(m.region for m in story.made))))
+    listed = [
+        instance
+        for region in regions
+        for instance in instances.in_region(context.cloud, region, owner="").mine
+        if instance.course == course
+    ]
+    names = {name for key, name in known if key == ref.key}
+    settled = settle(account, names, listed, may_write=True)
+    ours = [*listed, *(i for i in settled.unlisted if i.course == course)]
+    with contextlib.suppress(GpulabError):
+        refresh(context, at_once=True)
+    made = _launched_here(account, course) | {i.id for i in ours}
+    owner = account.context.owner
+    found = tuple(
+        resource
+        for region in regions
+        for resource in course_setup.in_region(
+            context.cloud, region, owner=owner, instance_ids=made
+        ).found
+    )
+    return Standing(
+        ref,
+        tuple(Member(ref, known.get((ref.key, i.name)), i) for i in ours if i.state.is_alive),
+        found,
+        not ref.role_arn and _has_role(account, course),
+        tuple(sorted(intent.name for intent in settled.open_intents)),
+    )
+
+
+def _launched_here(account: Account, course: str) -> set[str]:
+    launched = account.context.ledger.facts(FactKind.LAUNCHED)
+    return {fact.subject for fact in launched if fact.details.get("course") == course}
+
+
+def _has_role(account: Account, course: str) -> bool:
+    try:
+        return course_setup.has_role(account.context.cloud, course)
+    except GpulabError:
+        # Who may not look at roles has not made it either.
+        return False
+
+
+def _clear(accounts: Accounts, standing: Standing) -> Cleared:
+    ref, removed = standing.account, []
+    if standing.trouble is not None:
+        return Cleared(ref, (), trouble=standing.trouble)
+    try:
+        _refuse_busy(standing)
+        account = accounts.account(ref)
+        for resource in standing.setup:
+            _remove(account, resource)
+            removed.append(resource)
+        if standing.has_role:
+            course_setup.remove_role(account.context.cloud, accounts.course.id)
+    except GpulabError as error:
+        return Cleared(ref, tuple(removed), trouble=trouble_of(error))
+    return Cleared(ref, tuple(removed), standing.has_role)
+
+
+def _refuse_busy(standing: Standing) -> None:
+    if standing.members:
+        names = ", ".join(sorted(member.label for member in standing.members)[:5])
+        raise Refused(
+            f"{len(standing.members)} instances run on ({names}), so the key to reach them stays",
+            hint="Close again once they have ended; `--no-save` ends them without their work",
+        )
+    if standing.open_names:
+        raise Refused(
+            f"nobody knows yet whether the launch of {standing.open_names[0]} took effect",
+            hint="Close again in ten minutes: by then AWS shows it, or it was never made",
+        )
+
+
+def _remove(account: Account, resource: Tagged) -> None:
+    for attempt in range(_TRIES):
+        try:
+            course_setup.remove(account.context.cloud, resource)
+            break
+        except Throttled:
+            if attempt == _TRIES - 1:
+                raise
+            account.context.sleep(_PAUSE_S)
+    if resource.kind in (Kind.SECURITY_GROUP, Kind.KEY_PAIR):
+        setup.forget_network(account.context, resource.region)

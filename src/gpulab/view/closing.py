@@ -1,0 +1,126 @@
+"""The end of a term in words: what would go, what went, and what stays and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from gpulab.fleets.closing import Cleared, Standing
+from gpulab.model.course import Course
+from gpulab.model.fleet import AccountRef, Outcome
+from gpulab.model.leftover import Kind
+from gpulab.view.fleet import causes_lines, outcome_json
+from gpulab.view.words import local_time
+
+_PLURALS = {
+    Kind.SCHEDULE: "scheduled ends",
+    Kind.SECURITY_GROUP: "security groups",
+    Kind.KEY_PAIR: "key pairs",
+}
+
+
+def standing_text(course: Course, found: Sequence[Standing], *, now: datetime) -> str:
+    """Say what is left of the course in its accounts, before anything is done."""
+    running = sum(len(one.members) for one in found)
+    kinds = Counter(resource.kind for one in found for resource in one.setup)
+    roles = sum(one.has_role for one in found)
+    busy = sum(not one.is_clear for one in found)
+    setup = [f"{kinds[kind]:,} {word}" for kind, word in _PLURALS.items() if kinds[kind]]
+    setup += [f"{roles:,} roles"] if roles else []
+    lines = [
+        f"{course.id}: {course.name}",
+        f"  accounts  {len(found):,}, something is left in {busy:,}",
+        f"  running   {running:,} instances: their work is saved, then they end",
+        f"  setup     {', '.join(setup) or 'nothing'}: removed",
+    ]
+    ahead = [lab for lab in course.labs if lab.ends_at > now]
+    if ahead:
+        first = f"{ahead[0].id} {local_time(ahead[0].starts_at, now=now)}"
+        lines.append(f"  note      {len(ahead)} labs are not over yet, the first: {first}")
+    return "\n".join([*lines, *_troubles(found)])
+
+
+def question(found: Sequence[Standing], *, save: bool) -> str:
+    """Ask once for the whole."""
+    running = sum(len(one.members) for one in found)
+    ending = f"save and end {running:,} instances, " if running else ""
+    if running and not save:
+        ending = f"end {running:,} instances WITHOUT saving: what was not kept before is lost, "
+    return f"End the term: {ending}remove what the course has set up?"
+
+
+def purge_question(file: str, *, students: int) -> str:
+    """Name what is deleted for good."""
+    return (
+        f"Delete {file} with {students:,} students, and the key of their opaque ids?"
+        " Nobody can tell afterwards who they were"
+    )
+
+
+def ended_text(outcomes: Sequence[Outcome], cleared: Sequence[Cleared]) -> str:
+    """Count what ended and went, then each cause of what did not."""
+    counts = Counter(str(outcome.result) for outcome in outcomes)
+    gone = Counter(resource.kind for one in cleared for resource in one.removed)
+    words = [f"{n:,} instances {word}" for word, n in counts.items()]
+    words += [f"{gone[kind]:,} {word} removed" for kind, word in _PLURALS.items() if gone[kind]]
+    roles = sum(one.is_role_removed for one in cleared)
+    words += [f"{roles:,} roles removed"] if roles else []
+    return "\n".join(
+        [", ".join(words) or "nothing was left", *causes_lines(outcomes), *_troubles(cleared)]
+    )
+
+
+def leaves_lines(course: Course, *, work: str, works: int, is_purged: bool) -> list[str]:
+    """Say what stays, and how it goes."""
+    lines = [f"kept      {works:,} folders of saved work in {work}"] if works else []
+    lines.append("kept      the ledgers: `gpulab report` reads them; they name opaque ids only")
+    if course.accounts.kind == "own":
+        lines.append(
+            "kept      the roles in the students' accounts: each deletes the stack in CloudFormation"
+        )
+    lines.append(
+        "kept      the accounts' own guards and images: `gpulab guard disarm`, `gpulab image prune`"
+    )
+    if is_purged:
+        lines.append(
+            "kept      what you copied elsewhere: collected work, templates, tickets, mail-merge tables"
+        )
+    else:
+        lines.append("kept      the roster: `gpulab course close --purge-roster` deletes it")
+    return lines
+
+
+def closed_json(
+    outcomes: Iterable[Outcome], cleared: Iterable[Cleared], *, report: list[str], is_purged: bool
+) -> dict[str, Any]:
+    """Return what was done for programs."""
+    return {
+        "outcomes": [outcome_json(outcome) for outcome in outcomes],
+        "accounts": [
+            {
+                "account": one.account.key,
+                "removed": [f"{r.kind} {r.id}" for r in one.removed],
+                "role_removed": one.is_role_removed,
+                "error": one.trouble.message if one.trouble else "",
+                "hint": one.trouble.hint if one.trouble else "",
+            }
+            for one in cleared
+        ],
+        "report": report,
+        "roster_purged": is_purged,
+    }
+
+
+def _troubles(found: Sequence[Standing] | Sequence[Cleared]) -> list[str]:
+    causes: dict[tuple[str, str], list[AccountRef]] = {}
+    for one in found:
+        if one.trouble is not None:
+            key = (one.trouble.message, one.trouble.hint)
+            causes.setdefault(key, []).append(one.account)
+    lines = []
+    for (message, hint), refs in causes.items():
+        lines += ["", message, "    " + ", ".join(r.number or r.profile for r in refs[:20])]
+        lines += [f"    {hint}"] if hint else []
+    return lines

@@ -1,0 +1,228 @@
+"""The end of a term: everything of the course goes, nothing else does, and a kill in the middle loses nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import boto3
+import pytest
+
+from gpulab.errors import Unreachable
+from gpulab.fleet.enrolment import template
+from gpulab.fleet.seats import account_of
+from gpulab.fleets import closing
+from gpulab.model.fact import FactKind
+from gpulab.remote import hostkeys
+from gpulab.sandbox.credentials import action_of
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.fixture
+def term(make_class):
+    """Build a class whose instances run, with the way to look at its accounts and to close them."""
+
+    class Term:
+        def __init__(self, size, **more):
+            self.klass = make_class(size, **more)
+            self.run = self.klass.up()
+            assert [None] * size == [o.trouble for o in self.run.outcomes]
+            course, people = self.klass.course, self.klass.people
+            refs = (account_of(course, s, secret=b"k" * 32) for s in people)
+            self.refs = tuple({ref.key: ref for ref in refs}.values())
+            self.seats = self.klass.wish().everyone
+
+        def accounts(self, **outside):
+            return self.klass.accounts(**outside)
+
+        def look(self, accounts=None):
+            return closing.look(accounts or self.accounts(), self.refs, self.seats)
+
+        def close(self, accounts=None, *, save=False):
+            accounts = accounts or self.accounts()
+            outcomes = list(closing.end(accounts, self.look(accounts), save=save))
+            return outcomes, list(closing.clear(accounts, self.look(accounts)))
+
+    return Term
+
+
+def setup_of(sandbox, account="123456789012"):
+    """Groups, keys, schedules and roles of ours in an account, as the simulated AWS knows them."""
+    key = sandbox.key_of(account)
+    given = {"aws_access_key_id": key.access_key, "aws_secret_access_key": key.secret}
+    ec2, ends, iam = (
+        boto3.client(name, region_name="us-east-1", **given) for name in ("ec2", "scheduler", "iam")
+    )
+    groups = ec2.describe_security_groups()["SecurityGroups"]
+    return sorted(
+        [
+            *(g["GroupName"] for g in groups if g["GroupName"].startswith("gpulab")),
+            *(k["KeyName"] for k in ec2.describe_key_pairs()["KeyPairs"]),
+            *(s["Name"] for s in ends.list_schedules()["Schedules"]),
+            *(r["RoleName"] for r in iam.list_roles()["Roles"] if "gpulab" in r["RoleName"]),
+        ]
+    )
+
+
+def test_closing_leaves_nothing_that_runs_and_nothing_of_ours(term, sandbox):
+    """The teacher forgets the account for eight months."""
+    over = term(3)
+    before = setup_of(sandbox)
+
+    outcomes, cleared = over.close()
+
+    assert ["ended"] * 3 == [str(o.result) for o in outcomes]
+    assert 6 == len(before)
+    assert ([], [], [None]) == (over.klass.live(), setup_of(sandbox), [c.trouble for c in cleared])
+    assert over.look()[0].is_clear
+
+
+def test_closing_again_does_nothing(term, sandbox):
+    """Typed twice, or by the second assistant."""
+    over = term(2)
+    over.close()
+    calls = len(sandbox.calls)
+
+    outcomes, cleared = over.close()
+
+    assert ([], ()) == (outcomes, cleared[0].removed)
+    assert [] == [o for o in over.klass.operations(calls) if o.startswith(("Delete", "Terminate"))]
+
+
+def test_killed_at_any_call_and_closed_again_leaves_nothing(term, sandbox, monkeypatch):
+    """The laptop dies in the middle of the last command of the term."""
+    whole = term(1)
+    calls = len(sandbox.calls)
+    whole.close()
+    wrong = []
+    for at in random.Random(4).sample(range(2, len(sandbox.calls) - calls), 4):
+        over = term(1)
+        with monkeypatch.context() as patch:
+            kill_at(at, sandbox, patch)
+            with pytest.raises(Killed):
+                over.close()
+        over.close()
+        if over.klass.live() or setup_of(sandbox):
+            wrong.append((at, over.klass.live(), setup_of(sandbox)))
+
+    assert [] == wrong
+
+
+def test_an_instance_that_cannot_be_saved_keeps_its_key(term, sandbox):
+    """Without the key nobody could ever fetch the work."""
+    over = term(2)
+    dead = over.run.outcomes[0].instance.id
+
+    class Host:
+        def __init__(self, target):
+            self.target = target
+
+        def run(self, command, **_):
+            raise Unreachable("no answer")
+
+    accounts = over.accounts(connect=Host)
+    folder = accounts.account(over.refs[0]).context.folder
+    hostkeys.pin(folder.known_hosts, dead, [hostkeys.HostKey(b"k" * 32)])
+
+    outcomes, cleared = over.close(accounts, save=True)
+
+    assert ["failed", "failed"] == [str(o.result) for o in outcomes]
+    assert 2 == len(over.klass.live())
+    assert () == cleared[0].removed
+    assert cleared[0].trouble.message.startswith("2 instances run on (s00000")
+    assert "--no-save" in cleared[0].trouble.hint
+
+
+def test_what_the_teacher_runs_in_the_same_account_stays(term, sandbox):
+    """The course account is also somebody's research account."""
+    over = term(1)
+    ec2 = boto3.client("ec2")
+    tags = [{"Key": "gpulab:owner", "Value": "me"}]
+    mine = [{"ResourceType": "security-group", "Tags": tags}]
+    ec2.create_security_group(GroupName="gpulab-me", Description="-", TagSpecifications=mine)
+    image = sandbox.instances("running")[0]["ImageId"]
+    ec2.run_instances(ImageId=image, InstanceType="g4dn.xlarge", MinCount=1, MaxCount=1)
+
+    over.close()
+
+    assert [1, ["gpulab-me"]] == [len(sandbox.instances("pending", "running")), setup_of(sandbox)]
+
+
+def test_students_accounts_are_cleared_with_the_rights_of_the_template(term, sandbox):
+    """A right too few would leave something in 300 accounts; one too many is asked of 300 students."""
+    over = term(1, kind="own")
+    number = "111100000000"
+    calls = len(sandbox.calls)
+
+    _, cleared = over.close()
+
+    made = template(
+        over.klass.course, trusted="x", external_id="y", end_role="gpulab-end-course-c1"
+    )
+    rights = json.loads(made)["Resources"]["CourseRole"]["Properties"]["Policies"][0]
+    allowed = {a for s in rights["PolicyDocument"]["Statement"] for a in s["Action"]}
+    used = {action_of(c) for c in list(sandbox.calls)[calls:] if c.account == number}
+    assert set() == used - allowed
+    assert [None] == [c.trouble for c in cleared]
+    # The stack's own roles are the student's to delete.
+    assert ["gpulab-course", "gpulab-end-course-c1"] == setup_of(sandbox, number)
+
+
+def test_a_launch_of_which_nobody_knows_is_waited_for(term, sandbox):
+    """A laptop that died in `fleet up` may have started something a minute ago; the key that reaches it stays."""
+    over = term(1)
+    sandbox.interrupt(over.run.outcomes[0].instance.id, in_seconds=1)
+    sandbox.advance(200)
+    sandbox.drop_request("RunInstances", times=None)
+    over.klass.up()
+    sandbox.faults.clear()
+
+    _, first = over.close()
+    sandbox.advance(700)
+    _, second = over.close()
+
+    assert "took effect" in first[0].trouble.message
+    assert (None, []) == (second[0].trouble, setup_of(sandbox))
+
+
+def test_an_account_that_cannot_be_looked_at_stops_no_other(term, sandbox):
+    """One student has deleted the stack already."""
+    over = term(2, kind="own")
+    sandbox.refuse("AssumeRole", "AccessDenied", status=403, contains="111100000000", times=None)
+
+    _, cleared = over.close()
+
+    said = {c.account.key: c.trouble.message if c.trouble else "" for c in cleared}
+    assert ["", True] == [said["111100000001"], "cannot be assumed" in said["111100000000"]]
+    assert 1 == len(over.klass.live())
+
+
+def test_the_books_of_the_course_hold_every_launch_of_it(term, sandbox):
+    """The final report is made from them."""
+    over = term(2)
+    over.close()
+
+    found = closing.facts(over.accounts(), over.refs)
+
+    launched = [f for f in found if f.kind is FactKind.LAUNCHED]
+    ended = [f for f in found if f.kind is FactKind.ENDED]
+    assert [2, 2] == [len(launched), len(ended)]
+
+
+def kill_at(number, sandbox, patch):
+    """Let the process die at its n-th call, after the call took effect; the dead make no further call."""
+    handle, count = sandbox.handle, [0]
+
+    def dying(call, forward):
+        if count[0] >= number:
+            raise Killed
+        count[0] += 1
+        answer = handle(call, forward)
+        if count[0] >= number:
+            raise Killed
+        return answer
+
+    patch.setattr(sandbox, "handle", dying)

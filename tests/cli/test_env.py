@@ -69,6 +69,16 @@ def test_show_names_every_pin_and_what_is_unverified(capsys):
     assert "Experimental: It needs an image with Python 3.7" in said
 
 
+def test_show_tells_jupyterlab_and_its_extensions_too(capsys):
+    """What a student clicks on is in the server, not in the kernel; "is git in it" is asked before the course."""
+    run(["env", "show", "tf2", "--json"])
+
+    locks = {lock["variant"]: lock for lock in json.loads(capsys.readouterr().out)["locks"]}
+    assert ["with a GPU", "without a GPU", "JupyterLab beside it"] == list(locks)
+    assert {"jupyterlab", "jupyterlab-git"} <= set(locks["JupyterLab beside it"]["pins"])
+    assert all(lock["installed_gib"] and lock["download_mib"] for lock in locks.values())
+
+
 def test_check_finds_what_is_not_locked_and_exits_with_5(own, capsys):
     """CI of a course's repository runs it."""
     code = run(["env", "check", "bio"])

@@ -40,6 +40,7 @@ class Environment:
         experimental: What is unverified, a sentence; empty for an environment that was run.
         installed_gib: Disk the GPU variant occupies with JupyterLab not counted, GiB; `None` if not measured.
         cpu_installed_gib: The same of the CPU variant.
+        server_installed_gib: The same of JupyterLab with its extensions.
         folder: Where it was read from.
         base: What it stands on; empty for one that stands alone.
         check_file: Its check, or its base's; `None` where neither has one.
@@ -58,6 +59,7 @@ class Environment:
     base: str = ""
     check_file: Path | None = None
     cpu_installed_gib: float | None = None
+    server_installed_gib: float | None = None
 
     @property
     def is_shipped(self) -> bool:
@@ -125,6 +127,9 @@ def load_environment(name: str, extra_folders: Sequence[Path] = ()) -> Environme
         base=base,
         check_file=_check_file(folder) or (below.check_file if below else None),
         cpu_installed_gib=described.get("cpu_installed_gib"),
+        server_installed_gib=below.server_installed_gib
+        if below
+        else describe(server)[variant].get("installed_gib"),
     )
 
 

@@ -137,11 +137,13 @@ def renewed_json(renewed: Sequence[Renewed]) -> list[dict[str, Any]]:
 
 
 def _locks(environment: Environment) -> list[tuple[str, Lock, float | None]]:
+    server = ("JupyterLab beside it", environment.server, environment.server_installed_gib)
     if environment.gpu == environment.cpu:
-        return [("with and without a GPU", environment.cpu, environment.installed_gib)]
+        return [("with and without a GPU", environment.cpu, environment.installed_gib), server]
     return [
         ("with a GPU", environment.gpu, environment.installed_gib),
         ("without a GPU", environment.cpu, environment.cpu_installed_gib),
+        server,
     ]
 
 

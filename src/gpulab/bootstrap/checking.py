@@ -14,7 +14,7 @@ from gpulab.bootstrap.environments import (
     load_environment,
 )
 from gpulab.bootstrap.locking import variants
-from gpulab.bootstrap.spec import InstanceSpec, Keep
+from gpulab.bootstrap.spec import InstanceSpec
 from gpulab.bootstrap.userdata import user_data
 from gpulab.errors import GpulabError
 
@@ -41,7 +41,7 @@ class Problem:
 
 def problems(name: str, *, today: date, extra_folders: Sequence[Path] = ()) -> tuple[Problem, ...]:
     """
-    Look for what would fail or mislead later: files, wishes that are not locked, old locks, user data that is too large.
+    Look for what would fail or mislead later: files, wishes that are not locked, old locks.
 
     Returns:
         In the order in which they are worth mending; empty for a sound environment.
@@ -60,7 +60,6 @@ def problems(name: str, *, today: date, extra_folders: Sequence[Path] = ()) -> t
         *_no_kernel(environment),
         *_behind_base(environment, extra_folders),
         *_old(environment, today),
-        *_too_large(environment),
     ]
     return tuple(found)
 
@@ -144,17 +143,18 @@ def _old(environment: Environment, today: date) -> Iterator[Problem]:
             yield Problem(environment.name, where, text, hint)
 
 
-def _too_large(environment: Environment) -> Iterator[Problem]:
+def fits_alone(environment: Environment) -> bool:
+    """Whether an instance can be launched with it where no bucket brings the locks: all of it fits into user data."""
     try:
         user_data(_widest(environment))
-    except GpulabError as error:
-        yield Problem(environment.name, "", error.message, error.hint)
+    except GpulabError:
+        return False
+    return True
 
 
 def _widest(environment: Environment) -> InstanceSpec:
-    """A specification with every value about as long as it gets."""
+    """A specification without a bucket, every value about as long as it gets."""
     made_at = datetime(2026, 11, 23, 13, 7, 33, tzinfo=UTC)
-    region = "ap-southeast-2"
     return InstanceSpec(
         launch="0123456789abcdef0123456789abcdef",
         name="week4-convolutional-nets",
@@ -169,12 +169,6 @@ def _widest(environment: Environment) -> InstanceSpec:
         budget_usd=Decimal("2.10"),
         course="02456-2026",
         lab="week4",
-        keep=Keep(
-            f"gpulab-123456789012-{region}",
-            "7f3a9c21b05d/week4-convolutional-nets/",
-            region,
-            f"https://s3.{region}.amazonaws.com",
-        ),
     )
 
 

@@ -86,7 +86,7 @@ def check(context: Context, names: tuple[str, ...], as_json: bool) -> None:
     """
     Look for what would fail or mislead later; exit with 5 when something is found.
 
-    Every lock is read, every wish must be in it, none may be older than 120 days, and all of it must fit into user data. No network.
+    Every lock is read, every wish must be in it, and none may be older than 120 days. No network.
 
     \b
     Example:
@@ -205,7 +205,8 @@ def _is_shipped(folder: Path) -> bool:
 
 
 def _advise(context: Context, folder: Path, *, dry_run: bool) -> None:
-    from gpulab.bootstrap.checking import problems
+    from gpulab.bootstrap import load_environment
+    from gpulab.bootstrap.checking import fits_alone, problems
     from gpulab.view.environments import problem_text
 
     if dry_run:
@@ -214,6 +215,10 @@ def _advise(context: Context, folder: Path, *, dry_run: bool) -> None:
     folders = (folder.parent, *context.profile.environment_folders)
     for problem in problems(folder.name, today=context.now().date(), extra_folders=folders):
         context.console.say(f"note: {problem_text(problem)}")
+    if not fits_alone(load_environment(folder.name, folders)):
+        context.console.say(
+            "note: it launches only where the work is kept in a bucket; `gpulab init` makes one"
+        )
     if folder.parent not in context.profile.environment_folders:
         context.console.say(
             f'To launch with it, add `environment_folders = ["{folder.parent}"]` to the profile in config.toml; then `gpulab up --env {folder.name}`'

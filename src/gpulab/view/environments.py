@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
-from gpulab.bootstrap.checking import Problem
+from gpulab.bootstrap.checking import Problem, fits_alone
 from gpulab.bootstrap.environments import Environment
 from gpulab.bootstrap.locking import Renewed
 from gpulab.bootstrap.locks import Lock
@@ -74,6 +74,7 @@ def environment_text(environment: Environment, *, today: date) -> str:
         "from": "gpulab itself" if environment.is_shipped else str(environment.folder),
         "on top of": environment.base or "-",
         "check": "yes" if environment.check() else "none",
+        "no bucket": _without_bucket(environment),
     }
     parts = [pairs_text(about)]
     if environment.experimental:
@@ -101,6 +102,7 @@ def environment_json(environment: Environment, *, today: date) -> dict[str, Any]
         **environment_row(environment, today=today),
         "folder": environment.folder,
         "experimental": environment.experimental,
+        "fits_without_bucket": fits_alone(environment),
         "locks": locks,
     }
 
@@ -134,6 +136,13 @@ def renewed_json(renewed: Sequence[Renewed]) -> list[dict[str, Any]]:
         }
         for one in renewed
     ]
+
+
+def _without_bucket(environment: Environment) -> str:
+    if not fits_alone(environment):
+        return "too large for user data: launches only where the work is kept in a bucket"
+    has_extensions = environment.server != environment.core_server
+    return "launches without one too" + (", with JupyterLab alone" if has_extensions else "")
 
 
 def _locks(environment: Environment) -> list[tuple[str, Lock, float | None]]:

@@ -26,6 +26,7 @@ from gpulab.bootstrap import (
     load_environment,
     user_data,
 )
+from gpulab.bootstrap.checking import fits_alone
 from gpulab.bootstrap.shipping import shipped_agent, small_source
 from gpulab.errors import InvalidRequest
 from gpulab.model.course import DataSet, Notebooks
@@ -100,6 +101,17 @@ def test_every_shipped_environment_fits_without_a_bucket(name, has_gpu):
     spec = a_spec(environment=load_environment(name), has_gpu=has_gpu, keep=None)
 
     assert len(user_data(spec)) <= 16384
+
+
+def test_what_fits_without_a_bucket_is_known_before_anybody_launches():
+    """A TA whose students' accounts allow no bucket reads it in `env show`, not in thirty messages of students."""
+    environment = load_environment("tf2")
+    pins = tuple(replace(pin, name=f"{pin.name}-more") for pin in environment.gpu.pins)
+    large = replace(environment, gpu=replace(environment.gpu, pins=(*environment.gpu.pins, *pins)))
+
+    assert (True, False) == (fits_alone(environment), fits_alone(large))
+    with pytest.raises(InvalidRequest):
+        user_data(a_spec(environment=large, has_gpu=True, keep=None))
 
 
 def test_with_a_bucket_the_number_of_packages_does_not_matter():

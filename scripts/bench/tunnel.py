@@ -40,8 +40,8 @@ _BLOCK = b"x" * (1 << 20)
 def main() -> None:
     """Run the measurements and print two tables."""
     wanted = _arguments()
-    with tempfile.TemporaryDirectory(prefix="gpulab-bench-") as name, _web() as web:
-        with _sshd(Path(name)) as server, _way_to(server.port) as way:
+    with tempfile.TemporaryDirectory(prefix="gpulab-bench-") as name, web_server() as web:
+        with sshd(Path(name)) as server, way_to(server.port) as way:
             _speed(server, web, wanted.rounds, wanted.mib)
             if not wanted.skip_faults:
                 _faults(server, way, web, wanted.kills)
@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     return wanted
 
 
-def _speed(server: _Sshd, web: int, rounds: int, mib: int) -> None:
+def _speed(server: Sshd, web: int, rounds: int, mib: int) -> None:
     with _plain_ssh(server, web) as plain, _our_tunnel(server.target(), web) as ours:
         rows: dict[str, list[tuple[float, float]]] = {
             "down, MiB/s": [],
@@ -100,22 +100,22 @@ def _print_row(name: str, pairs: list[tuple[float, float]], wanted: str) -> None
     )
 
 
-def _faults(server: _Sshd, way: _Way, web: int, kills: int) -> None:
+def _faults(server: Sshd, way: Way, web: int, kills: int) -> None:
     print(
         f"\n{'fault':24}{'requests':>10}{'failed':>10}{'noticed s':>12}{'back s, median and worst':>28}"
     )
-    log = _Log()
+    log = Log()
     sockets = ports.listen("bench", [web])
     with running(server.target(port=way.port), sockets, on_event=log) as tunnel:
         tunnel.wait_connected(60)
         faults: list[tuple[str, Callable[[], list[float]]]] = [
-            (f"ssh killed, {kills}x", lambda: _repeat(kills, _kill_ssh, log)),
+            (f"ssh killed, {kills}x", lambda: _repeat(kills, kill_ssh, log)),
             (f"sshd killed, {kills}x", lambda: _repeat(kills, server.kill_sessions, log)),
             ("server frozen", lambda: _repeat(1, server.freeze, log)),
             ("25 s black hole", lambda: _black_hole(way, log)),
         ]
         for name, fault in faults:
-            browser = _Browser(tunnel.ports[web])
+            browser = Browser(tunnel.ports[web])
             log.clear()
             away = fault()
             browser.close()
@@ -131,7 +131,7 @@ def _faults(server: _Sshd, way: _Way, web: int, kills: int) -> None:
                 print(f"    {failure}")
 
 
-def _repeat(times: int, fault: Callable[[], None], log: _Log) -> list[float]:
+def _repeat(times: int, fault: Callable[[], None], log: Log) -> list[float]:
     """Break the tunnel so often; return the seconds from each loss to its return."""
     away = []
     for _ in range(times):
@@ -143,7 +143,7 @@ def _repeat(times: int, fault: Callable[[], None], log: _Log) -> list[float]:
     return away
 
 
-def _black_hole(way: _Way, log: _Log) -> list[float]:
+def _black_hole(way: Way, log: Log) -> list[float]:
     """Let nothing through for 25 s; return the seconds from its end to the tunnel's return."""
     log.broken_at = time.monotonic()
     way.freeze()
@@ -156,7 +156,8 @@ def _black_hole(way: _Way, log: _Log) -> list[float]:
     return [back]
 
 
-def _kill_ssh() -> None:
+def kill_ssh() -> None:
+    """Kill the ssh client: the process that has the tunnel's socket in its arguments."""
     shown = subprocess.run(
         ["ps", "-e", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     )
@@ -248,7 +249,7 @@ def _median_ms(what: Callable[[], None], times: int) -> float:
     return statistics.median(seconds) * 1000
 
 
-class _Browser:
+class Browser:
     """Asks without a pause longer than 10 ms, with new and with kept connections."""
 
     def __init__(self, port: int) -> None:
@@ -261,6 +262,7 @@ class _Browser:
             thread.start()
 
     def close(self) -> None:
+        """Ask no more."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -279,7 +281,7 @@ class _Browser:
                 connection.close()
 
 
-class _Log:
+class Log:
     """When the tunnel was lost and came back."""
 
     def __init__(self) -> None:
@@ -289,6 +291,7 @@ class _Log:
         self._back_s: list[float] = []
 
     def __call__(self, event: TunnelEvent) -> None:
+        """Take an event."""
         if event.kind is EventKind.LOST:
             self.lost_at = time.monotonic()
         elif event.kind is EventKind.CONNECTED:
@@ -296,6 +299,7 @@ class _Log:
             self._back.release()
 
     def clear(self) -> None:
+        """Forget the returns so far."""
         while self._back.acquire(blocking=False):
             pass
 
@@ -305,7 +309,7 @@ class _Log:
         return self._back_s[-1]
 
 
-class _Sshd:
+class Sshd:
     """A private sshd on a port of this computer."""
 
     def __init__(self, folder: Path) -> None:
@@ -332,6 +336,7 @@ class _Sshd:
         _wait_for_port(self.port)
 
     def target(self, port: int = 0) -> SshTarget:
+        """Say how it is reached, directly or through another port."""
         return SshTarget(
             _ID,
             "127.0.0.1",
@@ -342,23 +347,26 @@ class _Sshd:
         )
 
     def kill_sessions(self) -> None:
+        """Kill every session, frozen ones too."""
         self._signal(signal.SIGKILL)
 
     def freeze(self) -> None:
+        """Stop every session; new ones are served."""
         self._signal(signal.SIGSTOP)
 
     def close(self) -> None:
+        """End it with its sessions."""
         self.kill_sessions()
         self._process.terminate()
         self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        for pid in _descendants(self._process.pid):
+        for pid in descendants(self._process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
 
-class _Way:
+class Way:
     """A proxy between ssh and sshd that can swallow everything."""
 
     def __init__(self, to: int) -> None:
@@ -370,12 +378,15 @@ class _Way:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def freeze(self) -> None:
+        """Let nothing through."""
         self._open.clear()
 
     def thaw(self) -> None:
+        """Let everything through again, what was held as well."""
         self._open.set()
 
     def close(self) -> None:
+        """Take no more connections."""
         self._open.set()
         self._listening.close()
 
@@ -402,8 +413,9 @@ class _Way:
 
 
 @contextlib.contextmanager
-def _sshd(folder: Path) -> Iterator[_Sshd]:
-    server = _Sshd(folder)
+def sshd(folder: Path) -> Iterator[Sshd]:
+    """Run a private sshd."""
+    server = Sshd(folder)
     try:
         yield server
     finally:
@@ -411,8 +423,9 @@ def _sshd(folder: Path) -> Iterator[_Sshd]:
 
 
 @contextlib.contextmanager
-def _way_to(port: int) -> Iterator[_Way]:
-    way = _Way(port)
+def way_to(port: int) -> Iterator[Way]:
+    """Put a network before a port."""
+    way = Way(port)
     try:
         yield way
     finally:
@@ -420,7 +433,7 @@ def _way_to(port: int) -> Iterator[_Way]:
 
 
 @contextlib.contextmanager
-def _web() -> Iterator[int]:
+def web_server() -> Iterator[int]:
     """A web server in a process of its own, so that it does not compete for our interpreter."""
     port = _free_port()
     child = subprocess.Popen([sys.executable, __file__, "--serve", str(port)])
@@ -433,7 +446,7 @@ def _web() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _plain_ssh(server: _Sshd, web: int) -> Iterator[int]:
+def _plain_ssh(server: Sshd, web: int) -> Iterator[int]:
     port = _free_port()
     argv = ssh_argv(server.target(), forwards=[PortForward(port, web)], command=["cat"])
     child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -483,13 +496,14 @@ def _wait_for_answer(port: int) -> None:
         _ask(end)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Name the processes below one."""
     shown = subprocess.run(
         ["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
     )
     pairs = [tuple(map(int, line.split())) for line in shown.stdout.splitlines()]
     children = [child for child, parent in pairs if parent == pid]
-    return children + [deeper for child in children for deeper in _descendants(child)]
+    return children + [deeper for child in children for deeper in descendants(child)]
 
 
 def _free_port() -> int:

@@ -1,0 +1,200 @@
+"""A whole term: a class of students, thirteen Mondays, bad weather; and the count of what came of it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from gpulab.sandbox import Sandbox
+from gpulab.sandbox.clock import ManualClock
+from gpulab.spending.charging import cost_of
+from gpulab.spending.exact import Usd
+from gpulab.spending.facts import timeline_of
+from soaking.clockwork import Clockwork
+from soaking.figures import Figures
+from soaking.machines import Machines, Tally
+from soaking.student import Student
+from soaking.weather import Weather
+
+# In the past: files are compared with this computer's clock, which must not be behind them.
+_FIRST_MONDAY = datetime(2026, 2, 2, 11, 35, tzinfo=UTC)
+_WEEK = timedelta(weeks=1)
+_LABS = 6
+_OLD_VERSIONS = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Size:
+    """
+    How large a term is.
+
+    Attributes:
+        swept_everywhere: So many students sweep every region, which takes the simulated AWS seconds each; the others their own.
+    """
+
+    students: int
+    weeks: int
+    swept_everywhere: int = 1
+    sessions_a_week: float = 1.0
+
+
+@dataclass
+class Term:
+    """One term in one simulated AWS; each student has an account of the own."""
+
+    size: Size
+    seed: int
+    world: Sandbox
+    clockwork: Clockwork
+    machines: Machines
+    figures: Figures
+    regions: tuple[str, ...] = ("us-east-1",)
+
+    def now(self) -> datetime:
+        """The simulated moment."""
+        return self.world.now()
+
+    def play(self, folder: Path, say: Callable[[str], None]) -> None:
+        """Let everybody live through the term, then count."""
+        students = [Student(self, n, folder / f"s{n:03}") for n in range(self.size.students)]
+        zones = [f"{self.regions[0]}{letter}" for letter in "abcdf"]
+        weather = Weather(self.clockwork, zones, self.seed)
+        self.machines.on_boot = weather.interrupt_later
+        chance = random.Random(f"{self.seed}/hours")
+        for week in range(self.size.weeks):
+            monday = _FIRST_MONDAY + week * _WEEK
+            weather.begin_week(monday)
+            self._plan_week(students, week, monday, chance)
+            self.clockwork.run(monday + timedelta(days=6))
+            self._sunday(students, monday + timedelta(days=6))
+            say(self._progress(week))
+        self.figures.outages = weather.outages
+        self._end(students)
+
+    def _plan_week(
+        self, students: list[Student], week: int, monday: datetime, chance: random.Random
+    ) -> None:
+        """Labs begin on Monday within a quarter of an hour; later in the term everybody works on a project at any time."""
+        for student in students:
+            if week < _LABS:
+                starts = [monday + timedelta(seconds=chance.uniform(0, 900))]
+            else:
+                count = max(1, round(self.size.sessions_a_week * chance.uniform(0.5, 1.5)))
+                starts = [monday + timedelta(hours=chance.uniform(0, 110)) for _ in range(count)]
+            name = f"week{week + 1}" if week < _LABS else "project"
+            for start in sorted(starts):
+                minutes = chance.triangular(20, 200, 90)
+                self.clockwork.begin(start, _bound(student, name, minutes))
+
+    def _sunday(self, students: list[Student], at: datetime) -> None:
+        for number, student in enumerate(students):
+            self.clockwork.begin(at + timedelta(seconds=20 * number), student.sunday)
+        self.clockwork.run(at + timedelta(hours=23))
+        self.figures.calls += len(self.world.calls)
+        self.world.calls.clear()
+        self._expire_old_versions()
+
+    def _expire_old_versions(self) -> None:
+        """Do what the buckets' own lifecycle rule says, which moto only stores."""
+        before = self.now() - _OLD_VERSIONS
+        s3 = boto3.client("s3")
+        for bucket in s3.list_buckets()["Buckets"]:
+            pages = s3.get_paginator("list_object_versions").paginate(Bucket=bucket["Name"])
+            old = [
+                {"Key": version["Key"], "VersionId": version["VersionId"]}
+                for page in pages
+                for version in page.get("Versions", [])
+                if not version["IsLatest"] and version["LastModified"] < before
+            ]
+            for first in range(0, len(old), 1000):
+                chosen: Any = {"Objects": old[first : first + 1000]}
+                s3.delete_objects(Bucket=bucket["Name"], Delete=chosen)
+
+    def _progress(self, week: int) -> str:
+        seen = self.figures.sample(self.now(), self.machines.tally.booted)
+        failed = sum(self.figures.failures.values())
+        return (
+            f"week {week + 1:>2}: {seen.launches} launches, {self.machines.tally.interrupted} interruptions,"
+            f" {failed} commands failed, {seen.memory_mb} MB, {seen.threads} threads, {seen.files} files"
+        )
+
+    # -- the end ---------------------------------------------------------------------------------------------------------------
+
+    def _end(self, students: list[Student]) -> None:
+        self.clockwork.run(self.now() + timedelta(hours=20))
+        self.figures.running_at_end = len(self.world.instances("pending", "running"))
+        self.clockwork.begin(self.now(), lambda: self._last_day(students))
+        self.clockwork.run(self.now() + timedelta(days=2))
+        self.figures.orphans = self._orphans()
+        self._compare_dollars(students)
+        self.figures.tracebacks = self.clockwork.tracebacks
+
+    def _last_day(self, students: list[Student]) -> None:
+        """Sweep and fetch, one student after the other; all but some look in the profile's regions only, as most accounts may."""
+        for number, student in enumerate(students):
+            if number == self.size.swept_everywhere:
+                self.world.deny("ec2:DescribeRegions")
+            student.sunday()
+            student.last_day()
+            self.figures.wrong_at_end += [f"{student.account}: {f}" for f in student.wrong_files()]
+
+    def _orphans(self) -> list[str]:
+        """Name everything that would be billed from now on, as the simulated AWS itself knows it."""
+        alive = self.world.instances("pending", "running", "stopping", "stopped")
+        held = self.world.bill(self.now()).lines
+        recent = self.now() - timedelta(minutes=1)
+        billed = {f"{line.kind} {line.resource_id}" for line in held if line.ends_at > recent}
+        return sorted(billed | {f"instance {i['InstanceId']}" for i in alive})
+
+    def _compare_dollars(self, students: list[Student]) -> None:
+        billed: dict[str, Decimal] = {}
+        named: dict[str, set[str]] = {}
+        for line in self.world.bill().lines:
+            billed[line.account] = billed.get(line.account, Decimal(0)) + line.usd
+            if line.kind == "instance":
+                named.setdefault(line.account, set()).add(line.resource_id)
+        self.figures.billed_usd = sum(billed.values(), Decimal(0))
+        for student in students:
+            timeline = timeline_of(student.ledger().ledger.facts()).timeline
+            usd = Usd.of(cost_of(timeline, as_of=self.now()).charges).rounded()
+            known = {life.id for life in timeline.instances}
+            owed = billed.get(student.account, Decimal(0))
+            missing = named.get(student.account, set()) - known
+            self.figures.unknown_resources += [
+                f"{student.account}: {id_}" for id_ in sorted(missing)
+            ]
+            self.figures.estimated_usd += usd
+            apart = abs(usd - owed)
+            if apart > self.figures.most_apart[1]:
+                self.figures.most_apart = (student.account, apart)
+
+
+def play(
+    size: Size, *, seed: int, folder: Path, say: Callable[[str], None]
+) -> tuple[Figures, Tally]:
+    """Play a term and return what came of it."""
+    began = time.monotonic()
+    machines = Machines(folder / "machines", seed)
+    start = _FIRST_MONDAY - timedelta(hours=2)
+    with Sandbox(seed=seed, clock=ManualClock(start), machines=machines) as world:
+        machines.clockwork = Clockwork(world)
+        world.set_credit("5000")
+        for code in ("L-3819A6DF", "L-DB2E81BA"):
+            world.set_quota(code, "us-east-1", 64)
+        term = Term(size, seed, world, machines.clockwork, machines, Figures())
+        with machines.clockwork.botocore_waits_here():
+            term.play(folder, say)
+    term.figures.real_s = time.monotonic() - began
+    return term.figures, machines.tally
+
+
+def _bound(student: Student, name: str, minutes: float) -> Callable[[], None]:
+    return lambda: student.session(name, minutes=minutes)

@@ -1,0 +1,76 @@
+"""The soak at its smallest: the same program that plays a whole term, and that it notices a broken promise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def soak(tmp_path: Path) -> Any:
+    """Run a soak and return its exit code, what it printed and its figures."""
+
+    def run(what: str, *options: str) -> tuple[int, str, dict[str, Any]]:
+        argv = [sys.executable, str(_SCRIPTS / "soak.py"), what, *options]
+        argv += ["--figures", str(tmp_path)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
+        figures = tmp_path / f"{what}.json"
+        assert figures.is_file(), done.stderr
+        return done.returncode, done.stdout, json.loads(figures.read_text(encoding="utf-8"))
+
+    return run
+
+
+def test_a_small_term_keeps_every_promise(soak):
+    """Nothing launched twice, left running, lost or missing in the ledger, in whatever weather the seed brings."""
+    code, said, found = soak("term", "--students", "2", "--weeks", "1", "--swept-everywhere", "0")
+
+    assert ([], 0) == (found["violations"], code), said
+    assert found["tally"]["booted"] >= 2
+    assert found["tally"]["saves"] > 0
+    assert float(found["figures"]["billed_usd"]) > 0
+
+
+def test_a_tunnel_outlives_some_of_everything(soak):
+    """The long run is only as good as its smallest version, which runs with every change."""
+    code, said, found = soak("tunnel", "--faults", "6")
+
+    assert ([], 0) == (found["violations"], code), said
+    assert 6 == sum(found["faults"].values())
+    assert found["requests"] >= 12
+
+
+def test_the_watcher_holds_no_more_after_hours_than_after_minutes(soak):
+    """It runs as long as the instance does; what it kept a little of at each look would end the instance."""
+    code, said, found = soak("watch", "--days", "0.02")
+
+    assert ([], 0) == (found["violations"], code), said
+    assert 345 == found["steps"]
+
+
+def test_a_broken_promise_is_named(monkeypatch):
+    """A soak that finds nothing is worth as much as its eyes."""
+    monkeypatch.syspath_prepend(str(_SCRIPTS))
+    from soaking.figures import Figures, violations
+    from soaking.machines import Lost, Tally
+
+    on_notice = Lost("week.ipynb", age_s=50.0, cause="spot notice", noticed_s=120.0)
+    unannounced = Lost("week.ipynb", age_s=50.0, cause="cut without a notice", noticed_s=0.0)
+    figures = Figures(orphans=["instance i-1"], unknown_resources=["i-2"])
+    tally = Tally(doubled=["launch7: i-3, i-4"], lost=[on_notice, unannounced])
+
+    found = violations(figures, tally)
+
+    assert [
+        "launched twice: launch7: i-3, i-4",
+        f"lost on notice: {on_notice}",
+        "orphan after the sweep: instance i-1",
+        "unknown to the ledger: i-2",
+    ] == found

@@ -333,6 +333,19 @@ def test_an_extended_schedule_fires_at_its_new_time(sandbox, client, running, ro
     assert ["running", "shutting-down"] == states
 
 
+def test_a_schedule_that_was_armed_twice_for_one_moment_fires_once(sandbox, client, running, role):
+    """`up`, interrupted and repeated, arms what is armed already; the soak's clock stopped at that."""
+    arn, id_ = role("ec2:TerminateInstances"), running()
+    schedule(client, sandbox, arn, id_)
+    client("scheduler").delete_schedule(Name="end-lab")
+    schedule(client, sandbox, arn, id_)
+
+    sandbox.advance(3600)
+
+    assert ["ok"] == [c.outcome for c in sandbox.calls.of("TerminateInstances")]
+    assert [] == client("scheduler").list_schedules()["Schedules"]
+
+
 def test_a_role_without_the_right_fails_in_silence(sandbox, client, running, role):
     """AWS tells nobody; the log of the sandbox does."""
     schedule(client, sandbox, role("s3:GetObject"), running())

@@ -71,9 +71,10 @@ def _plan(world: World, call: Call, moment: datetime) -> None:
             if (schedule.name, schedule.group_name or "default") != (name, group):
                 continue
             if schedule.schedule_expression == expression and schedule.state != "DISABLED":
-                _invoke(world, account, region, schedule.target)
+                # First, because the call lets everything happen that is due: a plan of the same schedule for the same moment too.
                 if schedule.action_after_completion == "DELETE":
                     moto_services.delete_schedule(account, region, group, name)
+                _invoke(world, account, region, schedule.target)
 
     world.at(moment, fire)
 

@@ -107,11 +107,13 @@ class _Soak:
     ) -> None:
         self._server, self._way, self._web = server, way, web
         self._outcome, self._random = outcome, chance
-        self._log = bed.Log()
-        self._slept_s = 0.0
+        self._changed = threading.Condition()
+        self._losses = 0
+        self._is_up = False
+        self._slept_s = self._back_s = 0.0
 
     def run(self, faults: int, until: float, say: Callable[[str], None]) -> None:
-        """Break it until there were enough faults or the time is over, and look at this process ten times meanwhile."""
+        """Break it until there were enough faults or the time is over, and look at this process meanwhile."""
         kinds = [
             self._ssh_killed,
             self._sshd_killed,
@@ -120,9 +122,9 @@ class _Soak:
             self._slept,
         ]
         weights = [30, 30, 10, 10, 20]
-        warm_up, every = min(faults // 2, 20), max(1, faults // 10)
+        warm_up, every = min(faults // 2, 20), max(1, faults // 20)
         with self._tunnel() as port:
-            self._log.next_connection()
+            self._wait_for(lambda: self._is_up)
             asking = bed.Browser(port)
             for number in range(faults):
                 if time.monotonic() > until:
@@ -135,50 +137,60 @@ class _Soak:
                 self._wait_for_an_answer(asking)
             say(self._sample(asking))
             asking.close()
-        self._outcome.requests, self._outcome.failures = asking.answered, asking.failures
+        self._outcome.requests = asking.answered
+        self._outcome.failures += asking.failures
 
     # -- what breaks -----------------------------------------------------------------------------------------------------------
 
     def _ssh_killed(self) -> None:
-        bed.kill_ssh()
-        self._back()
+        with self._a_loss():
+            bed.kill_ssh()
 
     def _sshd_killed(self) -> None:
-        self._server.kill_sessions()
-        self._back()
+        with self._a_loss():
+            self._server.kill_sessions()
 
     def _sshd_frozen(self) -> None:
-        self._server.freeze()
-        self._back()
-        self._server.kill_sessions()
+        with self._a_loss():
+            self._server.freeze()
 
     def _swallowed(self) -> None:
-        self._way.freeze()
-        time.sleep(_PACE.silence + 3 * _PACE.ping)
-        self._way.thaw()
-        self._back()
+        with self._a_loss() as losses:
+            self._way.freeze()
+            self._wait_for(lambda: self._losses > losses)
+            self._way.thaw()
 
     def _slept(self) -> None:
         """The computer sleeps: its clock has jumped, and the server has given the connection up meanwhile, or has not."""
-        is_cut = self._random.random() < 0.5
-        if is_cut:
-            self._server.kill_sessions()
-        self._slept_s += _ASLEEP_S
-        if is_cut:
-            self._back()
+        if self._random.random() < 0.5:
+            with self._a_loss():
+                self._server.kill_sessions()
+                self._slept_s += _ASLEEP_S
         else:
+            self._slept_s += _ASLEEP_S
             time.sleep(3 * _PACE.ping)
 
-    def _back(self) -> None:
-        self._outcome.back_s.append(self._log.next_connection())
+    @contextlib.contextmanager
+    def _a_loss(self) -> Iterator[int]:
+        """Wait after what breaks the tunnel until it is lost and back."""
+        losses = self._losses
+        yield losses
+        self._wait_for(lambda: self._losses > losses and self._is_up)
+        self._outcome.back_s.append(self._back_s)
+
+    def _wait_for(self, is_so: Callable[[], bool]) -> None:
+        with self._changed:
+            if not self._changed.wait_for(is_so, _ANSWER_WITHIN_S):
+                self._outcome.failures.append(
+                    f"not noticed, or not back, in {_ANSWER_WITHIN_S:g} s"
+                )
 
     def _wait_for_an_answer(self, asking: bed.Browser) -> None:
         known, until = asking.answered, time.monotonic() + _ANSWER_WITHIN_S
         while asking.answered < known + 2 and time.monotonic() < until:
             time.sleep(0.01)
         if asking.answered < known + 2:
-            self._outcome.failures.append(f"no answer for {_ANSWER_WITHIN_S:.0f} s")
-        self._log.clear()
+            self._outcome.failures.append(f"no answer for {_ANSWER_WITHIN_S:g} s")
 
     def _sample(self, asking: bed.Browser) -> str:
         gc.collect()
@@ -230,9 +242,14 @@ class _Soak:
             thread.join()
 
     def _take(self, event: TunnelEvent) -> None:
-        self._log(event)
-        if event.kind is EventKind.WOKE:
-            self._outcome.noticed_sleeps += 1
+        with self._changed:
+            if event.kind is EventKind.WOKE:
+                self._outcome.noticed_sleeps += 1
+            if event.kind is EventKind.LOST:
+                self._losses, self._is_up = self._losses + 1, False
+            if event.kind is EventKind.CONNECTED:
+                self._is_up, self._back_s = True, event.seconds
+            self._changed.notify_all()
 
 
 def _children() -> list[int]:

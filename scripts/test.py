@@ -311,7 +311,8 @@ def _packages(gate: Gate) -> bool:
 
 
 def _locks(gate: Gate) -> bool:
-    return gate.run([sys.executable, "scripts/relock.py", "--check"]) == 0
+    answers = gate.run([sys.executable, "scripts/relock.py", "--check"]) == 0
+    return gate.tool("python", "scripts/locks.py", "--age") and answers
 
 
 def _format(gate: Gate) -> bool:
@@ -444,7 +445,7 @@ def _reference(gate: Gate) -> bool:
 
 STEPS = (
     Step("environment", "the locked Python packages, in .venv", _environment, is_fast=True),
-    Step("locks", "the locks answer pyproject.toml", _locks, is_fast=True),
+    Step("locks", "the locks answer pyproject.toml, and the environments' are not old", _locks, is_fast=True),
     Step("packages", "the programs that tests of machines need", _packages),
     Step("format", "ruff format", _format, is_fast=True),
     Step("lint", "ruff check", _lint, is_fast=True),

@@ -62,7 +62,7 @@ def test_no_shipped_lock_is_older_than_120_days(name):
 
     old = [
         lock.locked_on
-        for lock in (environment.server, environment.cpu)
+        for lock in (environment.server, environment.core_server, environment.cpu, environment.gpu)
         if not lock.locked_on or lock.locked_on < oldest
     ]
 

@@ -1,0 +1,121 @@
+"""
+Ask whether a locked package of the lab environments is known to be vulnerable.
+
+    python scripts/audit.py [NAME ...]    all environments by default, JupyterLab's among them
+
+Exit 0: all were asked and none is; 5: some are; 1: the database cannot be had from here, or does not know some of them. pip-audit asks the
+package index; an index that has the files but not the advisories makes it say "no known vulnerabilities", which is not believed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpulab.bootstrap import parse_lock
+from gpulab.bootstrap.locking import find_uv
+
+ENVIRONMENTS = Path(__file__).resolve().parent.parent / "ami" / "environments"
+_TOOL = "pip-audit==2.10.1"
+_WITHIN_S = 900
+
+
+@dataclass(frozen=True)
+class Audit:
+    """
+    What the database says of a set of packages.
+
+    Attributes:
+        vulnerable: A line for each advisory: package, version, its id, the versions without it.
+        unknown: Packages that were not found there, as `name version`.
+        asked: How many were asked for.
+    """
+
+    vulnerable: tuple[str, ...]
+    unknown: tuple[str, ...]
+    asked: int
+
+
+def main() -> int:
+    """Ask and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    names = parser.parse_args().names or sorted(
+        path.parent.name for path in ENVIRONMENTS.glob("*/environment.toml")
+    )
+    said = _asked(sorted({pin for name in names for pin in _pins(name)}))
+    if isinstance(said, str):
+        print(f"not audited: {said}")
+        return 1
+    found = read(said)
+    print("".join(f"{line}\n" for line in found.vulnerable), end="")
+    print(verdict(found))
+    return 5 if found.vulnerable else int(bool(found.unknown))
+
+
+def read(report: Mapping[str, Any]) -> Audit:
+    """Read pip-audit's JSON; a package it skipped is unknown, not safe."""
+    vulnerable, unknown = [], []
+    for package in report["dependencies"]:
+        if "skip_reason" in package:
+            unknown.append(package["name"])
+        for hole in package.get("vulns", []):
+            cure = ", ".join(hole["fix_versions"]) or "no version yet"
+            vulnerable.append(
+                f"{package['name']} {package['version']}: {hole['id']}, without it: {cure}"
+            )
+    return Audit(tuple(vulnerable), tuple(unknown), len(report["dependencies"]))
+
+
+def verdict(found: Audit) -> str:
+    """Say it in a sentence, with how many packages nobody knows about."""
+    known = found.asked - len(found.unknown)
+    if not known:
+        return f"not audited: the package index used here has no advisories ({found.asked} packages asked for)"
+    holes = f"{len(found.vulnerable)} known vulnerabilities in {known} packages"
+    names = ", ".join(found.unknown[:5])
+    return holes + (f"; unknown there: {len(found.unknown)} ({names})" if found.unknown else "")
+
+
+def _pins(name: str) -> list[str]:
+    locks = (ENVIRONMENTS / name).glob("*.lock")
+    pins = (p for lock in locks for p in parse_lock(lock.read_text("utf-8"), source=str(lock)).pins)
+    return [f"{pin.name}=={pin.version}" for pin in pins]
+
+
+def _asked(pins: list[str]) -> dict[str, Any] | str:
+    """Pip-audit's answer, or why there is none."""
+    uv = find_uv(os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    with tempfile.TemporaryDirectory() as folder:
+        asked, said = Path(folder, "requirements.txt"), Path(folder, "said.json")
+        asked.write_text("\n".join(pins), "utf-8")
+        words = [
+            uv,
+            "tool",
+            "run",
+            "--quiet",
+            "--system-certs",
+            _TOOL,
+            "--no-deps",
+            "--disable-pip",
+        ]
+        words += ["--progress-spinner", "off", "-f", "json", "-o", str(said), "-r", str(asked)]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=_WITHIN_S)
+            return dict(json.loads(said.read_bytes()))
+        except subprocess.TimeoutExpired:
+            return f"no answer within {_WITHIN_S} s"
+        except (OSError, ValueError):
+            return " ".join(done.stderr.split())[-300:] or f"pip-audit ended with {done.returncode}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The chores for lab environments: what counts as old, and what an audit may call safe."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+MADE = date(2026, 11, 23)
+HOLE = {"id": "PYSEC-2024-1", "fix_versions": ["3.1.6"]}
+
+
+@pytest.fixture
+def script(monkeypatch) -> Callable[[str], ModuleType]:
+    """Loads a script as a module."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("today", "is_experimental", "said", "is_too_old"),
+    [
+        (date(2027, 2, 21), False, "tf2 cpu: 90 days old", False),
+        (
+            date(2027, 2, 22),
+            False,
+            "tf2 cpu: 91 days old; in 30 days the gate fails: `python scripts/locks.py`",
+            False,
+        ),
+        (
+            date(2027, 3, 23),
+            False,
+            "tf2 cpu: 120 days old; in 1 days the gate fails: `python scripts/locks.py`",
+            False,
+        ),
+        (
+            date(2027, 3, 24),
+            False,
+            "tf2 cpu: 121 days old, over 120: renew it with `python scripts/locks.py`",
+            True,
+        ),
+        (date(2031, 3, 24), True, "tf2 cpu: 1582 days old", False),
+    ],
+)
+def test_a_lock_is_warned_about_for_a_month_and_then_refused(
+    script, today, is_experimental, said, is_too_old
+):
+    """Nobody renews what fails on the morning of a release; a month's notice is printed by every run of the gate."""
+    told = script("locks").judged("tf2 cpu", MADE, today, is_experimental=is_experimental)
+
+    assert (said, is_too_old) == told
+
+
+def test_a_lock_without_a_date_is_too_old(script):
+    """What does not say how old it is may be as old as it likes."""
+    assert script("locks").judged("bio cpu", None, MADE, is_experimental=False)[1]
+
+
+def test_a_vulnerable_package_is_named_with_its_cure(script):
+    """The next step is to know which version to wish for."""
+    audit = script("audit")
+
+    found = audit.read({"dependencies": [{"name": "jinja2", "version": "3.1.2", "vulns": [HOLE]}]})
+
+    assert ("jinja2 3.1.2: PYSEC-2024-1, without it: 3.1.6",) == found.vulnerable
+    assert "1 known vulnerabilities in 1 packages" == audit.verdict(found)
+
+
+def test_an_index_without_advisories_is_not_taken_for_good_news(script):
+    """pip-audit says "no known vulnerabilities found" and exits with 0 when it could ask about nothing."""
+    audit = script("audit")
+
+    found = audit.read({"dependencies": [{"name": "jinja2", "skip_reason": "not found on PyPI"}]})
+
+    assert ("jinja2",) == found.unknown
+    assert "not audited: the package index used here has no advisories (1 packages asked for)" == (
+        audit.verdict(found)
+    )

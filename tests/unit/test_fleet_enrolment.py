@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,12 +69,69 @@ def test_nothing_of_s3_or_iam_is_allowed_but_passing_the_end_role():
     assert [] == [a for a in actions if "*" in a]
 
 
+def test_whatever_changes_something_is_bound_to_the_course():
+    """Reading is harmless; a right to change without a tag or a name would reach the student's own things."""
+    free = [
+        (s["Action"], s["Resource"])
+        for role in ("CourseRole", "EndRole")
+        for s in statements(role)
+        if "Condition" not in s
+        and not all(re.search(":(Describe|Get|List)[A-Z]", a) for a in s["Action"])
+    ]
+
+    kinds = [re.split(r"[:/]", r["Fn::Sub"])[-2] for _, resources in free for r in resources]
+    # A launch names what it uses and a group its network, neither is changed; a schedule is the course's by its name.
+    assert [
+        ["ec2:RunInstances"],
+        ["ec2:CreateSecurityGroup"],
+        [f"scheduler:{verb}Schedule" for verb in ("Create", "Delete", "Get", "Update")],
+    ] == [actions for actions, _ in free]
+    used = ["image", "subnet", "security-group", "key-pair", "network-interface"]
+    assert [*used, "vpc", "default"] == kinds
+    assert ":schedule/default/gpulab-end-" in free[2][1][0]["Fn::Sub"]
+
+
+def test_nothing_that_changes_something_is_allowed_on_everything():
+    """`"Resource": "*"` is for looking."""
+    wide = [
+        action
+        for role in ("CourseRole", "EndRole")
+        for s in statements(role)
+        if "*" in s["Resource"]
+        for action in s["Action"]
+    ]
+
+    assert [] == [a for a in wide if not re.search(":(Describe|Get|List)[A-Z]", a)]
+
+
+@pytest.mark.parametrize(
+    ("change", "rules"),
+    [
+        (None, []),
+        (("AssumeRolePolicyDocument", "AssumeRolePolicy"), ["E3002", "E3003"]),
+        (("ec2:TerminateInstances", "ec2:TerminateInstance"), ["W3037"]),
+        (("${AWS::AccountId}", "${AWS::AcountId}"), ["E1019"]),
+    ],
+    ids=["as written", "misspelt property", "unknown action", "unknown pseudo parameter"],
+)
+def test_cloudformation_would_take_the_template(change, rules):
+    """300 students upload it on the same afternoon; a refusal is 300 mails. The linter finds what is broken on purpose."""
+    from cfnlint.api import lint
+
+    text = json.dumps(made())
+    text = text.replace(*change) if change else text
+
+    found = lint(text, regions=["us-east-1", "eu-west-1"])
+
+    assert rules == sorted({problem.rule.id for problem in found})
+
+
 def test_no_instance_is_launched_without_the_courses_tag():
-    """What is not tagged could never be found and ended."""
+    """What is not tagged could never be found and ended; what answers IMDSv1 gives its role's key to any page that is fetched."""
     launching = [s for s in statements("CourseRole") if s["Action"] == ["ec2:RunInstances"]]
 
     tagged = [s for s in launching if any(":instance/*" in r["Fn::Sub"] for r in s["Resource"])]
-    assert [{"aws:RequestTag/gpulab:course": "c1"}] == [
+    assert [{"aws:RequestTag/gpulab:course": "c1", "ec2:MetadataHttpTokens": "required"}] == [
         s["Condition"]["StringEquals"] for s in tagged
     ]
 

@@ -16,7 +16,7 @@ from gpulab.fleets.members import Member
 from gpulab.model.instance import State
 from gpulab.model.status import AgentStatus, Gpu, Phase
 from gpulab.spending.lab import CourseSpending
-from gpulab.view.dashboard import Board, Standing, class_board
+from gpulab.view.dashboard import Board, Standing, class_board, remembering
 from gpulab.view.dashboard_log import happened
 from gpulab.view.dashboard_page import board_json
 from gpulab.view.fleet_members import MemberRow
@@ -199,6 +199,7 @@ def test_the_keys_of_the_json_are_a_contract_with_the_page():
         (Standing.UP, Standing.UP, None),
         (Standing.UP, Standing.UNKNOWN, None),
         (Standing.UNKNOWN, Standing.UP, None),
+        (Standing.UNKNOWN, Standing.TROUBLE, "booting"),
     ],
 )
 def test_the_log_says_what_changed_between_two_looks(before, after, said):
@@ -234,6 +235,24 @@ def test_the_log_says_who_was_replaced_what_else_is_wrong_and_what_is_gone():
         ("s3: has ended", False),
         ("No longer: x could not be read", False),
     ] == said
+
+
+def test_who_cannot_be_read_is_shown_as_seen_last():
+    """A lost Wi-Fi takes every account at once; a board of nothing but `unknown` would help nobody."""
+    first = boards.board(boards.tile("s1"), boards.tile("s2", Standing.NONE, words="not up"))
+    lost = boards.board(
+        *(boards.tile(who, Standing.UNKNOWN, words="?") for who in ("s1", "s2", "s3"))
+    )
+
+    once = remembering(lost, first)
+    twice = remembering(lost, once)
+
+    assert [
+        (Standing.UNKNOWN, "was up: GPU 93 %", None),
+        (Standing.UNKNOWN, "was not up", None),
+        (Standing.UNKNOWN, "?", None),
+    ] == [(t.standing, t.words, t.gpu_percent) for t in once.tiles]
+    assert once == twice
 
 
 def test_the_first_look_is_one_line():

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gpulab.errors import GpulabError
-from gpulab.view.dashboard import Board
+from gpulab.view.dashboard import Board, remembering
 from gpulab.view.dashboard_log import Entry, happened
 from gpulab.view.dashboard_page import board_json
 
@@ -53,7 +53,7 @@ class Feed:
             self._note = ""
             for entry in happened(self._board, board):
                 self._log.appendleft(entry)
-            self._board = board
+            self._board = remembering(board, self._board)
 
     def fail(self, error: GpulabError) -> None:
         """Say that a look failed; the last one stays."""

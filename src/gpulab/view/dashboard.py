@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -91,6 +91,12 @@ class Board:
     notes: tuple[str, ...] = ()
 
 
+def remembering(board: Board, before: Board | None) -> Board:
+    """Show of those whose account could not be read what was seen last, and that it was before: a lost Wi-Fi must not empty the board."""
+    old = {tile.key: tile for tile in before.tiles} if before else {}
+    return replace(board, tiles=tuple(_remembered(tile, old.get(tile.key)) for tile in board.tiles))
+
+
 def counts(board: Board) -> Mapping[Standing, int]:
     """Count tiles by standing, in its order; what nobody has is left out."""
     found = Counter(tile.standing for tile in board.tiles)
@@ -135,6 +141,15 @@ def own_board(seen: Overview, *, now: datetime) -> Board:
         else Gauge("What runs", sum(spent, Decimal(0)), None, note)
     )
     return Board(now, tuple(_own_tile(row, now) for row in seen.rows), (gauge,), seen.notes)
+
+
+def _remembered(tile: Tile, old: Tile | None) -> Tile:
+    if tile.standing is not Standing.UNKNOWN or old is None:
+        return tile
+    if old.standing is Standing.UNKNOWN:
+        return old
+    words = f"was {old.standing}: {old.words}" if old.words != old.standing else f"was {old.words}"
+    return replace(old, standing=Standing.UNKNOWN, words=words, gpu_percent=None)
 
 
 def _member_tile(row: MemberRow, lab: Lab, *, has_names: bool, now: datetime) -> Tile:

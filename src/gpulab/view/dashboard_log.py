@@ -53,7 +53,8 @@ def _change(old: Tile | None, new: Tile, at: datetime) -> Entry | None:
     if old is None:
         return Entry(at, f"{new.who}: {new.words}", is_alarm)
     if Standing.UNKNOWN in (old.standing, new.standing):
-        return None  # the account is a note, once for all who are in it
+        # The account is a note, once for all who are in it; what is wrong once it is back is not.
+        return Entry(at, f"{new.who}: {new.words}", is_alarm=True) if is_alarm else None
     if old.instance and new.instance and old.instance != new.instance:
         return Entry(at, f"{new.who}: was replaced by {new.instance}")
     if old.standing is new.standing:
@@ -61,5 +62,6 @@ def _change(old: Tile | None, new: Tile, at: datetime) -> Entry | None:
         return Entry(at, f"{new.who}: {new.words}", is_alarm=True) if is_news else None
     if new.standing is Standing.NONE:
         return Entry(at, f"{new.who}: has ended")
-    words = f"{new.standing}, {new.words}" if new.words != new.standing else new.words
+    is_said = new.words.startswith(str(new.standing))
+    words = new.words if is_said else f"{new.standing}, {new.words}"
     return Entry(at, f"{new.who}: {words}", is_alarm)

@@ -22,7 +22,7 @@ INTENT = Intent(
     token="l1-1",
     name="week4",
     region="us-east-1",
-    parameters={"ClientToken": "l1-1", "MinCount": 1},
+    parameters={"InstanceType": "g4dn.xlarge", "Placement": {"AvailabilityZone": "us-east-1a"}},
     user_data=b"#cloud-config\n\x00\xff\n",
     at=NOW,
 )

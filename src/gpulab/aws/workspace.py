@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from gpulab.model.moment import read_moment
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def read_manifest(cloud: Cloud, bucket: Bucket, prefix: str) -> KeptManifest | N
         return None
     try:
         return _manifest(json.loads(body), prefix)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"the manifest {prefix}manifest.json in {bucket.name} is damaged",
             hint="The files lie beside it as plain files; older versions of both are kept for 30 days",
@@ -260,8 +263,20 @@ def _file(entry: Mapping[str, Any], prefix: str) -> KeptFile:
         path=str(entry["path"]),
         key=key,
         version=str(entry.get("version") or ""),
-        size_bytes=int(entry["size"]),
-        sha256=str(entry["sha256"]),
-        mode=int(entry.get("mode", 0o600)),
-        modified_ns=int(entry.get("mtime_ns", 0)),
+        size_bytes=_whole(entry["size"]),
+        sha256=_hash(entry["sha256"]),
+        mode=_whole(entry.get("mode", 0o600)),
+        modified_ns=_whole(entry.get("mtime_ns", 0), least=-(2**63)),
     )
+
+
+def _whole(value: object, *, least: int = 0) -> int:
+    if type(value) is not int or not least <= value < 2**63:
+        raise ValueError("a number that is none")
+    return value
+
+
+def _hash(value: object) -> str:
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise ValueError("a hash that is none")
+    return value

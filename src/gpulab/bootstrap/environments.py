@@ -9,8 +9,7 @@ JupyterLab itself is not in it: every environment runs beside the one shared ser
 from __future__ import annotations
 
 import hashlib
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from gpulab.bootstrap.locks import Lock, parse_lock
 from gpulab.bootstrap.resources import shipped
 from gpulab.errors import WrongUsage
+from gpulab.model.toml import read_toml
 
 _SERVER = "server"
 # Which of its locks fits into user data in place of another.
@@ -166,16 +166,30 @@ def describe(folder: Path) -> dict[str, Any]:
     """
     path = folder / "environment.toml"
     try:
-        described = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        described = read_toml(path.read_bytes())
+    except ValueError as error:
         raise WrongUsage(f"{path} is not TOML: {error}") from error
+    except OSError as error:
+        raise WrongUsage(f"could not read {path}: {error.strerror}") from error
     if not isinstance(described.get("title"), str):
         raise WrongUsage(
             f"{path} has no title", hint='Add `title = "..."`, what JupyterLab calls the kernel'
         )
+    for key, kinds in _KINDS.items():
+        if not isinstance(described.get(key, kinds[0]()), kinds):
+            raise WrongUsage(f"{path}: `{key}` must be {'a number' if float in kinds else 'text'}")
     if described.get("base") == folder.name:
         raise WrongUsage(f"{path} stands on itself", hint="Give the folder another name")
     return described
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "base": (str,),
+    "server": (str,),
+    "experimental": (str,),
+    "installed_gib": (float, int),
+    "cpu_installed_gib": (float, int),
+}
 
 
 def wishes_files(folder: Path) -> tuple[Path, ...]:
@@ -201,4 +215,9 @@ def _check_file(folder: Path) -> Path | None:
 def _lock(path: Path) -> Lock:
     if not path.exists():
         raise WrongUsage(f"{path} is missing", hint="Make it with `gpulab env lock`")
-    return parse_lock(path.read_text(encoding="utf-8"), source=str(path))
+    try:
+        return parse_lock(path.read_text(encoding="utf-8"), source=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongUsage(
+            f"could not read {path}: {error}", hint="Make it with `gpulab env lock`"
+        ) from error

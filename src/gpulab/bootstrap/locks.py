@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
@@ -21,6 +22,7 @@ _PIN = re.compile(
 )
 _HEADER = re.compile(r"#\s*(?P<key>[a-z-]+):\s*(?P<value>.+)")
 PREFIX_LENGTH = 4
+_AGAIN = "Make the lock again with `gpulab env lock`"
 
 
 @dataclass(frozen=True, order=True)
@@ -115,20 +117,24 @@ def parse_lock(text: str, *, source: str = "the lock") -> Lock:
         source: What to call it in an error; a path.
 
     Raises:
-        WrongUsage: A line is neither an exact pin with hashes nor a comment, or a package appears twice.
+        WrongUsage: A line is neither an exact pin with hashes nor a comment, a package appears twice, or the header is not right.
     """
     pins = [_pin(line, source=source) for line in _logical_lines(text)]
-    names = [pin.name for pin in pins]
-    for name in names:
-        if names.count(name) > 1:
-            raise WrongUsage(
-                f"{source} pins {name} twice", hint="Make the lock again with `gpulab env lock`"
-            )
+    name, times = next(iter(Counter(pin.name for pin in pins).most_common(1)), ("", 0))
+    if times > 1:
+        raise WrongUsage(f"{source} pins {name} twice", hint=_AGAIN)
     header = _header(text)
+    try:
+        locked_on = date.fromisoformat(header["locked-on"]) if "locked-on" in header else None
+        download_mib = int(header["download-mib"]) if "download-mib" in header else None
+    except ValueError as error:
+        raise WrongUsage(
+            f"{source} has a header that is not right: {error}", hint=_AGAIN
+        ) from error
     return Lock(
         pins=tuple(sorted(pins)),
-        locked_on=date.fromisoformat(header["locked-on"]) if "locked-on" in header else None,
-        download_mib=int(header["download-mib"]) if "download-mib" in header else None,
+        locked_on=locked_on,
+        download_mib=download_mib,
         build=tuple(header.get("build", "").split()),
         python=header.get("python", ""),
     )
@@ -152,7 +158,7 @@ def _pin(line: str, *, source: str) -> Pin:
     if match is None:
         raise WrongUsage(
             f"{source} has a line that is not an exact, hashed pin: {line[:60]!r}",
-            hint="Make the lock again with `gpulab env lock`",
+            hint=_AGAIN,
         )
     hashes = re.findall(r"sha256:([0-9a-f]{64})", match["hashes"])
     return Pin(match["name"], match["version"], tuple(sorted(set(hashes))))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 import zoneinfo
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
@@ -18,6 +18,7 @@ from typing import Any
 
 from gpulab.course.schema import TABLES, Key
 from gpulab.model.course import Accounts, Course, HandIn, Lab, Notebooks, Problem
+from gpulab.model.toml import line_in, read_toml
 
 
 def read_course(raw: bytes, *, file: str) -> tuple[Course | None, tuple[Problem, ...]]:
@@ -27,26 +28,24 @@ def read_course(raw: bytes, *, file: str) -> tuple[Course | None, tuple[Problem,
     Returns:
         The course, or `None` when it cannot be trusted, and every problem found, by line.
     """
-    if len(raw) > 1_000_000:
-        return None, (
-            Problem(file, 0, f"{len(raw):,} bytes is no course plan: the limit is 1,000,000"),
-        )
     try:
-        text = raw.decode("utf-8-sig")
-        document = tomllib.loads(text)
+        document = read_toml(raw)
     except UnicodeDecodeError as error:
         return None, (Problem(file, raw[: error.start].count(b"\n") + 1, "not UTF-8"),)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        return None, (Problem(file, _line_in(str(error)), f"not TOML: {error}"),)
-    reader = _Reader(file=file, lines=text.splitlines())
+    except ValueError as error:
+        return None, (Problem(file, line_in(error), f"not TOML: {error}"),)
+    reader = _Reader(
+        file=file, lines=[line[:_LONGEST_LINE] for line in raw.decode("utf-8-sig").split("\n")]
+    )
     course = reader.course(document)
     problems = tuple(sorted(reader.problems, key=lambda p: p.line))
     return (None if problems else course), problems
 
 
-def _line_in(message: str) -> int:
-    found = re.search(r"line (\d+)", message)
-    return int(found[1]) if found else 0
+# Nobody mends more at once, and finding the line of each takes a reading of the whole file.
+_MOST_PROBLEMS = 50
+# Keys stand at the beginning of a line; what follows is not searched.
+_LONGEST_LINE = 500
 
 
 @dataclass
@@ -114,13 +113,14 @@ class _Reader:
         return good
 
     def _unknown(self, where: str, raw: Mapping[str, Any], keys: Mapping[str, Any]) -> None:
-        for name in raw:
-            if name not in keys:
-                near = difflib.get_close_matches(name, list(keys), n=1)
-                hint = f"Did you mean `{near[0]}`?" if near else "Known: " + ", ".join(keys)
-                self._problem(
-                    f"unknown key `{where + '.' if where else ''}{name}`", name, hint=hint
-                )
+        unknown = [name for name in raw if name not in keys]
+        for name in unknown[:_MOST_PROBLEMS]:
+            near = difflib.get_close_matches(name, list(keys), n=1)
+            hint = f"Did you mean `{near[0]}`?" if near else "Known: " + ", ".join(keys)
+            place = f"{where + '.' if where else ''}{_short(name)}"
+            self._problem(f"unknown key `{place}`", name, hint=hint)
+        if len(unknown) > _MOST_PROBLEMS:
+            self._problem(f"{len(unknown) - _MOST_PROBLEMS} more unknown keys", where)
 
     def _zone(self, name: str) -> zoneinfo.ZoneInfo:
         try:
@@ -151,7 +151,7 @@ class _Reader:
         zone: zoneinfo.ZoneInfo,
     ) -> Lab | None:
         before = len(self.problems)
-        where = f"labs[{raw.get('id', number + 1)}]"
+        where = f"labs[{_name_of(raw, number)}]"
         values = {**defaults, **self._values(raw, where, TABLES["labs"])}
         if len(self.problems) > before:
             return None
@@ -192,11 +192,11 @@ class _Reader:
         found = []
         for n, raw in enumerate(self._list(document, "hand_ins")):
             before = len(self.problems)
-            values = self._values(raw, f"hand_ins[{raw.get('id', n + 1)}]", TABLES["hand_ins"])
+            values = self._values(raw, f"hand_ins[{_name_of(raw, n)}]", TABLES["hand_ins"])
             for lab in values.get("labs", []):
                 if lab not in labs:
                     self._problem(
-                        f"hand-in `{values.get('id')}` names the lab `{lab}`, which there is not",
+                        f"hand-in `{values.get('id')}` names the lab `{_short(lab)}`, which there is not",
                         str(lab),
                     )
             if len(self.problems) == before:
@@ -220,7 +220,7 @@ class _Reader:
         return raw
 
     def _repeated(self, ids: Sequence[str], where: str) -> None:
-        for repeated in sorted({i for i in ids if ids.count(i) > 1}):
+        for repeated in sorted(i for i, times in Counter(ids).items() if times > 1):
             self._problem(f"two of `{where}` have the id `{repeated}`", repeated)
 
     def _dates(self, head: Mapping[str, Any]) -> None:
@@ -233,18 +233,32 @@ class _Reader:
         return datetime.combine(day, at, tzinfo=zone).astimezone(UTC)
 
     def _problem(self, text: str, key: str, *, value: Any = None, hint: str = "") -> None:
-        self.problems.append(Problem(self.file, self._line_of(key, value), text, hint))
+        line = self._line_of(key, value) if len(self.problems) < _MOST_PROBLEMS else 0
+        self.problems.append(Problem(self.file, line, text, hint))
 
     def _line_of(self, key: str, value: Any) -> int:
         """Find the line of a key; TOML's parser keeps none, so the text is searched, best match first."""
-        word = re.escape(key.split(".")[-1])
-        patterns = [rf"\b{word}\b\"?\s*=.*{re.escape(str(value))}"] if value is not None else []
-        patterns += [rf"^\s*\"?{word}\"?\s*=", rf"^\s*\[+.*\b{word}\b", rf"\b{word}\b"]
+        word = re.escape(_short(key.split(".")[-1]))
+        # A number is at most as long as what the reader shows of it.
+        is_shown = isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 10**9)
+        shown = re.escape(_short(str(value))) if is_shown else ""
+        patterns = [rf"\b{word}\b\"?\s*=.*{shown}"] if value is not None else []
+        patterns += [rf"^\s*\"?{word}\"?\s*=", rf"^\s*\[.*\b{word}\b", rf"\b{word}\b"]
         for pattern in patterns:
             for number, line in enumerate(self.lines, start=1):
                 if re.search(pattern, line):
                     return number
         return 0
+
+
+def _name_of(table: Mapping[str, Any], number: int) -> str:
+    """What to call one of several tables: its id where it has one to show, else its number."""
+    name = table.get("id")
+    return _short(name) if isinstance(name, str) else str(number + 1)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _decimal(value: Any) -> Decimal | None:

@@ -7,8 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
-from decimal import Decimal, InvalidOperation
 from typing import Any
+
+# A year far outside is a slip of the keyboard, and the first and last that Python knows have no UTC everywhere.
+_YEARS = range(1970, 2101)
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,11 @@ def _number(text: str, *, low: int, high: int) -> Key:
 
 def _amount(text: str) -> Key:
     def check(value: Any) -> str:
-        try:
-            amount = (
-                Decimal(value)
-                if isinstance(value, str | int) and not isinstance(value, bool)
-                else None
-            )
-        except InvalidOperation:
-            amount = None
-        if amount is None or not amount.is_finite() or amount < 0:
-            return 'must be dollars in quotes, such as "12.50"'
-        return ""
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        is_amount = isinstance(value, str) and re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,4})?", value)
+        if is_amount or (is_whole and 0 <= value < 10**7):
+            return ""
+        return 'must be dollars in quotes, such as "12.50"'
 
     return Key({"type": "string", "pattern": r"^\d+(\.\d{1,4})?$"}, text, check)
 
@@ -102,6 +98,8 @@ def _amount(text: str) -> Key:
 def _day(text: str, *, is_required: bool = False) -> Key:
     def check(value: Any) -> str:
         is_day = isinstance(value, date) and not isinstance(value, datetime)
+        if is_day and value.year not in _YEARS:
+            return f"must be a day from {_YEARS[0]} to {_YEARS[-1]}"
         return "" if is_day else "must be a day without quotes, such as 2017-09-04"
 
     return Key({"type": "string", "format": "date"}, text, check, is_required)

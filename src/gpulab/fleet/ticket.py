@@ -92,7 +92,7 @@ def read_ticket(raw: bytes, *, file: str) -> Ticket:
             private_key=_private_key(texts["private_key"]),
             ends_at=ends_at.astimezone(UTC) if ends_at.tzinfo else ends_at.replace(tzinfo=UTC),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise _no_ticket(file, f"{error} is missing or wrong") from None
     return ticket
 
@@ -125,7 +125,7 @@ def _host_key(text: str) -> str:
 
 def _private_key(text: str) -> str:
     begins, ends = "-----BEGIN OPENSSH PRIVATE KEY-----\n", "-----END OPENSSH PRIVATE KEY-----\n"
-    if text and not (text.startswith(begins) and text.endswith(ends)):
+    if text and not (text.isascii() and text.startswith(begins) and text.endswith(ends)):
         raise ValueError("private_key")
     return text
 

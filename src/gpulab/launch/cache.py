@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from gpulab import __version__
 from gpulab.errors import StoreError
 from gpulab.store.files import write_atomically
 
@@ -51,7 +53,7 @@ class Cache:
         with self._lock, contextlib.suppress(StoreError):
             entries = {k: e for k, e in self._entries().items() if e["until"] > now.isoformat()}
             entries[key] = {"until": (now + lasting).isoformat(), "value": value}
-            write_atomically(self._path, json.dumps(entries).encode())
+            self._write(entries)
 
     def drop(self, prefix: str) -> None:
         """Forget everything whose key begins so."""
@@ -59,22 +61,23 @@ class Cache:
             entries = self._entries()
             kept = {k: e for k, e in entries.items() if not k.startswith(prefix)}
             if kept != entries:
-                write_atomically(self._path, json.dumps(kept).encode())
+                self._write(kept)
 
     def _entries(self) -> dict[str, Any]:
         try:
-            found = json.loads(self._path.read_bytes())
-        except (OSError, ValueError):
+            seal, _, body = self._path.read_bytes().partition(b"\n")
+        except OSError:
             return {}
-        if not isinstance(found, dict):
+        if seal != _seal(body):
             return {}
-        return {k: e for k, e in found.items() if _is_entry(e)}
+        entries: dict[str, Any] = json.loads(body)
+        return entries
+
+    def _write(self, entries: Mapping[str, Any]) -> None:
+        body = json.dumps(entries).encode()
+        write_atomically(self._path, _seal(body) + b"\n" + body)
 
 
-def _is_entry(entry: object) -> bool:
-    if not (isinstance(entry, dict) and "value" in entry and isinstance(entry.get("until"), str)):
-        return False
-    try:
-        return datetime.fromisoformat(entry["until"]).tzinfo is not None
-    except ValueError:
-        return False
+def _seal(body: bytes) -> bytes:
+    """Tell what this gpulab wrote from what is damaged, edited or another version's: only the former has the values we expect."""
+    return hashlib.sha256(__version__.encode() + body).hexdigest().encode()

@@ -87,7 +87,9 @@ class Fact:
 
 def written(moment: datetime) -> str:
     """Write a moment as `2026-10-23T16:10:00Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Not by strftime, which writes a year before 1000 with fewer than the four digits that reading it asks for.
+    plain = moment.astimezone(UTC).replace(tzinfo=None, microsecond=0)
+    return plain.isoformat() + "Z"
 
 
 def intent(

@@ -175,7 +175,9 @@ def _keys_of(lines: Iterable[str], alias: str) -> tuple[HostKey, ...]:
 
 def _lines(known_hosts: Path) -> list[str]:
     try:
-        return known_hosts.read_text(encoding="ascii", errors="replace").splitlines()
+        # In any encoding: what is not ours, such as a comment, is written back as it was.
+        text = known_hosts.read_text(encoding="utf-8", errors="surrogateescape")
+        return [line for line in text.split("\n") if line.strip()]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -188,7 +190,7 @@ def _replace(known_hosts: Path, lines: Iterable[str]) -> None:
         # mkstemp makes the file with mode 0600.
         handle, name = tempfile.mkstemp(dir=known_hosts.parent, prefix=".known_hosts-")
         try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

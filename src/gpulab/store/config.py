@@ -7,7 +7,6 @@ Hides TOML and the defaults; refuses unknown keys and wrong types, naming the fi
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpulab.errors import WrongUsage
+from gpulab.model.toml import read_toml
 from gpulab.store.files import write_atomically
 
 DEFAULT_REGIONS = ("us-east-1", "us-east-2", "us-west-2")
@@ -125,10 +125,10 @@ def read_config(path: Path) -> Config:
         WrongUsage: The file is not TOML, has an unknown key or a value of the wrong kind; file and key are named.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = read_toml(path.read_bytes())
     except FileNotFoundError:
         raw = {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise WrongUsage(f"{path}: not readable as TOML: {error}", hint=_REPAIR) from error
     except OSError as error:
         raise WrongUsage(f"{path}: {error.strerror}", hint=_REPAIR) from error
@@ -151,12 +151,19 @@ def change_profile(
     Args:
         changes: Values in TOML's types; `None` removes a key.
         make_default: Whether commands without `--profile` use it from now on.
+
+    Raises:
+        WrongUsage: What is there already is not right; nothing was changed.
+        StoreError: It cannot be written.
     """
     import tomlkit
 
-    document = (
-        tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
-    )
+    read_config(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
+        document = tomlkit.parse(text)
+    except (OSError, ValueError) as error:  # tomlkit's own errors are ValueErrors
+        raise WrongUsage(f"{path}: not readable as TOML: {error}", hint=_REPAIR) from error
     if make_default:
         document["default_profile"] = name
     profiles = document.setdefault("profiles", tomlkit.table(is_super_table=True))
@@ -170,6 +177,9 @@ def change_profile(
 
 
 _REPAIR = "Correct the file, or move it away and run `gpulab init`"
+# Hours of a hundred years, or a million dollars; what is more is a slip of the keyboard.
+_MOST = 1_000_000
+_LEAST = Decimal("1e-10")
 _DECIMALS = {"hours", "hours_limit", "max_usd_per_hour", "budget_usd", "credit_usd"}
 _PATHS = {"aws_config_file", "aws_credentials_file"}
 _LISTS = {"regions", "ssh_proxy_command", "environment_folders"}
@@ -193,24 +203,42 @@ def _value(path: Path, where: str, key: str, value: Any) -> Any:
     if key in _INTEGERS:
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise WrongUsage(f"{path}: `{where}` must be a whole number above 0")
+        if value > _MOST:
+            raise WrongUsage(f"{path}: `{where}` must be at most {_MOST:,}")
         return value
     if key in _LISTS:
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise WrongUsage(f"{path}: `{where}` must be a list of texts")
+        texts = (_text(path, where, v) for v in value)
         is_path = key == "environment_folders"
-        return tuple(Path(v).expanduser() for v in value) if is_path else tuple(value)
+        return tuple(_path(path, where, t) if is_path else t for t in texts)
+    text = _text(path, where, value)
+    return _path(path, where, text) if key in _PATHS else text
+
+
+def _text(path: Path, where: str, value: Any) -> str:
     if not isinstance(value, str):
         raise WrongUsage(f"{path}: `{where}` must be text")
-    return Path(value).expanduser() if key in _PATHS else value
+    if not value.isprintable():
+        raise WrongUsage(f"{path}: `{where}` holds characters that cannot be seen")
+    return value
+
+
+def _path(path: Path, where: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise WrongUsage(f"{path}: `{where}`: there is no such user: {text}") from error
 
 
 def _decimal(path: Path, where: str, value: Any) -> Decimal:
     try:
         amount = Decimal(str(value)) if not isinstance(value, bool) else Decimal("NaN")
-    except InvalidOperation:
+    except (InvalidOperation, ValueError):
         amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
-        raise WrongUsage(f"{path}: `{where}` must be a number of at least 0")
+    # The least is for exponents: 1e-999999 is written out with a million digits.
+    if not amount.is_finite() or not (amount == 0 or _LEAST <= amount <= _MOST):
+        raise WrongUsage(f"{path}: `{where}` must be a number from 0 to {_MOST:,}")
     return amount
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from gpulab.errors import WrongUsage
@@ -21,13 +22,22 @@ def details_text(fact: Fact) -> str:
 
 
 def facts_of(rows: Sequence[tuple[str, str, str, str, str]]) -> tuple[Fact, ...]:
-    """Read stored rows (kind, subject, moment, source, details); they are only ever written from facts."""
-    # One parse for all of them: a term has a hundred thousand.
-    details = json.loads(f"[{','.join(row[4] for row in rows)}]")
-    return tuple(
-        Fact(_KINDS[kind], subject, datetime.fromisoformat(at), said, _SOURCES[source])
-        for (kind, subject, at, source, _), said in zip(rows, details, strict=True)
-    )
+    """
+    Read stored rows (kind, subject, moment, source, details).
+
+    Raises:
+        ValueError: A row is no fact; we only ever write them from facts.
+    """
+    try:
+        # One parse for all of them: a term has a hundred thousand.
+        details = json.loads(f"[{','.join(row[4] for row in rows)}]")
+        _check_all(details)
+        return tuple(
+            Fact(_KINDS[kind], subject, datetime.fromisoformat(at), said, _SOURCES[source])
+            for (kind, subject, at, source, _), said in zip(rows, details, strict=True)
+        )
+    except (KeyError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def export_lines(facts: Iterable[Fact]) -> Iterator[str]:
@@ -75,13 +85,22 @@ def _moment(value: Any) -> datetime:
     return moment
 
 
+def _check_all(details: Sequence[Any]) -> None:
+    """Check all at once what `_details` checks one by one, which takes as long as reading them."""
+    if not {*map(type, details)} <= {dict}:
+        raise ValueError("`details` is not an object")
+    if not {*map(type, chain.from_iterable(map(dict.values, details)))} <= {str}:
+        raise ValueError("`details` holds something else than texts")
+
+
 def _details(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError("`details` is not an object")
-    return {key: _text(text) for key, text in value.items()}
+    return {_text(key): _text(text) for key, text in value.items()}
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"`{value}` is not a text")
+    value.encode()  # half a surrogate pair is text to JSON, and to nothing else
     return value

@@ -151,9 +151,8 @@ class Journal:
                     instance_id = str(record["instance"])
                     intent = intents.pop(record["token"], None)
                     if intent and instance_id:
-                        at = datetime.fromisoformat(record["at"])
-                        made.append(_made(intent, instance_id, at))
-            except (ValueError, KeyError, TypeError, AttributeError):
+                        made.append(_made(intent, instance_id, _moment(record["at"])))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 torn.append(number)
         return Story(tuple(intents.values()), tuple(made), tuple(torn))
 
@@ -210,16 +209,32 @@ class Journal:
 
 
 def _intent(record: Mapping[str, Any]) -> Intent:
+    parameters = record["parameters"]
+    # What the call is made from again, and what is said about it.
+    _text(parameters["Placement"]["AvailabilityZone"]), _text(parameters["InstanceType"])
     return Intent(
-        launch_id=record["launch"],
-        attempt=record["attempt"],
-        token=record["token"],
-        name=record["name"],
-        region=record["region"],
-        parameters=record["parameters"],
+        launch_id=_text(record["launch"]),
+        attempt=int(record["attempt"]),
+        token=_text(record["token"]),
+        name=_text(record["name"]),
+        region=_text(record["region"]),
+        parameters=parameters,
         user_data=base64.b64decode(record["user_data"], validate=True),
-        at=datetime.fromisoformat(record["at"]),
+        at=_moment(record["at"]),
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("not a text")
+    return value
+
+
+def _moment(value: Any) -> datetime:
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo is None:
+        raise ValueError("a moment without its zone")
+    return moment
 
 
 def _made(intent: Intent, instance_id: str, at: datetime) -> Made:

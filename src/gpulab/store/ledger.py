@@ -76,18 +76,26 @@ class Ledger:
         Raises:
             StoreError: The file is damaged or of a newer gpulab.
         """
-        wanted = kinds or tuple(FactKind)
-        marks = ", ".join("?" for _ in wanted)
+        # All of them are read as they lie: an index would have to be sorted again.
+        where = f"WHERE kind IN ({', '.join('?' for _ in kinds)})" if kinds else ""
         if not self.path.exists():
             return ()
         with self._reading() as connection:
             if not _is_laid_out(connection):
                 return ()
             rows = connection.execute(
-                f"SELECT kind, subject, at, source, details FROM facts WHERE kind IN ({marks}) ORDER BY number",  # noqa: S608 - marks only
-                [kind.value for kind in wanted],
+                f"SELECT kind, subject, at, source, details FROM facts {where} ORDER BY number",  # noqa: S608 - marks only
+                [kind.value for kind in kinds],
             )
-            return facts_of(rows.fetchall())
+            return self._read_facts(rows.fetchall())
+
+    def _read_facts(self, rows: list[tuple[str, str, str, str, str]]) -> tuple[Fact, ...]:
+        try:
+            return facts_of(rows)
+        except ValueError as error:
+            raise StateDamaged(
+                f"the ledger {self.path} holds what is no fact ({error})", hint=_RESTORE
+            ) from error
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -174,6 +182,11 @@ def _is_damage(error: Exception) -> bool:
     return any(words in str(error) for words in ("malformed", "not a database"))
 
 
+_RESTORE = (
+    "Move the file away and restore it with `gpulab ledger import` or `gpulab ledger rebuild`"
+)
+
+
 def _hint(error: Exception) -> str:
     text = str(error)
     if "full" in text or "No space" in text:
@@ -181,5 +194,5 @@ def _hint(error: Exception) -> str:
     if "locked" in text:
         return "Another gpulab is writing; repeat the command"
     if _is_damage(error):
-        return "Move the file away and restore it with `gpulab ledger import` or `gpulab ledger rebuild`"
+        return _RESTORE
     return "Check the folder's owner and free space, then repeat the command"

@@ -7,6 +7,7 @@ The instance's owner is root there, so an answer may be anything: its size has a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from gpulab.model.status import AgentStatus, read_status
 from gpulab.remote.host import Host
 
 _AGENT = "gpulab-agent"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 # A full work folder is read and hashed, and may go to a bucket.
 _SAVE_WITHIN_S = 1800.0
 _USE_NO_SAVE = "Close what writes to them and stop again, or use `--no-save`"
@@ -31,7 +33,7 @@ def status(host: Host, *, timeout_s: float = 20) -> AgentStatus:
     said = host.run([_AGENT, "status"], timeout_s=timeout_s, max_bytes=1 << 20)
     try:
         return read_status(said.stdout.decode("utf-8", "replace"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RemoteError(
             "the instance does not tell its status in words gpulab knows",
             hint="`gpulab logs` may show why",
@@ -51,11 +53,13 @@ def save(host: Host) -> bool:
     said = host.run([_AGENT, "save"], timeout_s=_SAVE_WITHIN_S, check=False, max_bytes=16 << 20)
     try:
         summary = json.loads(said.stdout or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         summary = None
     if not isinstance(summary, dict) or (said.exit_code != 0 and not summary.get("failed")):
         raise CommandFailed(f"the agent could not save: {said.stderr.strip()[-300:]}")
     failed = summary.get("failed") or []
+    if not isinstance(failed, list):
+        raise CommandFailed("the agent does not say in words gpulab knows what it could not save")
     if failed:
         raise CommandFailed(
             f"{len(failed)} files could not be kept, the first: {failed[0]}", hint=_USE_NO_SAVE
@@ -75,8 +79,8 @@ def hashes(host: Host) -> dict[str, str]:
     said = host.run([_AGENT, "manifest"], timeout_s=_SAVE_WITHIN_S, max_bytes=256 << 20)
     try:
         entries = [json.loads(line) for line in said.stdout.splitlines()]
-        return {str(e["path"]): str(e.get("sha256") or "") for e in entries if _is_settled_file(e)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return {e["path"]: _sha256(e.get("sha256")) for e in entries if _is_settled_file(e)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CommandFailed("the agent's list of the work cannot be read") from error
 
 
@@ -109,6 +113,12 @@ def log(host: Host, *, follow: bool) -> Iterator[str]:
         RemoteError: It does not answer.
     """
     yield from host.stream([_AGENT, "log", *(["--follow"] if follow else [])])
+
+
+def _sha256(value: object) -> str:
+    if value and (not isinstance(value, str) or not _SHA256.fullmatch(value)):
+        raise ValueError("a hash that is none")
+    return str(value or "")
 
 
 def _is_settled_file(entry: Mapping[str, Any]) -> bool:

@@ -50,7 +50,7 @@ def check(context: Context, instance: Instance) -> tuple[Finding, ...]:
     )
     try:
         found = tuple(_finding(row) for row in said.stdout.decode("utf-8", "replace").splitlines())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CommandFailed(f"{instance.name} answered in words gpulab does not know") from error
     if not found:
         raise CommandFailed(f"{instance.name} said nothing")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 _HEAVY = (
     *("boto3", "botocore", "paramiko", "rich", "jinja2", "asyncio", "moto", "asyncssh", "flask"),
@@ -48,3 +55,45 @@ def test_tab_imports_nothing_heavy():
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
     assert ["plain,stop", "heavy: []"] == printed.stdout.splitlines()
+
+
+def test_only_what_is_declared_is_imported():
+    """A package that only the development environment has is a traceback on a student's computer."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    declared = {_NAMES.get(name, name) for name in (re.split(r"[^\w-]", a)[0] for a in asked)}
+
+    strange = {
+        f"{file.name}: {name}"
+        for file in (CHECKOUT / "src").rglob("*.py")
+        for name in _imported(file)
+        if name not in sys.stdlib_module_names | declared | {"gpulab"}
+    }
+
+    assert set() == strange
+
+
+# What a distribution is imported as where that is another name; botocore and markupsafe come with what is declared.
+_NAMES = {"flask-cors": "flask_cors"}
+_WITH_DECLARED = {"botocore", "markupsafe", "werkzeug", "numpy", "yaml"}
+
+
+def _imported(file):
+    """The first part of every module that a file imports at run time, wherever in it."""
+    tree = ast.parse(file.read_text())
+    hints = {id(n) for t in ast.walk(tree) if _is_typing(t) for n in ast.walk(t)}
+    for node in ast.walk(tree):
+        if id(node) in hints:
+            continue
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module]
+        yield from {name.partition(".")[0] for name in names} - _WITH_DECLARED
+
+
+def _is_typing(node):
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )

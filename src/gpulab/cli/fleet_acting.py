@@ -21,7 +21,7 @@ from gpulab.cli.options import (
     until_moment,
     yes_option,
 )
-from gpulab.errors import WrongUsage
+from gpulab.errors import Interrupted, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.fleets.accounts import Accounts
@@ -93,7 +93,7 @@ def watch(
     groups: tuple[str, ...],
     every: int,
     course_folder: str | None,
-) -> None:
+) -> int:
     """
     Watch a lab live: who is up, starting, failed and why, idle, GPU use, dollars, minutes left.
 
@@ -102,24 +102,28 @@ def watch(
       gpulab fleet watch week4
       gpulab fleet watch week4 --every 30
     """
-    from rich.console import Console as RichConsole
-    from rich.live import Live
+    import shutil
 
     from gpulab.fleets.members import members
-    from gpulab.view.fleet_members import live_table
+    from gpulab.view.fleet_members import live_text
 
     accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed=False)
     seats = tuple(m.seat for m in found if m.seat)
-    is_chosen = bool(only or groups)
-    screen = RichConsole(file=context.console.err, highlight=False, markup=False)
-    with Live(console=screen, screen=context.console.is_live, auto_refresh=False) as live:
+    is_first = True
+    try:
         while True:
-            found = members(accounts, lab, seats, with_extras=not is_chosen)
             rows = _rows(accounts, found, quick=False)
             now = context.now()
             title = f"{accounts.course.id} {lab.id}, {now.astimezone():%H:%M:%S}; Ctrl-C ends this screen, nothing else"
-            live.update(live_table(rows, title=title, now=now), refresh=True)
+            height = shutil.get_terminal_size().lines if context.console.is_watched else 100_000
+            text = live_text(rows, title=title, now=now, height=height)
+            context.console.redraw(text, is_first=is_first)
+            is_first = False
             context.sleep(every)
+            found = members(accounts, lab, seats, with_extras=not (only or groups))
+    except KeyboardInterrupt:
+        context.console.say()
+        return Interrupted.exit_code
 
 
 @click.command()

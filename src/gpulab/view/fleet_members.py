@@ -7,16 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from gpulab.fleets.members import Member
 from gpulab.model.status import AgentStatus
 from gpulab.view.console import table
 from gpulab.view.instances import doing
-from gpulab.view.words import clean, local_time, money, one_line, span
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from gpulab.view.words import local_time, money, one_line, span
 
 COLUMNS = (
     "label",
@@ -53,6 +50,7 @@ _HEADINGS = [
 
 # What fits into 80 columns.
 _ON_SCREEN = 7
+_TROUBLES = 10
 
 
 @dataclass(frozen=True)
@@ -132,22 +130,24 @@ def trouble_lines(rows: Iterable[MemberRow]) -> list[str]:
     ]
 
 
-def live_table(rows: Sequence[MemberRow], *, title: str, now: datetime) -> RenderableType:
-    """Draw the live screen; texts from outside stay texts, never markup."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
+def live_text(rows: Sequence[MemberRow], *, title: str, now: datetime, height: int) -> str:
+    """
+    Draw the live screen.
 
-    drawn = Table(title=Text(clean(title)), expand=True, pad_edge=False)
-    for n, heading in enumerate(_HEADINGS[:_ON_SCREEN]):
-        justify: Literal["right", "left"] = "right" if n in (4, 5) else "left"
-        drawn.add_column(heading, justify=justify, no_wrap=True)
-    # Trouble first, so that it is on the screen whatever its height; who has nothing comes last.
-    for row in sorted(rows, key=lambda r: (not _trouble(r), r.member.instance is None)):
-        style = "red" if _trouble(row) else "dim" if _state(row.member) == "-" else ""
-        drawn.add_row(*(Text(clean(cell), style=style) for cell in _cells(row, now)[:_ON_SCREEN]))
-    lines = [Text(clean(line), style="red") for line in trouble_lines(rows)[:10]]
-    return Group(Text(clean(totals_text(rows))), *lines, drawn)
+    Args:
+        height: Lines of the terminal. Trouble comes first, so that it is on the screen whatever its height; who has nothing comes last.
+    """
+    ordered = sorted(rows, key=lambda r: (not _trouble(r), r.member.instance is None))
+    drawn = table(
+        [_cells(row, now)[:_ON_SCREEN] for row in ordered], _HEADINGS[:_ON_SCREEN], right=[4, 5]
+    )
+    head = [title, totals_text(rows), *trouble_lines(rows)[:_TROUBLES], ""]
+    lines = [*head, *drawn.split("\n")]
+    # The line after the last one holds the cursor.
+    fits = max(len(head) + 2, height - 2)
+    if len(lines) <= fits:
+        return "\n".join(lines)
+    return "\n".join([*lines[: fits - 1], f"... and {len(lines) - fits + 1} more lines"])
 
 
 def _cells(row: MemberRow, now: datetime) -> list[str]:

@@ -75,6 +75,7 @@ def _run(rng: random.Random, number: int, owner: str, lab: str, begin: datetime)
         ends_with_instance=True,
         owner=owner,
     )
+    yield started(instance, at=begin + timedelta(seconds=rng.randint(9, 17)))
     last = begin + timedelta(seconds=rng.randint(20, 16_000))
     if rng.random() < 0.1:
         yield ended(instance, at=last, by=EndedBy.USER, is_final=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
+from gpulab.model.market import Market
 from gpulab.model.report import Row
 from gpulab.model.timeline import Charge, ChargeKind, Costs, EndedBy, InstanceLife, Run, Timeline
+from gpulab.reporting.days import LocalDays
 from gpulab.spending.charging import MINIMUM_SECONDS
 from gpulab.spending.exact import Usd, seconds_between
 from gpulab.spending.facts import LaunchRecord, LedgerReading
@@ -40,8 +42,7 @@ class Cell:
     instance: Usd = _ZERO
     ebs: Usd = _ZERO
     ipv4: Usd = _ZERO
-    on_demand: Usd = _ZERO
-    compared: Usd = _ZERO
+    saved: Usd = _ZERO
     wasted: Usd = _ZERO
 
     def add(self, other: Cell) -> None:
@@ -54,9 +55,8 @@ class Cell:
         self.instance += other.instance
         self.ebs += other.ebs
         self.ipv4 += other.ipv4
-        if other.on_demand is not _ZERO:
-            self.on_demand += other.on_demand
-            self.compared += other.compared
+        if other.saved is not _ZERO:
+            self.saved += other.saved
         if other.wasted is not _ZERO:
             self.wasted += other.wasted
 
@@ -150,7 +150,7 @@ def row_of(key: str, cell: Cell) -> Row:
         instance_usd=cell.instance.rounded(),
         ebs_usd=cell.ebs.rounded(),
         ipv4_usd=cell.ipv4.rounded(),
-        saved_usd=(cell.on_demand - cell.compared).rounded(),
+        saved_usd=cell.saved.rounded(),
         idle_hours=_hours(cell.idle_seconds),
         wasted_usd=cell.wasted.rounded(),
         interruptions=cell.interruptions,
@@ -163,30 +163,8 @@ def week_of(day: date) -> str:
     return f"{year}-W{week:02}"
 
 
-def by_local_day(
-    begin: datetime, end: datetime, zone: tzinfo
-) -> list[tuple[date, datetime, datetime]]:
-    """Cut a span at local midnights; an empty span has no parts."""
-    if begin >= end:
-        return []
-    day, last = begin.astimezone(zone).date(), end.astimezone(zone)
-    if day == last.date():
-        return [(day, begin, end)]
-    parts = []
-    while begin < end:
-        midnight = datetime.combine(day + timedelta(days=1), time(), zone).astimezone(UTC)
-        parts.append((day, begin, min(end, midnight)))
-        begin, day = midnight, day + timedelta(days=1)
-    return parts
-
-
 def _hours(seconds: int) -> Decimal:
     return (Decimal(seconds) / 3600).quantize(Decimal("0.0001"))
-
-
-def _names(launch: LaunchRecord) -> tuple[str, str, str, str]:
-    market = launch.market.value
-    return launch.owner or NOBODY, launch.lab or NOBODY, launch.instance_type, market
 
 
 class _Adder:
@@ -201,89 +179,90 @@ class _Adder:
         self.cells: Cells = {}
         self._launches = reading.launches
         self._instance_of = {v.id: v.instance_id for v in reading.timeline.volumes}
-        self._begin, self._end, self._zone, self._catalogue = begin, end, zone, catalogue
+        self._begin, self._end, self._catalogue = begin, end, catalogue
         # The seconds that pad a run to its minimum may lie beyond now; they are certain, so they belong here.
         self._padded_end = end + timedelta(seconds=MINIMUM_SECONDS)
-        self._names = {key: _names(launch) for key, launch in reading.launches.items()}
+        self._days = LocalDays(begin, self._padded_end, zone)
         self._lives = {life.id: life for life in reading.timeline.instances}
+        self._on_demand = {
+            key: usd
+            for key, launch in reading.launches.items()
+            if launch.market is Market.SPOT and (usd := catalogue.on_demand_of(launch)) is not None
+        }
+        self._cell_by_launch: dict[tuple[str, date], Cell] = {}
 
     def add_charges(self, costs: Costs) -> None:
         for charge in costs.charges:
-            launch = self._launch_of(charge.resource)
-            is_compared = (
-                charge.kind is ChargeKind.INSTANCE
-                and launch is not None
-                and self._catalogue.on_demand_of(launch) is not None
-                and launch.market == "spot"
-            )
+            instance_id = self._instance_of.get(charge.resource, charge.resource)
+            is_saving = charge.kind is ChargeKind.INSTANCE and instance_id in self._on_demand
             last = charge.begins_at + timedelta(seconds=charge.seconds)
-            for day, begin, end in self._days(charge.begins_at, last, self._padded_end):
-                cell = self._cell(launch, charge, day)
+            for day, begin, end in self._parts(charge.begins_at, last, self._padded_end):
                 usd = Usd.part(charge, seconds_between(begin, end))
+                cell = self._cell(instance_id, charge, day)
                 cell.charge(charge.kind, usd)
-                if is_compared:
-                    cell.compared += usd
+                if is_saving:
+                    cell.saved -= usd
 
     def add_runs(self, timeline: Timeline) -> None:
         for life in timeline.instances:
-            launch = self._launches[life.id]
+            gpus = self._catalogue.gpus_of(self._launches[life.id])
             for run in life.runs:
-                self._add_run(life, launch, run)
+                self._add_run(life, gpus, run)
 
-    def _add_run(self, life: InstanceLife, launch: LaunchRecord, run: Run) -> None:
-        gpus = self._catalogue.gpus_of(launch)
-        on_demand = self._catalogue.on_demand_of(launch)
+    def _add_run(self, life: InstanceLife, gpus: int, run: Run) -> None:
         if self._begin <= run.begins_at < self._end:
-            self._cell_at(launch, run.begins_at).runs += 1
+            self._cell_of(life.id, self._days.of(run.begins_at)).runs += 1
         if run.ended_by is EndedBy.AWS and run.ends_at and self._begin <= run.ends_at < self._end:
-            self._cell_at(launch, run.ends_at).interruptions += 1
-        for day, begin, end in self._days(run.begins_at, run.ends_at or self._end, self._end):
-            cell, seconds = self._cell_of(launch, day), seconds_between(begin, end)
+            self._cell_of(life.id, self._days.of(run.ends_at)).interruptions += 1
+        for day, begin, end in self._parts(run.begins_at, run.ends_at or self._end, self._end):
+            cell, seconds = self._cell_of(life.id, day), seconds_between(begin, end)
             cell.seconds += seconds
             cell.gpu_seconds += seconds * gpus
-        if launch.market == "spot" and on_demand is not None:
-            self._add_on_demand(launch, run, on_demand)
+        if life.id in self._on_demand:
+            self._add_on_demand(life, run)
 
-    def _add_on_demand(self, launch: LaunchRecord, run: Run, usd_per_hour: Decimal) -> None:
+    def _add_on_demand(self, life: InstanceLife, run: Run) -> None:
         """Count what the run would have cost on demand, where it has the same minimum as on spot."""
+        usd_per_hour = self._on_demand[life.id]
         last = max(run.ends_at or self._end, run.begins_at + timedelta(seconds=MINIMUM_SECONDS))
-        for day, begin, end in self._days(run.begins_at, last, self._padded_end):
-            cell = self._cell_of(launch, day)
-            cell.on_demand += Usd.hourly(usd_per_hour, seconds_between(begin, end))
+        for day, begin, end in self._parts(run.begins_at, last, self._padded_end):
+            cell = self._cell_of(life.id, day)
+            cell.saved += Usd.hourly(usd_per_hour, seconds_between(begin, end))
 
     def add_usage(self, reading: LedgerReading) -> None:
         for span in reading.usage:
-            launch = self._launches.get(span.instance_id)
-            if launch is None or not self._begin <= span.begins_at < self._end:
+            life = self._lives.get(span.instance_id)
+            if life is None or not self._begin <= span.begins_at < self._end:
                 continue
-            cell = self._cell_at(launch, span.begins_at)
+            cell = self._cell_of(life.id, self._days.of(span.begins_at))
             idle = min(span.idle_seconds, span.seconds)
             cell.idle_seconds += idle
-            usd = self._lives[launch.instance_id].prices.in_force(span.begins_at)
+            usd = life.prices.in_force(span.begins_at)
             if usd is not None and idle:
                 cell.wasted += Usd.hourly(usd, idle)
 
-    def _days(
+    def _parts(
         self, begin: datetime, end: datetime, limit: datetime
-    ) -> Iterable[tuple[date, datetime, datetime]]:
-        return by_local_day(max(begin, self._begin), min(end, limit), self._zone)
+    ) -> list[tuple[date, datetime, datetime]]:
+        return self._days.cut(max(begin, self._begin), min(end, limit))
 
-    def _launch_of(self, resource: str) -> LaunchRecord | None:
-        return self._launches.get(self._instance_of.get(resource, resource))
-
-    def _cell(self, launch: LaunchRecord | None, charge: Charge, day: date) -> Cell:
-        if launch is not None:
-            return self._cell_of(launch, day)
+    def _cell(self, instance_id: str, charge: Charge, day: date) -> Cell:
+        if instance_id in self._launches:
+            return self._cell_of(instance_id, day)
         key = CellKey(charge.owner or NOBODY, NOBODY, day, NOBODY, NOBODY)
         return self.cells.setdefault(key, Cell())
 
-    def _cell_at(self, launch: LaunchRecord, moment: datetime) -> Cell:
-        return self._cell_of(launch, moment.astimezone(self._zone).date())
-
-    def _cell_of(self, launch: LaunchRecord, day: date) -> Cell:
-        owner, lab, instance_type, market = self._names[launch.instance_id]
-        key = CellKey(owner, lab, day, instance_type, market)
-        found = self.cells.get(key)
+    def _cell_of(self, instance_id: str, day: date) -> Cell:
+        found = self._cell_by_launch.get((instance_id, day))
         if found is None:
-            found = self.cells[key] = Cell()
+            launch = self._launches[instance_id]
+            key = CellKey(
+                launch.owner or NOBODY,
+                launch.lab or NOBODY,
+                day,
+                launch.instance_type,
+                launch.market.value,
+            )
+            found = self.cells.setdefault(key, Cell())
+            self._cell_by_launch[instance_id, day] = found
         return found

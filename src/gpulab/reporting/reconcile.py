@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 
 from gpulab.model.problem import Problem, ProblemKind
 from gpulab.model.report import Bill
 from gpulab.model.statement import Category, Statement
 from gpulab.model.timeline import Charge, ChargeKind
-from gpulab.reporting.cells import by_local_day
+from gpulab.reporting.days import LocalDays
 from gpulab.spending.exact import Usd, seconds_between
 
 # Apart by more than this share and this amount is named.
@@ -63,17 +63,16 @@ def _billed(statements: Iterable[Statement]) -> _ByResource:
 
 def _counted(charges: Iterable[Charge], first: date, last: date) -> _ByResource:
     exact: dict[str, dict[date, Usd]] = defaultdict(lambda: defaultdict(Usd))
+    begin = datetime.combine(first, time(), UTC)
+    end = datetime.combine(last, time(), UTC) + timedelta(days=1)
+    days = LocalDays(begin, end, UTC)
     for charge in charges:
         if charge.kind is ChargeKind.IPV4:
             continue
-        begin = charge.begins_at
-        end = datetime.fromtimestamp(begin.timestamp() + charge.seconds, UTC)
-        for day, since, until in by_local_day(begin, end, UTC):
-            if first <= day <= last:
-                exact[charge.resource][day] += Usd.per_second(charge) * seconds_between(
-                    since, until
-                )
-    return {r: {day: usd.rounded() for day, usd in days.items()} for r, days in exact.items()}
+        stop = charge.begins_at + timedelta(seconds=charge.seconds)
+        for day, since, until in days.cut(max(charge.begins_at, begin), min(stop, end)):
+            exact[charge.resource][day] += Usd.part(charge, seconds_between(since, until))
+    return {r: {day: usd.rounded() for day, usd in sums.items()} for r, sums in exact.items()}
 
 
 def _differences(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
@@ -26,7 +27,6 @@ from gpulab.reporting.cells import (
 from gpulab.reporting.reconcile import reconcile
 from gpulab.reporting.standing import Budget, standing_problems, standings_of
 from gpulab.spending.charging import cost_of, is_free
-from gpulab.spending.exact import seconds_between
 from gpulab.spending.facts import LedgerReading
 
 
@@ -168,16 +168,20 @@ def _standings(
 def _hours_by_weekday(
     reading: LedgerReading, begin: datetime, end: datetime, zone: tzinfo
 ) -> tuple[tuple[Decimal, ...], ...]:
-    seconds = [[0] * 24 for _ in range(7)]
+    # Full hours of UTC are full hours of nearly every zone, and where not, half an hour off is no harm here.
+    by_hour: dict[int, int] = defaultdict(int)
     for life in reading.timeline.instances:
         for run in life.runs:
-            at, last = max(run.begins_at, begin), min(run.ends_at or end, end)
+            at = int(max(run.begins_at, begin).timestamp())
+            last = int(min(run.ends_at or end, end).timestamp())
             while at < last:
-                local = at.astimezone(zone)
-                # Full hours of UTC are full hours of nearly every zone, and where not, half an hour off is no harm here.
-                until = min(last, at.replace(minute=0, second=0) + timedelta(hours=1))
-                seconds[local.weekday()][local.hour] += seconds_between(at, until)
+                until = min(last, at - at % 3600 + 3600)
+                by_hour[at // 3600] += until - at
                 at = until
+    seconds = [[0] * 24 for _ in range(7)]
+    for hour, count in by_hour.items():
+        local = datetime.fromtimestamp(hour * 3600, zone)
+        seconds[local.weekday()][local.hour] += count
     hundredth = Decimal("0.01")
     return tuple(tuple((Decimal(s) / 3600).quantize(hundredth) for s in day) for day in seconds)
 

@@ -15,6 +15,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from itertools import groupby, pairwise
 
 from gpulab.model.market import Market
@@ -109,7 +110,12 @@ def _instance_items(
     if not billed_s:
         return
     end = as_of if run.ends_at is None else run.ends_at
-    pieces = _padded(_pieces(_price_starts(life, run.begins_at, end, rule), end), billed_s)
+    starts = _price_starts(life, run.begins_at, end, rule)
+    if len(starts) == 1:  # no price moved, as in most runs
+        usd = life.prices.in_force(run.begins_at)
+        yield _instance_item(life, run.begins_at, billed_s, usd)
+        return
+    pieces = _padded(_pieces(starts, end), billed_s)
     priced = [(life.prices.in_force(begin), begin, seconds) for begin, seconds in pieces]
     for usd, neighbours in groupby(priced, key=lambda piece: piece[0]):
         same = list(neighbours)
@@ -124,6 +130,8 @@ def _price_starts(
         return [begin]
     points = life.prices.at
     changes = points[bisect_right(points, begin) : bisect_left(points, end)]
+    if not changes:
+        return [begin]
     if rule is PriceRule.HOUR_START:
         hours = sorted({_hour_from(begin, change) for change in changes})
         return [begin, *(hour for hour in hours if hour < end)]
@@ -229,4 +237,9 @@ def _next_month(moment: datetime) -> datetime:
 
 
 def _month_seconds(moment: datetime) -> int:
-    return 86400 * calendar.monthrange(moment.year, moment.month)[1]
+    return _seconds_of_month(moment.year, moment.month)
+
+
+@cache
+def _seconds_of_month(year: int, month: int) -> int:
+    return 86400 * calendar.monthrange(year, month)[1]

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from typing import NamedTuple
 
 from gpulab.model.fact import LINUX, Fact, FactKind, Source
 from gpulab.model.market import Market
@@ -25,6 +27,8 @@ from gpulab.model.timeline import (
 )
 
 _BELIEVED = {Source.AWS: 0, Source.AGENT: 1, Source.LAPTOP: 2}
+_MARKETS = {market.value: market for market in Market}
+_ENDERS = {by.value: by for by in EndedBy}
 
 # EC2 writes a point for every place about daily (p2 and p3, December 2019 to March 2020: 99 % within 24.1 h), so an older
 # one at a launch means that nobody was looking.
@@ -64,8 +68,7 @@ class LaunchRecord:
     expires_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """How an instance was used over a span; see `model.fact.usage`."""
 
     instance_id: str
@@ -149,9 +152,9 @@ class _Reader:
         best = _most_believed(facts)
         said = _merged_details(facts)
         try:
-            market = Market(said["market"])
+            market = _MARKETS[said["market"]]
             zone, instance_type = said["zone"], said["instance_type"]
-        except (KeyError, ValueError):
+        except KeyError:
             self._unreadable(best)
             return None
         return LaunchRecord(
@@ -225,8 +228,8 @@ class _Reader:
             return Run(begin)
         end = _most_believed(seen)
         named = [fact.details["by"] for fact in sorted(seen, key=_belief) if "by" in fact.details]
-        if named and named[0] in tuple(EndedBy):
-            return Run(begin, end.at, EndedBy(named[0]))
+        if named and named[0] in _ENDERS:
+            return Run(begin, end.at, _ENDERS[named[0]])
         if launch.market is Market.SPOT and end.at - begin < timedelta(hours=1):
             cause = "nobody knows who ended it in its first hour; it is charged as ended by the user, and free if AWS did"
             self._complain(ProblemKind.ENDED_BY_UNKNOWN, launch.instance_id, cause)
@@ -296,10 +299,8 @@ class _Reader:
     def _usage(self) -> Iterable[Usage]:
         for instance_id, facts in self._of(FactKind.USAGE):
             for fact in facts:
-                seconds, idle = (
-                    fact.details.get("seconds", ""),
-                    fact.details.get("idle_seconds", ""),
-                )
+                said = fact.details
+                seconds, idle = said.get("seconds", ""), said.get("idle_seconds", "")
                 if seconds.isdecimal() and idle.isdecimal():
                     yield Usage(instance_id, fact.at, int(seconds), int(idle))
                 else:
@@ -366,6 +367,7 @@ def _joined(first: PriceSeries, history: PriceSeries, begin: datetime) -> PriceS
     )
 
 
+@lru_cache(maxsize=4096)
 def _amount(text: str | None) -> Decimal | None:
     try:
         value = Decimal(text) if text else None

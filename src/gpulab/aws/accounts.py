@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from gpulab.aws.errors import code_of
 from gpulab.aws.session import Cloud
 from gpulab.errors import AwsError, GpulabError, NotFound
+from gpulab.model.setup import Image, Subnet
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -111,6 +112,25 @@ def clock_ahead(cloud: Cloud) -> timedelta | None:
         return None
 
 
+def dry_launch(
+    image: Image, subnet: Subnet, instance_type: str, tags: Mapping[str, str]
+) -> dict[str, Any]:
+    """Build the parameters of a launch as policies see it: tagged, encrypted, with IMDSv2, for the spot market."""
+    kinds = ("instance", "volume", "spot-instances-request")
+    disk = {"DeviceName": image.root_device, "Ebs": {"Encrypted": True}}
+    return {
+        "ImageId": image.id,
+        "InstanceType": instance_type,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "SubnetId": subnet.id,
+        "BlockDeviceMappings": [disk],
+        "MetadataOptions": {"HttpTokens": "required"},
+        "InstanceMarketOptions": {"MarketType": "spot"},
+        "TagSpecifications": [_tagged(kind, tags) for kind in kinds],
+    }
+
+
 def may_launch(cloud: Cloud, region: str, parameters: Mapping[str, Any]) -> GpulabError | None:
     """
     Ask by a dry run whether a launch would be permitted; it sees rights and syntax, not capacity, quota or plan.
@@ -124,28 +144,46 @@ def may_launch(cloud: Cloud, region: str, parameters: Mapping[str, Any]) -> Gpul
     )
 
 
-def may_make_group(cloud: Cloud, region: str, *, vpc_id: str) -> GpulabError | None:
+def may_make_group(
+    cloud: Cloud, region: str, *, vpc_id: str, tags: Mapping[str, str]
+) -> GpulabError | None:
     """Ask by a dry run whether a security group may be made."""
     ec2: EC2Client = cloud.client("ec2", region)
     return _dry_run(
         cloud,
         "make a security group",
         lambda: ec2.create_security_group(
-            GroupName="gpulab-dry-run", Description="dry run", VpcId=vpc_id, DryRun=True
+            GroupName="gpulab-dry-run",
+            Description="dry run",
+            VpcId=vpc_id,
+            TagSpecifications=[_tagged("security-group", tags)],
+            DryRun=True,
         ),
     )
 
 
-def may_import_key(cloud: Cloud, region: str, public_key: str) -> GpulabError | None:
+def may_import_key(
+    cloud: Cloud, region: str, public_key: str, *, tags: Mapping[str, str]
+) -> GpulabError | None:
     """Ask by a dry run whether a key pair may be imported."""
     ec2: EC2Client = cloud.client("ec2", region)
     return _dry_run(
         cloud,
         "import a key pair",
         lambda: ec2.import_key_pair(
-            KeyName="gpulab-dry-run", PublicKeyMaterial=public_key.encode(), DryRun=True
+            KeyName="gpulab-dry-run",
+            PublicKeyMaterial=public_key.encode(),
+            TagSpecifications=[_tagged("key-pair", tags)],
+            DryRun=True,
         ),
     )
+
+
+def _tagged(kind: str, tags: Mapping[str, str]) -> Any:
+    return {
+        "ResourceType": kind,
+        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+    }
 
 
 def _dry_run(cloud: Cloud, doing: str, call: Callable[[], Any]) -> GpulabError | None:

@@ -8,6 +8,8 @@ the timer on the instance works without.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gpulab.aws.session import Cloud
 from gpulab.errors import AwsError, NotAllowed, NotFound
 from gpulab.model.instance import TAG_COURSE, TAG_OWNER
+from gpulab.rights.roles import end_role
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 _TARGET = "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances"
 _PREFIX = "gpulab-end-"
+_NAME = re.compile(r"gpulab-end-.*-(?P<instance>i-[0-9a-f]+)")
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,14 @@ class Guard:
         return self.until is not None
 
 
-def arm(cloud: Cloud, region: str, instance_id: str, *, until: datetime, role_arn: str) -> Guard:
+def arm(
+    cloud: Cloud, region: str, instance_id: str, *, owner: str, until: datetime, role_arn: str
+) -> Guard:
     """
     Schedule the end of an instance, or move it when it is scheduled already.
 
     Args:
+        owner: Whose the instance is. Schedules carry no tags, so the name is what policies tell them apart by.
         until: Whole seconds count.
         role_arn: What the scheduler assumes; `""` when the account has none.
 
@@ -60,7 +67,7 @@ def arm(cloud: Cloud, region: str, instance_id: str, *, until: datetime, role_ar
     if not role_arn:
         return Guard(None, "the account has no role for it; `gpulab init` makes one where it may")
     client: EventBridgeSchedulerClient = cloud.client("scheduler", region)
-    schedule = _schedule(instance_id, until, role_arn)
+    schedule = _schedule(instance_id, owner, until, role_arn)
     try:
         with cloud.explained(f"schedule the end of {instance_id}"):
             client.create_schedule(**schedule)
@@ -71,12 +78,12 @@ def arm(cloud: Cloud, region: str, instance_id: str, *, until: datetime, role_ar
     return Guard(until)
 
 
-def read(cloud: Cloud, region: str, instance_id: str) -> Guard:
+def read(cloud: Cloud, region: str, instance_id: str, *, owner: str) -> Guard:
     """Read what is armed for an instance; what may not be read counts as not armed, with the reason."""
     client: EventBridgeSchedulerClient = cloud.client("scheduler", region)
     try:
         with cloud.explained(f"read the scheduled end of {instance_id}"):
-            found = client.get_schedule(Name=_PREFIX + instance_id)
+            found = client.get_schedule(Name=schedule_name(instance_id, owner))
     except NotFound:
         return Guard(None, "nothing is scheduled")
     except AwsError as error:
@@ -87,24 +94,37 @@ def read(cloud: Cloud, region: str, instance_id: str) -> Guard:
     return Guard(until, "" if until else "the schedule cannot be read")
 
 
-def disarm(cloud: Cloud, region: str, instance_id: str) -> None:
+def disarm(cloud: Cloud, region: str, instance_id: str, *, owner: str) -> None:
     """
     Remove the scheduled end of an instance that has ended. A schedule that is gone is fine.
 
     Raises:
         AwsError: AWS refuses; a forgotten schedule ends nothing, removes itself and costs nothing.
     """
+    remove(cloud, region, schedule_name(instance_id, owner))
+
+
+def remove(cloud: Cloud, region: str, name: str) -> None:
+    """
+    Remove a schedule of ours by its name. One that is gone is fine.
+
+    Raises:
+        AwsError: AWS refuses.
+    """
     client: EventBridgeSchedulerClient = cloud.client("scheduler", region)
     try:
-        with cloud.explained(f"remove the scheduled end of {instance_id}"):
-            client.delete_schedule(Name=_PREFIX + instance_id)
+        with cloud.explained(f"remove the scheduled end {name}"):
+            client.delete_schedule(Name=name)
     except NotFound:
         return
 
 
-def armed_instances(cloud: Cloud, region: str) -> tuple[str, ...]:
+def schedules(cloud: Cloud, region: str, *, owner: str) -> Mapping[str, str]:
     """
-    Name the instances of our schedules in a region, sorted.
+    Find our schedules in a region: the instance that each one ends, by name, sorted.
+
+    Args:
+        owner: Whose; `""` for everybody's.
 
     Raises:
         AwsError: AWS does not say.
@@ -114,14 +134,16 @@ def armed_instances(cloud: Cloud, region: str) -> tuple[str, ...]:
         region,
         "list_schedules",
         doing=f"list schedules in {region}",
-        NamePrefix=_PREFIX,
+        NamePrefix=f"{_PREFIX}{owner}-" if owner else _PREFIX,
     )
-    return tuple(sorted(s["Name"].removeprefix(_PREFIX) for p in pages for s in p["Schedules"]))
+    named = sorted(schedule["Name"] for page in pages for schedule in page["Schedules"])
+    found = {name: _NAME.fullmatch(name) for name in named}
+    return {name: it["instance"] for name, it in found.items() if it}
 
 
-def schedule_name(instance_id: str) -> str:
-    """Name the schedule of an instance."""
-    return _PREFIX + instance_id
+def schedule_name(instance_id: str, owner: str) -> str:
+    """Name the schedule of an instance; at most 64 characters, so an owner has at most 33."""
+    return f"{_PREFIX}{owner}-{instance_id}"
 
 
 def ensure_role(cloud: Cloud, *, owner: str, account_id: str) -> str:
@@ -171,14 +193,14 @@ def _ensure(cloud: Cloud, name: str, tag: str, value: str, account_id: str) -> s
         iam.put_role_policy(
             RoleName=name,
             PolicyName="end-instances",
-            PolicyDocument=json.dumps(_rights(tag, value)),
+            PolicyDocument=json.dumps(end_role(tag, value)),
         )
     return arn
 
 
-def _schedule(instance_id: str, until: datetime, role_arn: str) -> Any:
+def _schedule(instance_id: str, owner: str, until: datetime, role_arn: str) -> Any:
     return {
-        "Name": _PREFIX + instance_id,
+        "Name": schedule_name(instance_id, owner),
         "Description": "Ends a gpulab instance; made by gpulab",
         "ScheduleExpression": f"at({until.astimezone(UTC):%Y-%m-%dT%H:%M:%S})",
         "ScheduleExpressionTimezone": "UTC",
@@ -220,20 +242,6 @@ def _trust(account_id: str) -> dict[str, Any]:
                 "Principal": {"Service": "scheduler.amazonaws.com"},
                 "Action": "sts:AssumeRole",
                 "Condition": {"StringEquals": {"aws:SourceAccount": account_id}},
-            }
-        ],
-    }
-
-
-def _rights(tag: str, value: str) -> dict[str, Any]:
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": "ec2:TerminateInstances",
-                "Resource": "*",
-                "Condition": {"StringEquals": {f"aws:ResourceTag/{tag}": value}},
             }
         ],
     }

@@ -20,19 +20,26 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import create_loader
 
+from gpulab import __version__
 from gpulab.aws.errors import explained
 from gpulab.aws.roles import Role, RoleKey, assume
 from gpulab.errors import GpulabError
 
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
+# A teacher reads in CloudTrail which calls were gpulab's.
+_WHO = f"gpulab/{__version__}"
 _PATIENT = Config(
+    user_agent_extra=_WHO,
     retries={"mode": "standard", "total_max_attempts": 3},
     connect_timeout=5,
     read_timeout=20,
     max_pool_connections=20,
 )
 _ONCE = Config(
-    retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5, read_timeout=30
+    user_agent_extra=_WHO,
+    retries={"mode": "standard", "total_max_attempts": 1},
+    connect_timeout=5,
+    read_timeout=30,
 )
 
 

@@ -70,7 +70,7 @@ def delete(cloud: Cloud, resource: Tagged) -> None:
         Kind.SPOT_REQUEST: lambda: ec2.cancel_spot_instance_requests(
             SpotInstanceRequestIds=[resource.id]
         ),
-        Kind.SCHEDULE: lambda: guard.disarm(cloud, resource.region, resource.uses),
+        Kind.SCHEDULE: lambda: guard.remove(cloud, resource.region, resource.id),
         Kind.ADDRESS: lambda: ec2.release_address(AllocationId=resource.id),
         Kind.VOLUME: lambda: ec2.delete_volume(VolumeId=resource.id),
         Kind.IMAGE: lambda: ec2.deregister_image(ImageId=resource.id),
@@ -204,11 +204,10 @@ def _keys(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[
 
 
 def _schedules(cloud: Cloud, region: str, live: Iterable[str], owner: str) -> Iterator[Tagged]:
-    """Find schedules whose instance is ours or gone; schedules carry no tags, so another owner's live one is left out."""
+    """Find the schedules whose instance is alive and ours, or gone."""
     mine = set(live)
-    for instance_id in guard.armed_instances(cloud, region):
+    for name, instance_id in guard.schedules(cloud, region, owner=owner).items():
         if instance_id in mine or _is_gone(cloud, region, instance_id, owner):
-            name = guard.schedule_name(instance_id)
             yield Tagged(Kind.SCHEDULE, name, region, "", "", uses=instance_id)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpulab.aws.session import Cloud
 from gpulab.aws.workspace import Bucket
 from gpulab.errors import AwsError, NotAllowed
+from gpulab.rights.roles import work_role
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -86,7 +87,7 @@ def ensure_instance_role(cloud: Cloud, bucket: Bucket, *, owner: str) -> str:
             Tags=tags,
         ),
     )
-    rights = json.dumps(_rights(bucket.name, owner))
+    rights = json.dumps(work_role(bucket.name, owner))
     with cloud.explained(f"give the role {name} its rights"):
         iam.put_role_policy(RoleName=name, PolicyName="keep-work", PolicyDocument=rights)
     _unless_exists(
@@ -154,32 +155,5 @@ def _trusts_ec2() -> dict[str, Any]:
                 "Principal": {"Service": "ec2.amazonaws.com"},
                 "Action": "sts:AssumeRole",
             }
-        ],
-    }
-
-
-def _rights(bucket: str, owner: str) -> dict[str, Any]:
-    """Read, write and remove the current version under one prefix; old versions stay, so a hijacked notebook cannot destroy them."""
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": [
-                    "s3:GetObject",
-                    "s3:GetObjectVersion",
-                    "s3:PutObject",
-                    "s3:DeleteObject",
-                    "s3:AbortMultipartUpload",
-                ],
-                "Resource": f"arn:aws:s3:::{bucket}/{owner}/*",
-            },
-            {
-                # Without it S3 answers 403 instead of 404 for what is not there yet.
-                "Effect": "Allow",
-                "Action": "s3:ListBucket",
-                "Resource": f"arn:aws:s3:::{bucket}",
-                "Condition": {"StringLike": {"s3:prefix": f"{owner}/*"}},
-            },
         ],
     }

@@ -36,7 +36,7 @@ def types_for(request: LaunchRequest, types: Iterable[InstanceType]) -> tuple[In
     known = sorted(types, key=lambda t: t.name)
     if request.instance_type is not None:
         return (_named(request.instance_type, known),)
-    usable = [t for t in known if t.gpus == 1 and _has_driver(t)]
+    usable = list(single_gpu_types(known))
     if request.gpu is None:
         return tuple(usable)
     wanted = _plain(request.gpu)
@@ -46,9 +46,14 @@ def types_for(request: LaunchRequest, types: Iterable[InstanceType]) -> tuple[In
     return found
 
 
+def single_gpu_types(types: Iterable[InstanceType]) -> tuple[InstanceType, ...]:
+    """Choose the types with one GPU that the images have a driver for, in the order given."""
+    return tuple(t for t in types if t.gpus == 1 and _has_driver(t))
+
+
 def gpu_names(types: Iterable[InstanceType]) -> tuple[str, ...]:
     """Name the GPUs that can be asked for singly, sorted."""
-    return tuple(sorted({t.gpu_name for t in types if t.gpus == 1 and _has_driver(t)}))
+    return tuple(sorted({t.gpu_name for t in single_gpu_types(types)}))
 
 
 def _named(name: str, known: list[InstanceType]) -> InstanceType:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from gpulab.sandbox import cost_explorer, moto_services, schedules
+from gpulab.sandbox import cost_explorer, moto_services
 from gpulab.sandbox.calls import Answer, Call, Forward, Refusal
+from gpulab.sandbox.iam_policies import Asked, Decision, decide
 from gpulab.sandbox.wire import write_result
 
 if TYPE_CHECKING:
@@ -163,11 +164,19 @@ def _attach(account: str, action: Mapping[str, Any]) -> bool:
     definition = action["Definition"].get("IamActionDefinition", {})
     rights = moto_services.role_policies(account, str(action["ExecutionRoleArn"])) or []
     return all(
-        schedules.allows(rights, f"iam:Attach{kind}Policy")
+        _may_attach(rights, account, definition["PolicyArn"], kind=kind, name=name)
         and moto_services.attach_policy(account, definition["PolicyArn"], kind=kind, name=name)
         for kind in ("User", "Role")
         for name in definition.get(f"{kind}s", [])
     )
+
+
+def _may_attach(
+    rights: Sequence[Mapping[str, Any]], account: str, policy: str, *, kind: str, name: str
+) -> bool:
+    target = f"arn:aws:iam::{account}:{kind.lower()}/{name}"
+    asked = Asked(f"iam:Attach{kind}Policy", target, {"iam:policyarn": (policy,)})
+    return decide(rights, asked) is Decision.ALLOWED
 
 
 def _kept(call: Call, name: str) -> dict[str, Any]:

@@ -46,6 +46,12 @@ class Call:
         return replace(self, account=account, headers=headers)
 
 
+def from_inside(account: str, region: str, service: str, operation: str, params: Params) -> Call:
+    """A call that AWS makes by itself for an account, such as a schedule's target: nobody signed it."""
+    url, headers = "https://internal/", {"x-moto-account-id": account}
+    return Call("POST", url, headers, b"", service, region, operation, "", account, params)
+
+
 @dataclass(frozen=True)
 class Answer:
     """An HTTP answer; `body` is the whole of it."""

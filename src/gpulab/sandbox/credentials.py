@@ -193,9 +193,9 @@ class Credentials:
                 and (denial.arn is None or fnmatch.fnmatchcase(arn, denial.arn))
                 and fnmatch.fnmatchcase(action.lower(), denial.action.lower())
             ):
-                raise _denied(call, action, arn, resource)
+                raise denied(call, action, arn, resource)
         if _forbids(moto_services.attached_policies(call.account, arn), action):
-            raise _denied(call, action, arn, resource, is_explicit=True)
+            raise denied(call, action, arn, resource, is_explicit=True)
 
     def expire(self, access_key: str | None, at: datetime) -> None:
         """Let keys expire at a moment: one of them, or every one there is."""
@@ -338,9 +338,10 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _denied(
+def denied(
     call: Call, action: str, arn: str, resource: str, *, is_explicit: bool = False
 ) -> Refusal:
+    """How AWS words that a caller may not do something, in each service's way."""
     why = (
         "with an explicit deny in an identity-based policy"
         if is_explicit

@@ -163,6 +163,11 @@ def public_key(backend: Any, key_name: str) -> str:
     return pair.material_public.decode().strip() if pair else ""
 
 
+def key_pair(backend: Any, key_name: str) -> Any:
+    """A key pair by its name; `None` when unknown."""
+    return backend.key_pairs.get(key_name)
+
+
 def has_key_pair(backend: Any, key_name: str) -> bool:
     """Whether a key pair of that name exists."""
     return key_name in backend.key_pairs

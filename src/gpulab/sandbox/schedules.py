@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from gpulab.sandbox import moto_services
-from gpulab.sandbox.calls import Answer, Call, Forward, Refusal
+from gpulab.sandbox.calls import Answer, Call, Forward, Refusal, from_inside
+from gpulab.sandbox.iam_policies import Decision, decide
+from gpulab.sandbox.iam_requests import asked_by
 
 if TYPE_CHECKING:
     from gpulab.sandbox.world import World
@@ -47,20 +48,6 @@ def fires_at(schedule: Mapping[str, Any]) -> datetime | None:
     return datetime.fromisoformat(found[1]).replace(tzinfo=zone).astimezone(UTC)
 
 
-def allows(policies: Sequence[Mapping[str, Any]], action: str) -> bool:
-    """Whether policies allow an action on anything; conditions are not looked at, a Deny counts."""
-    effects = {
-        statement.get("Effect")
-        for policy in policies
-        for statement in _listed(policy.get("Statement", []))
-        if any(
-            fnmatch.fnmatchcase(action.lower(), a.lower())
-            for a in _listed(statement.get("Action", []))
-        )
-    }
-    return "Allow" in effects and "Deny" not in effects
-
-
 def _plan(world: World, call: Call, moment: datetime) -> None:
     name, group = str(call.params["Name"]), str(call.params.get("GroupName") or "default")
     expression = str(call.params["ScheduleExpression"])
@@ -84,9 +71,12 @@ def _invoke(world: World, account: str, region: str, target: Mapping[str, Any]) 
     if found is None:
         return
     service, operation = found[1], found[2][0].upper() + found[2][1:]
-    policies = moto_services.role_policies(account, str(target.get("RoleArn", "")))
+    role = str(target.get("RoleArn", ""))
+    policies = moto_services.role_policies(account, role)
     params = json.loads(target.get("Input") or "{}")
-    if policies is None or not allows(policies, f"{service}:{operation}"):
+    call = from_inside(account, region, service, operation, params)
+    asked = asked_by(world, call, caller=role, tags={})
+    if policies is None or any(decide(policies, one) is not Decision.ALLOWED for one in asked):
         # AWS tells nobody either, unless the schedule has a dead-letter queue.
         world.note_refused(account, region, service, operation, params, "AccessDenied")
         return
@@ -101,10 +91,6 @@ def _check_role(call: Call) -> None:
             "ValidationException",
             "The execution role you provide must allow AWS EventBridge Scheduler to assume the role.",
         )
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 OPERATIONS: Mapping[str, Any] = {

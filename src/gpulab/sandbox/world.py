@@ -27,7 +27,16 @@ from gpulab.sandbox import (
     stacks,
 )
 from gpulab.sandbox.books import Bill, Books
-from gpulab.sandbox.calls import Answer, Call, CallLog, ConnectionLost, Forward, LoggedCall, Refusal
+from gpulab.sandbox.calls import (
+    Answer,
+    Call,
+    CallLog,
+    ConnectionLost,
+    Forward,
+    LoggedCall,
+    Refusal,
+    from_inside,
+)
 from gpulab.sandbox.capacity import Capacity, no_capacity
 from gpulab.sandbox.clock import Clock, ManualClock
 from gpulab.sandbox.credentials import DEFAULT_ACCOUNT, Credentials, Denial, Key
@@ -37,6 +46,7 @@ from gpulab.sandbox.instances import SimInstance
 from gpulab.sandbox.launching import zone_in
 from gpulab.sandbox.machines import MachineKind
 from gpulab.sandbox.money import READY_CREDIT_USD, Credit, Money
+from gpulab.sandbox.permissions import Permissions, Policies, Restriction
 from gpulab.sandbox.prices import SpotPrices
 from gpulab.sandbox.quotas import Quotas
 from gpulab.sandbox.rules import Rules
@@ -91,6 +101,7 @@ class World:
         self.image_copies: dict[tuple[str, str, str], str] = {}
         self.consistency = consistency.Consistency(self.now)
         self.credentials = Credentials(self.new_id)
+        self.permissions = Permissions()
         self.boot_failures = interruptions.BootFailures()
         self.books = Books(self)
         self.began_at = self.clock.now()
@@ -156,7 +167,7 @@ class World:
         self, account: str, region: str, service: str, operation: str, params: Mapping[str, Any]
     ) -> Answer:
         """Do something inside the world as AWS itself does for an account, such as a schedule's target; logged like any call."""
-        call = _from_inside(account, region, service, operation, params)
+        call = from_inside(account, region, service, operation, params)
         return self.handle(call, self.forward)
 
     # -- time ------------------------------------------------------------------------------------------------------------------
@@ -335,6 +346,12 @@ class World:
         """Give a permission back that was denied under the same words."""
         self.credentials.denials = [d for d in self.credentials.denials if d.action != action]
 
+    def restrict(
+        self, arn: str, policies: Policies, *, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """Let the users whose ARN matches do only what policies allow; `tags` are the user's own, for `aws:PrincipalTag`."""
+        self.permissions.restrict(Restriction(arn, policies, tags or {}))
+
     def apply_template(self, text: str, *, account: str = "") -> tuple[str, ...]:
         """Let the owner of an account upload a template of roles; return their ARNs, see `stacks.apply`."""
         with self.lock:
@@ -389,7 +406,7 @@ class World:
         code: str,
     ) -> None:
         """Log what AWS itself tried to do for an account and could not."""
-        call = _from_inside(account, region, service, operation, params)
+        call = from_inside(account, region, service, operation, params)
         self.calls.begin(call, self.now()).outcome = code
 
     def machine_exited(self, instance_id: str) -> None:
@@ -411,6 +428,8 @@ class World:
                 # There is no such host, so no connection either.
                 raise ConnectionLost(took_effect=False)
             self._open_region(call.account, call.region)
+        if self.rules.credentials:
+            self.permissions.admit(self, call)
         answer = operations.answer(self, call, forward)
         self._strike(call, "after", zone)
         return answer
@@ -467,13 +486,6 @@ class World:
             self.advance(seconds)
         else:
             time.sleep(seconds)
-
-
-def _from_inside(
-    account: str, region: str, service: str, operation: str, params: Mapping[str, Any]
-) -> Call:
-    url, headers = "https://internal/", {"x-moto-account-id": account}
-    return Call("POST", url, headers, b"", service, region, operation, "", account, params)
 
 
 def _nothing_behind(call: Call) -> Answer:

@@ -267,7 +267,7 @@ def test_the_scheduled_end_of_what_runs_is_shown_and_armed_again(sandbox, tmp_pa
     run = student.up()
     sandbox.advance(seconds=10)
     scheduler = student.context.cloud.client("scheduler", "us-east-1")
-    scheduler.delete_schedule(Name=f"gpulab-end-{run.instance.id}")
+    scheduler.delete_schedule(Name=f"gpulab-end-{made.owner}-{run.instance.id}")
     before = states(checks(student.context))["end of week4"]
 
     found = armed(student)

@@ -39,6 +39,7 @@ def arm_at(context: Context, instance: Instance, ends_at: datetime) -> Guard:
             context.cloud,
             instance.place.region,
             instance.id,
+            owner=instance.owner,
             until=ends_at + AFTER_DEADLINE,
             role_arn=context.profile.scheduler_role,
         )
@@ -51,7 +52,7 @@ def disarm(context: Context, instance: Instance) -> None:
     if not context.profile.scheduler_role:
         return
     try:
-        guard.disarm(context.cloud, instance.place.region, instance.id)
+        guard.disarm(context.cloud, instance.place.region, instance.id, owner=instance.owner)
     except GpulabError:
         # It ends nothing, removes itself and costs nothing.
         return
@@ -62,6 +63,6 @@ def read(context: Context, instance: Instance) -> Guard:
     if not context.profile.scheduler_role:
         return Guard(None, "the account has no role for it; `gpulab init` makes one where it may")
     try:
-        return guard.read(context.cloud, instance.place.region, instance.id)
+        return guard.read(context.cloud, instance.place.region, instance.id, owner=instance.owner)
     except GpulabError as error:
         return Guard(None, error.message)

@@ -15,6 +15,7 @@ from gpulab.launch.account.setup import public_key
 from gpulab.launch.context import Context
 from gpulab.launch.protocol import resuming
 from gpulab.model.check import Check
+from gpulab.model.instance import TAG_OWNER
 from gpulab.model.market import Market, Quota
 from gpulab.planning import quotas
 from gpulab.planning.catalogue import instance_types
@@ -267,19 +268,14 @@ def _permissions(context: Context, region: str) -> Iterator[Check]:
     name = f"{region} permissions"
     image = images.find_image(context.cloud, region, has_gpu=True)
     subnets = network.find_subnets(context.cloud, region)
-    parameters = {
-        "ImageId": image.id,
-        "InstanceType": "g4dn.xlarge",
-        "MinCount": 1,
-        "MaxCount": 1,
-        "SubnetId": subnets[0].id,
-    }
+    tags, vpc_id = {TAG_OWNER: context.owner}, subnets[0].vpc_id
+    parameters = accounts.dry_launch(image, subnets[0], _usual_type(context), tags)
     denied = [
         error
         for error in (
             accounts.may_launch(context.cloud, region, parameters),
-            accounts.may_make_group(context.cloud, region, vpc_id=subnets[0].vpc_id),
-            accounts.may_import_key(context.cloud, region, public_key(context)),
+            accounts.may_make_group(context.cloud, region, vpc_id=vpc_id, tags=tags),
+            accounts.may_import_key(context.cloud, region, public_key(context), tags=tags),
         )
         if error is not None
     ]
@@ -290,6 +286,13 @@ def _permissions(context: Context, region: str) -> Iterator[Check]:
         yield Check(
             name, OK, f"launch, security group and key pair are allowed; image {image.name}"
         )
+
+
+def _usual_type(context: Context) -> str:
+    """Return the smallest instance type with the profile's GPU; a T4's where nobody knows that GPU."""
+    wanted = context.profile.gpu.casefold()
+    fitting = [t for t in instance_types() if t.gpus == 1 and t.gpu_name.casefold() == wanted]
+    return min(fitting, key=lambda t: (t.vcpus, t.name)).name if fitting else "g4dn.xlarge"
 
 
 def _open_ports(context: Context, region: str) -> Iterator[Check]:

@@ -1,0 +1,52 @@
+"""The rights of the roles that gpulab makes: what an instance may do with the kept work, and what the scheduler may end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def work_role(bucket: str, owner: str) -> dict[str, Any]:
+    """
+    Let instances read, write and remove the current version under their owner's prefix.
+
+    Old versions stay, so a hijacked notebook cannot destroy them.
+    """
+    return _policy(
+        {
+            "Sid": "KeepWork",
+            "Effect": "Allow",
+            "Action": [
+                "s3:AbortMultipartUpload",
+                "s3:DeleteObject",
+                "s3:GetObject",
+                "s3:GetObjectVersion",
+                "s3:PutObject",
+            ],
+            "Resource": f"arn:aws:s3:::{bucket}/{owner}/*",
+        },
+        {
+            # Without it S3 answers 403 instead of 404 for what is not there yet.
+            "Sid": "TellMissingFromForbidden",
+            "Effect": "Allow",
+            "Action": "s3:ListBucket",
+            "Resource": f"arn:aws:s3:::{bucket}",
+            "Condition": {"StringLike": {"s3:prefix": f"{owner}/*"}},
+        },
+    )
+
+
+def end_role(tag: str, value: str) -> dict[str, Any]:
+    """Let the scheduler end the instances that carry a tag with this value."""
+    return _policy(
+        {
+            "Sid": "EndInstances",
+            "Effect": "Allow",
+            "Action": "ec2:TerminateInstances",
+            "Resource": "arn:aws:ec2:*:*:instance/*",
+            "Condition": {"StringEquals": {f"aws:ResourceTag/{tag}": value}},
+        }
+    )
+
+
+def _policy(*statements: dict[str, Any]) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}

@@ -18,6 +18,7 @@ from gpulab.model.report import Dimension, Report, Standing
 from gpulab.model.statement import Category, Statement, StatementSum
 from gpulab.model.timeline import EndedBy
 from gpulab.reporting.cells import Catalogue
+from gpulab.reporting.days import LocalDays
 from gpulab.reporting.report import Question, report_of
 from gpulab.reporting.standing import Budget
 from gpulab.spending.charging import cost_of
@@ -143,6 +144,24 @@ def test_every_table_adds_up_to_the_bill(runs):
         rows = report.rows[dimension]
         assert abs(sum(row.usd for row in rows) - expected) <= Decimal("1e-10") * len(rows)
         assert sum(row.runs for row in rows) == len(runs)
+
+
+@given(
+    st.sampled_from(["UTC", "Europe/Copenhagen", "Asia/Kolkata", "America/Sao_Paulo"]),
+    st.integers(0, 400 * 86400),
+    st.integers(1, 5 * 86400),
+)
+def test_days_are_looked_up_as_they_would_be_converted(zone_name, begin_s, length_s):
+    """Nights with a lost or a doubled hour are nights of training too; no second of one may fall out of the sums."""
+    zone, year = ZoneInfo(zone_name), datetime(2017, 1, 1, tzinfo=UTC)
+    begin = year + timedelta(seconds=begin_s)
+    end = begin + timedelta(seconds=length_s)
+
+    parts = LocalDays(year, year + timedelta(days=410), zone).cut(begin, end)
+
+    assert (begin, end) == (parts[0][1], parts[-1][2])
+    assert [until for _, _, until in parts[:-1]] == [since for _, since, _ in parts[1:]]
+    assert [since.astimezone(zone).date() for _, since, _ in parts] == [day for day, _, _ in parts]
 
 
 def test_a_night_over_sunday_is_cut_at_the_local_week():

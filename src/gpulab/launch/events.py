@@ -170,7 +170,7 @@ class NotebooksBrought:
 
 @dataclass(frozen=True)
 class ImageChosen:
-    """The instance boots from an image of ours and not from the publisher's; `why` is a sentence."""
+    """The instance boots from an image of ours, or from the publisher's although there are some of ours; `why` is a sentence."""
 
     at: datetime
     image: Image

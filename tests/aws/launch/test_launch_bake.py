@@ -187,18 +187,40 @@ def test_up_boots_from_the_tested_image_of_the_right_lock_and_says_so(sandbox, b
     assert f"It boots from {image.image.name}, which has tf2-small as it is locked now" in said.why
 
 
-def test_up_ignores_an_image_of_another_lock_or_without_a_test(sandbox, baker, monkeypatch):
-    """An old numpy under a new name, or an image that never booted, is worse than a minute of installing."""
+@pytest.mark.parametrize(
+    ("which", "said"),
+    [
+        (
+            "lock",
+            "It installs tf2-small: image {image.name} has an older lock; `gpulab image bake --env tf2-small` makes a new one",
+        ),
+        (
+            "test",
+            "It installs tf2-small: image {image.name} was not tested yet (`gpulab image test {image.id}`)",
+        ),
+    ],
+)
+def test_up_ignores_an_image_of_another_lock_or_without_a_test_and_says_why(
+    sandbox, baker, which, said
+):
+    """An old numpy under a new name, or an image that never booted, is worse than a minute of installing; who baked it wonders, though."""
     baked(baker)
     (image,) = listed(baker)
     ec2 = a_client("ec2")
-    wrong = [{"Key": "gpulab:lock", "Value": "0" * 16}]
-    ec2.create_tags(Resources=[image.image.id], Tags=wrong)
+    tags = {"lock": {"gpulab:lock": "0" * 16}, "test": {"gpulab:usable": "no"}}[which]
+    pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
+    ec2.create_tags(Resources=[image.image.id], Tags=pairs)
 
-    run = baker.up()
+    first, second = baker.up("first"), baker.up("second")
 
-    assert [] == run.of(ImageChosen)
-    assert image.image.id != run.instance.image_id
+    named = said.format(image=image.image)
+    assert [named, named] == [run.of(ImageChosen)[0].why for run in (first, second)]
+    assert image.image.id not in (first.instance.image_id, second.instance.image_id)
+
+
+def test_an_account_without_images_hears_nothing_about_them(sandbox, baker):
+    """Most students never have one."""
+    assert [] == baker.up().of(ImageChosen)
 
 
 def test_an_image_that_was_deleted_elsewhere_costs_one_refused_call(sandbox, baker):

@@ -51,13 +51,18 @@ def choose(
     """
     Choose what a launch boots from: a tested image of the environment's lock where there is one, else the publisher's.
 
+    Yields:
+        Which one and why, wherever the account has images of the environment at all.
+
     Returns:
         The image, and the rate at which its disk is initialised, MiB/s; `None` for EBS's own.
     """
     if request.is_bake and not request.image_id:
         return base, None
     found = _wanted(context, region, request, has_gpu=has_gpu)
-    if found is None:
+    if isinstance(found, str):
+        if found:
+            yield ImageChosen(context.now(), base, found)
         return base, None
     rate = context.profile.image_rate_mib_s or None
     yield ImageChosen(context.now(), found, _why(found, request.environment, rate))
@@ -209,10 +214,8 @@ def monthly(image: BakedImage) -> Decimal:
     return _SNAPSHOT_USD_PER_GIB_MONTH * image.image.root_gib
 
 
-def _wanted(
-    context: Context, region: str, request: LaunchRequest, *, has_gpu: bool
-) -> Image | None:
-    """Find the image a request names, or a tested one that has exactly what the environment's lock names."""
+def _wanted(context: Context, region: str, request: LaunchRequest, *, has_gpu: bool) -> Image | str:
+    """Find the image a request names, or a tested one that has what the environment's lock names; or say why none of ours is."""
     if request.image_id:
         for baked in baking.baked(context.cloud, region):
             if baked.image.id == request.image_id:
@@ -223,21 +226,33 @@ def _wanted(
     key = f"{context.account}/image/{region}/baked/{locks[0]}"
     known = context.cache.get(key)
     if known is not None:
-        return Image(**known) if known else None
+        return Image(**known) if isinstance(known, dict) else str(known)
     try:
         images = baking.baked(context.cloud, region)
     except AwsError:
         images = ()  # without the right to look, there is none
     ready = [i for i in images if i.is_usable and i.state == "available"]
     image = next((i.image for lock in locks for i in ready if i.lock == lock), None)
-    context.cache.put(key, asdict(image) if image else {}, lasting=_FOUND if image else _NONE)
-    return image
+    if image is not None:
+        context.cache.put(key, asdict(image), lasting=_FOUND)
+        return image
+    ours = [i for i in images if i.environment == environment.name and is_gpu(i) is has_gpu]
+    why = _why_none(ours[0], environment.name) if ours else ""
+    context.cache.put(key, why, lasting=_NONE)
+    return why
 
 
 def _fitting(context: Context, environment: Environment, *, has_gpu: bool) -> tuple[str, ...]:
     """Name what an image may have: all that a launch of this profile installs, or all but JupyterLab's extensions."""
     keys = (environment.image_key(has_gpu=has_gpu, has_bucket=b) for b in (True, False))
     return tuple(keys) if has_bucket(context) else tuple(keys)[1:]
+
+
+def _why_none(newest: BakedImage, environment: str) -> str:
+    name = newest.image.name
+    if newest.is_usable:
+        return f"It installs {environment}: image {name} has an older lock; `gpulab image bake --env {environment}` makes a new one"
+    return f"It installs {environment}: image {name} was not tested yet (`gpulab image test {newest.image.id}`)"
 
 
 def _why(image: Image, environment: str, rate: int | None) -> str:

@@ -317,6 +317,13 @@ def push(
     is_flag=True,
     help="Name the folders by opaque ids, for peer grading.  [default: by the roster's ids]",
 )
+@click.option(
+    "--hand-in",
+    "hand_in",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Also write everybody's notebooks there, each with a page to read beside it, for grading.",
+)
 @choosing_options
 @failed_option
 @course_option
@@ -327,6 +334,7 @@ def collect(
     lab_id: str,
     folder: Path,
     anonymous: bool,
+    hand_in: Path | None,
     only: tuple[str, ...],
     groups: tuple[str, ...],
     is_failed: bool,
@@ -338,16 +346,23 @@ def collect(
 
     Running it again fetches what is new. Exits with 4 when somebody's work could not be brought home; `--failed` tries those again.
 
+    With --hand-in, each notebook is copied as the student saved it, and a page beside it shows its cells, texts and pictures. Nothing that a
+    notebook holds runs in that page.
+
     \b
     Example:
       gpulab fleet collect week4 handed-in/week4
-      gpulab fleet collect week4 to-grade --anonymous
+      gpulab fleet collect week4 collected/week4 --hand-in to-grade/week4 --anonymous
       gpulab fleet collect week4 handed-in/week4 --failed
     """
     from gpulab.fleets import acting
 
     accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
     outcomes = acting.collect(accounts, _up(found), folder, is_anonymous=anonymous)
+    if hand_in is not None:
+        members = {member.name: member for member in found}
+        names = {n: acting.folder_name(m, is_anonymous=anonymous) for n, m in members.items()}
+        outcomes = _handing_in(context, outcomes, names, folder, hand_in)
     _finish(context, accounts, lab, outcomes, as_json=as_json)
 
 
@@ -409,6 +424,37 @@ def handout(
     write_atomically(folder / "merge.csv", merge_csv(ordered, lab=lab.id).encode("utf-8-sig"))
     context.console.say(f"{len(ordered):,} tickets, handout.html and merge.csv in {folder}")
     _finish(context, accounts, lab, iter(outcomes), as_json=as_json)
+
+
+def _handing_in(
+    context: Context,
+    outcomes: Iterator[Outcome],
+    names: dict[str, str],
+    collected: Path,
+    into: Path,
+) -> Iterator[Outcome]:
+    """Write the pages of whoever's work came home, one after the other, and say which notebooks have none."""
+    from gpulab.course.notebook import read_notebook
+    from gpulab.store.hand_in import export
+    from gpulab.view.notebook import notebook_html
+
+    def render(raw: bytes, title: str) -> str:
+        return notebook_html(read_notebook(raw), title=title)
+
+    pages, troubles = 0, []
+    for outcome in outcomes:
+        who = names[outcome.name]
+        for notebook in (
+            () if outcome.is_failed else export(collected / who, into, who, render=render)
+        ):
+            pages += not notebook.trouble
+            troubles += [f"{notebook.file} has no page: {notebook.trouble}"] * bool(
+                notebook.trouble
+            )
+        yield outcome
+    for line in troubles:
+        context.console.say(line)
+    context.console.say(f"{pages:,} notebooks with a page each in {into}")
 
 
 def _members(

@@ -24,6 +24,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -271,25 +272,28 @@ def run(
     Raises:
         Problem: It failed or took too long; the text ends with its last lines.
     """
-    with here.open_log() as log:
-        start = log.seek(0, os.SEEK_END)
+    # A file of its own first: others write into the log meanwhile, and their lines are not the reason.
+    with here.open_log() as log, tempfile.TemporaryFile() as errors:
         log.write(f"{iso(time.time())} $ {' '.join(argv)[:500]}\n".encode())
         try:
             done = subprocess.run(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=errors,
                 timeout=timeout_s,
                 env=env,
                 check=False,
             )
         except subprocess.TimeoutExpired:
             raise Problem(f"{Path(argv[0]).name} did not finish within {timeout_s:.0f} s") from None
+        finally:
+            errors.seek(0)
+            said = errors.read()
+            log.write(said)
         if done.returncode == 0:
             return done.stdout.decode(errors="replace")
-    said = here.path("var/log/gpulab/agent.log").read_bytes()[start:].decode(errors="replace")
-    tail = "\n".join(said.strip().splitlines()[1:][-8:])
+    tail = "\n".join(said.decode(errors="replace").strip().splitlines()[-8:])
     raise Problem(f"{Path(argv[0]).name} failed with exit code {done.returncode}\n{tail}")
 
 

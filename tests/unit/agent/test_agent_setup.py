@@ -117,6 +117,19 @@ def test_a_command_that_fails_shows_its_last_lines(here):
     ).splitlines()
 
 
+def test_a_reason_holds_no_line_of_somebody_else(here):
+    """JupyterLab and the watcher write into the same log; their lines before the reason send people to the wrong place."""
+    log = here.path("var/log/gpulab/agent.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    script = f"echo JupyterLab says hello >> {log}; echo no such host >&2; exit 1"
+
+    with pytest.raises(Problem) as failed:
+        agent.run(here, ["/bin/sh", "-c", script])
+
+    assert "sh failed with exit code 1\nno such host" == str(failed.value)
+    assert ["JupyterLab says hello", "no such host"] == log.read_text().splitlines()[1:]
+
+
 def test_host_keys_are_printed_before_anything_slow(here, setup):
     """cloud-init prints them at the very end of the boot; the laptop waits for them to make the first connection safe."""
     key = here.path("etc/ssh/ssh_host_ed25519_key.pub")

@@ -39,7 +39,7 @@ _PATIENCE_S = 60.0
 @pytest.fixture
 def served(tmp_path) -> Iterator[Served]:
     """A dashboard of a busy lab."""
-    feed = Feed("c1 w1", now=lambda: build.NOW)
+    feed = Feed("c1 w1", now=lambda: build.NOW, sleep=time.sleep)
     feed.publish(build.busy_lab())
     with serving(feed, folder=tmp_path / "dashboard") as opened:
         yield opened
@@ -143,7 +143,11 @@ def test_a_form_too_large_is_a_wrong_secret(served):
 def test_a_port_that_is_taken_is_named(served, tmp_path):
     """Two dashboards with one `--port`."""
     with pytest.raises(WrongUsage, match=f"port {served.gate.port} on this computer is taken"):
-        with serving(Feed("x", now=lambda: build.NOW), folder=tmp_path, port=served.gate.port):
+        with serving(
+            Feed("x", now=lambda: build.NOW, sleep=time.sleep),
+            folder=tmp_path,
+            port=served.gate.port,
+        ):
             pass
 
 

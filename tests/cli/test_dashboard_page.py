@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -59,7 +60,7 @@ def browser():
 
 @pytest.fixture
 def feed() -> Feed:
-    made = Feed("c1 w1: Recurrent nets", now=lambda: build.NOW)
+    made = Feed("c1 w1: Recurrent nets", now=lambda: build.NOW, sleep=time.sleep)
     made.publish(build.busy_lab())
     return made
 
@@ -306,7 +307,7 @@ fetch("state.json").then((a) => a.json()).then((state) => {
 
 def test_a_hostile_text_stays_a_text(tab, tmp_path):
     """Cross-site scripting: a page that writes HTML runs the student's script with the teacher's cookie; ours shows it."""
-    feed = Feed(XSS[3], now=lambda: build.NOW)
+    feed = Feed(XSS[3], now=lambda: build.NOW, sleep=time.sleep)
     feed.publish(hostile_board())
     with a_server({"/": WEAK_SCRIPT, "/state.json": json.dumps(feed.state())}) as weak:
         tab.goto(f"http://127.0.0.1:{weak.server_port}/")

@@ -18,19 +18,22 @@ _spec.loader.exec_module(build)
 
 
 class Clock:
-    """A clock that goes on by a second each time it is read."""
+    """A clock that stands still but for sleeping."""
 
     def __init__(self) -> None:
         self.at = build.NOW
 
     def __call__(self):
-        self.at += timedelta(seconds=1)
         return self.at
+
+    def sleep(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
 
 
 @pytest.fixture
 def feed() -> Feed:
-    return Feed("c1 w1", now=Clock())
+    clock = Clock()
+    return Feed("c1 w1", now=clock, sleep=clock.sleep)
 
 
 def failing():
@@ -87,11 +90,12 @@ def test_the_log_does_not_grow_for_ever(feed):
 def test_the_button_looks_sooner_but_never_at_once(is_wanted, seconds):
     """Somebody who presses it all the time must not cost the class its calls."""
     clock = Clock()
-    feed = Feed("c1 w1", now=clock)
+    feed = Feed("c1 w1", now=clock, sleep=clock.sleep)
     if is_wanted:
         feed.want()
-    begun = clock.at
 
-    feed.rest(timedelta(seconds=15), nap_s=0.001)
+    feed.rest(timedelta(seconds=15))
+    first = clock.at - build.NOW
+    feed.rest(timedelta(seconds=15))
 
-    assert seconds <= (clock.at - begun).total_seconds() <= seconds + 3
+    assert [seconds, seconds + 15] == [s.total_seconds() for s in (first, clock.at - build.NOW)]

@@ -83,7 +83,7 @@ def command(
         title, look = "My instances", _own(context)
     else:
         title, look = _class(context, course_folder, lab_id, only, groups, has_names=has_names)
-    feed = Feed(title, now=context.now)
+    feed = Feed(title, now=context.now, sleep=context.sleep)
     with serving(feed, folder=context.home.root / "dashboard", port=port or 0) as served:
         _lead(context, served, no_open=no_open)
         try:

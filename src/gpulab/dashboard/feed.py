@@ -15,6 +15,8 @@ from gpulab.view.dashboard_log import Entry, happened
 from gpulab.view.dashboard_page import board_json
 
 _LOG_LINES = 300
+# How long after the button somebody waits at most.
+_NAP_S = 0.5
 #: However often somebody presses the button, AWS is not asked sooner.
 _AT_LEAST = timedelta(seconds=5)
 
@@ -27,10 +29,12 @@ class Feed:
     Args:
         title: Of the page.
         now: The clock.
+        sleep: Waits, in seconds.
     """
 
     title: str
     now: Callable[[], datetime]
+    sleep: Callable[[float], None]
     _board: Board | None = None
     _note: str = ""
     _log: deque[Entry] = field(default_factory=lambda: deque(maxlen=_LOG_LINES))
@@ -75,15 +79,9 @@ class Feed:
         """Ask for a look before it is due."""
         self._wanted.set()
 
-    def rest(self, every: timedelta, *, nap_s: float = 0.5) -> None:
-        """
-        Wait until the next look is due, or wanted.
-
-        Args:
-            nap_s: In naps so short, because a signal does not wake a lock on Windows.
-        """
+    def rest(self, every: timedelta) -> None:
+        """Wait until the next look is due, or wanted."""
         begun = self.now()
-        while self.now() - begun < every:
-            if self._wanted.wait(nap_s) and self.now() - begun >= _AT_LEAST:
-                break
+        while self.now() - begun < (_AT_LEAST if self._wanted.is_set() else every):
+            self.sleep(_NAP_S)
         self._wanted.clear()

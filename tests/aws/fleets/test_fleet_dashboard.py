@@ -59,7 +59,7 @@ def test_a_look_is_one_paginated_call_however_many_pages_are_open(klass, sandbox
     """EC2's calls are the class's: twenty open pages must not take them."""
     look = a_look(klass)
     pin(klass, look)
-    feed = Feed("c1 w1", now=sandbox.now)
+    feed = Feed("c1 w1", now=sandbox.now, sleep=sandbox.advance)
     feed.look(look)
     calls = len(sandbox.calls)
 
@@ -124,7 +124,7 @@ def test_an_account_that_is_lost_midway_is_a_line_and_comes_back(klass, sandbox)
     """A session that expires during the lab must not end the page."""
     look = a_look(klass)
     pin(klass, look)
-    feed = Feed("c1 w1", now=sandbox.now)
+    feed = Feed("c1 w1", now=sandbox.now, sleep=sandbox.advance)
     feed.look(look)
     sandbox.refuse("DescribeInstances", "AuthFailure")
 

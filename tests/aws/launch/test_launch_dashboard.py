@@ -35,7 +35,7 @@ def test_what_runs_stands_with_its_dollars_against_the_terms_budget(sandbox, stu
 def test_no_region_that_answers_is_a_line_and_the_next_look_goes_on(sandbox, make_student):
     """The laptop wakes before its Wi-Fi does."""
     student = make_student(regions=TWO_REGIONS)
-    feed = Feed("My instances", now=sandbox.now)
+    feed = Feed("My instances", now=sandbox.now, sleep=sandbox.advance)
     sandbox.refuse("DescribeInstances", "UnauthorizedOperation")
 
     feed.look(OwnLook(student.context))

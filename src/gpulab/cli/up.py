@@ -164,11 +164,12 @@ def command(
         notebooks=_notebooks(notebooks, data),
     )
     check_wish(context.launch, wish)
+    memory = "" if environment else _memory(context, wish)
     if dry_run:
-        _show_plan(context, wish, as_json)
+        _show_plan(context, wish, as_json, memory=memory)
         return
     context = context.owning()
-    ready = _start(context, wish, spot_only=spot_only, yes=yes)
+    ready = _start(context, wish, spot_only=spot_only, yes=yes, memory=memory)
     if ready is None:
         return
     if not ready.is_new:
@@ -232,12 +233,6 @@ def _request(
     from gpulab.model.market import Market
 
     profile = context.profile
-    if environment is None:
-        environment = last_environment(context.launch, name) or profile.environment
-        if environment != profile.environment:
-            context.console.say(
-                f"note: {name} comes back with {environment}, as last time; `--env {profile.environment}` changes it"
-            )
     return LaunchRequest(
         name=name,
         gpu=None if instance_type else gpu or profile.gpu,
@@ -246,7 +241,7 @@ def _request(
         max_usd_per_hour=max_usd_per_hour,
         regions=regions or profile.regions,
         markets=(Market.ON_DEMAND,) if is_on_demand else (Market.SPOT,),
-        environment=environment,
+        environment=environment or last_environment(context.launch, name) or profile.environment,
         disk_gib=disk_gib or profile.disk_gib,
         idle_minutes=max(1, int(idle.total_seconds() // 60)) if idle else profile.idle_minutes,
         budget_usd=budget_usd,
@@ -267,7 +262,15 @@ def _notebooks(source: str | None, data: tuple[str, ...]) -> Notebooks | None:
     return None
 
 
-def _show_plan(context: Context, wish: LaunchRequest, as_json: bool) -> None:
+def _memory(context: Context, wish: LaunchRequest) -> str:
+    """What to say about an environment that nobody named and the profile does not say; empty for the profile's."""
+    usual = context.profile.environment
+    if wish.environment == usual:
+        return ""
+    return f"  note      {wish.name} had {wish.environment} last; `--env {usual}` changes it"
+
+
+def _show_plan(context: Context, wish: LaunchRequest, as_json: bool, *, memory: str) -> None:
     from gpulab.launch import up
     from gpulab.launch.account.storage import where
     from gpulab.view.plan import plan_json, plan_text
@@ -278,10 +281,14 @@ def _show_plan(context: Context, wish: LaunchRequest, as_json: bool) -> None:
         context.console.show_json(plan_json(plan, work=work))
     else:
         context.console.show(plan_text(plan, now=context.now(), work=work))
+        if memory:
+            context.console.show(memory)
         context.console.say("Nothing was started (`--dry-run`)")
 
 
-def _start(context: Context, wish: LaunchRequest, *, spot_only: bool, yes: bool) -> Ready | None:
+def _start(
+    context: Context, wish: LaunchRequest, *, spot_only: bool, yes: bool, memory: str
+) -> Ready | None:
     from gpulab.launch import up
     from gpulab.launch.account.storage import where
     from gpulab.launch.events import BuyOnDemand, Planned, Ready
@@ -306,6 +313,8 @@ def _start(context: Context, wish: LaunchRequest, *, spot_only: bool, yes: bool)
             if isinstance(event, Planned):
                 work = where(context.launch, wish.name)
                 context.console.say(plan_text(event.plan, now=context.now(), work=work))
+                if memory:
+                    context.console.say(memory)
             else:
                 teller.tell(event)
             ready = event if isinstance(event, Ready) else ready

@@ -113,11 +113,11 @@ STUDENT = (
         _words("up doctor fleet"),
         on=("arn:aws:servicequotas:*:*:ec2/*",),
     ),
-    Right("NameRegions", ("ec2:DescribeRegions",), _words("up prices image")),
+    Right("NameRegions", ("ec2:DescribeRegions",), _words("up prices sweep image")),
     Right(
         "LookForPrices",
         ("ec2:DescribeSpotPriceHistory", "pricing:GetProducts"),
-        _words("up ls credit ledger prices fleet"),
+        _words("up ls credit ledger prices sweep fleet"),
     ),
     Right("ReadCredit", ("billing:GetCredits",), _words("up credit doctor init fleet")),
     Right(
@@ -305,14 +305,14 @@ STUDENT = (
     Right(
         "ListKeptWork",
         ("s3:ListBucket",),
-        _words("stop pull rm ls"),
+        _words("stop pull rm ls sweep ledger"),
         on=_KEPT_LIST,
         when=_BELOW_OWNER,
     ),
     Right(
         "ReadKeptWork",
         ("s3:GetObject", "s3:GetObjectVersion"),
-        _words("up stop pull rm ls"),
+        _words("up stop pull rm ls sweep ledger"),
         on=_KEPT,
     ),
     # The part of the agent that does not fit into user data travels in the owner's own folder of the bucket.

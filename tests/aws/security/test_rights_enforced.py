@@ -162,6 +162,7 @@ def test_the_least_policy_of_stopping_launches_nothing(sandbox, mine):
 @pytest.fixture
 def people(sandbox, mine, client):
     """Two more users of the same account: `eve` has every right, `mallory` the policy of a course account."""
+    sandbox.set_quota("L-3819A6DF", REGION, 5000)
     instance = mine.up().instance
     sandbox.advance(seconds=60)
     launch = dict(sandbox.calls.of("RunInstances")[-1].params)

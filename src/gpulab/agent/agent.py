@@ -115,7 +115,8 @@ def iso(seconds: float | None) -> str | None:
     """Write seconds since 1970 as `2026-11-23T04:05:06Z`."""
     if seconds is None:
         return None
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Not by strftime, whose %Y has no leading zeros: what it wrote could not be read again.
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat()[:19] + "Z"
 
 
 def seconds_of(moment: str) -> float:
@@ -135,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; an absent or broken file is an empty one."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -1094,7 +1095,7 @@ def role_key(metadata: Metadata) -> dict[str, str]:
         Problem: It has none.
     """
     place = "meta-data/iam/security-credentials/"
-    role = (metadata.get(place) or b"").decode().split("\n")[0]
+    role = (metadata.get(place) or b"").decode("ascii", "replace").split("\n")[0]
     said = metadata.get(place + role) if role else None
     if not said:
         raise Problem(
@@ -1102,7 +1103,11 @@ def role_key(metadata: Metadata) -> dict[str, str]:
             if metadata.answers
             else "the metadata service does not answer"
         )
-    return dict(json.loads(said))
+    try:
+        key = json.loads(said)
+        return {part: key[part] + "" for part in ("AccessKeyId", "SecretAccessKey", "Token")}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Problem(f"the role {role} has no key that can be read ({error!r})") from None
 
 
 def connect(endpoint: str) -> http.client.HTTPConnection:
@@ -1473,16 +1478,19 @@ class Watch:
     def _look_for_notice(self, now: float) -> None:
         if self.live["notice"] is None:
             body = self.metadata.get("meta-data/spot/instance-action")
-            with contextlib.suppress(ValueError, TypeError, KeyError):
+            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
                 said = json.loads(body or b"{}")
-                self.live["notice"] = {"action": said["action"], "time": said["time"]}
-                self.live["ending"] = {"reason": "spot interruption", "at": said["time"]}
-                self._write_down(
-                    now, said["time"], by="aws", reason="Server.SpotInstanceTermination"
-                )
+                action, at = said["action"] + "", said["time"] + ""
+                try:
+                    seconds_of(at)
+                except ValueError:
+                    at = iso(now + 120) or ""  # what AWS gives us in any case
+                self.live["notice"] = {"action": action, "time": at}
+                self.live["ending"] = {"reason": "spot interruption", "at": at}
+                self._write_down(now, at, by="aws", reason="Server.SpotInstanceTermination")
                 tell(
                     self.here,
-                    f"AWS takes this spot instance back at {said['time'][11:16]} UTC. The work is being saved now; "
+                    f"AWS takes this spot instance back at {at[11:16]} UTC. The work is being saved now; "
                     "`gpulab up` brings it back on another instance.",
                     kind="error",
                 )
@@ -1924,7 +1932,34 @@ def get_file(bucket: Bucket, entry: dict[str, Any], place: Path) -> None:
 def kept_manifest(bucket: Bucket) -> dict[str, Any] | None:
     """Read the manifest of the kept copy; `None` when nothing was ever kept."""
     status, _, body = bucket.ask("GET", f"{bucket.keep['prefix']}manifest.json")
-    return None if status == 404 else dict(json.loads(body))
+    if status == 404:
+        return None
+    try:
+        found = json.loads(body)
+        for entry in found["entries"]:
+            _check_entry(entry)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Problem(f"the manifest of the kept copy is damaged ({error!r})") from None
+    return dict(found)
+
+
+def _check_entry(entry: dict[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError for what `save` does not write."""
+    path, link = entry["path"] + "", entry["link"]
+    for name in (path, path if link is None else link + ""):
+        if b"\0" in os.fsencode(name):
+            raise ValueError(f"{name!r} cannot be a name")
+    for word in (entry["sha256"], entry.get("version") or "", entry.get("key", "")):
+        (word + "").encode()
+    if link is None and not path.endswith("/"):
+        entry["key"]  # noqa: B018 - a file without one was never kept
+    for number, most in (
+        (entry["size"], 2**63),
+        (entry["mtime_ns"], 2**63),
+        (entry["mode"], 2**12),
+    ):
+        if type(number) is not int or not -most < number < most:
+            raise ValueError(f"{number!r} cannot be a size, time or mode")
 
 
 def save(here: Here, metadata: Metadata) -> dict[str, Any]:

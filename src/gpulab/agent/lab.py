@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import pwd
@@ -270,7 +271,7 @@ class Repository:
             )
             if mine.suffix == ".ipynb":
                 json.loads(said)
-        except (Problem, ValueError):
+        except (Problem, ValueError, RecursionError):
             return None
         return said
 
@@ -314,7 +315,12 @@ class Shelf:
         self.folder = work / repository.name
         self.repository = repository
         self.book = work / ".gpulab" / "notebooks.json"
-        self.known: dict[str, dict[str, str]] = self._read().get(repository.url, {})
+        known = self._read().get(repository.url)
+        self.known: dict[str, dict[str, str]] = {
+            path: about
+            for path, about in (known.items() if isinstance(known, dict) else ())
+            if isinstance(about, dict) and all(isinstance(word, str) for word in about.values())
+        }
 
     def put_all(self, commit: str, paths: list[str]) -> Outcome:
         """Put every file of a commit, write down what was put, and leave a note on what the student has to decide."""
@@ -379,7 +385,7 @@ class Shelf:
     def _read(self) -> dict[str, Any]:
         try:
             book = json.loads(self.book.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return book if isinstance(book, dict) else {}
 
@@ -426,8 +432,8 @@ def fetch_all(place: Place, lab: dict[str, Any]) -> str:
     for url, sha256 in wanted:
         try:
             link(place, fetch_one(place, url, sha256))
-        except (Problem, OSError) as error:
-            wrong.append(f"{name_of(url)}: {error}")
+        except (Problem, OSError, ValueError, http.client.HTTPException) as error:
+            wrong.append(f"{url.rpartition('/')[2]}: {error}")
     if wrong:
         raise Problem(
             f"{len(wanted) - len(wrong)} of {len(wanted)} data sets are here; {'; '.join(wrong)}"
@@ -447,7 +453,7 @@ def data_sets(place: Place, lab: dict[str, Any], wrong: list[str]) -> list[tuple
     if said is not None:
         try:
             found += [(str(row["url"]), str(row["sha256"])) for row in json.loads(said)]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             wrong.append(f"{path} is not a list of url and sha256")
     return list(dict.fromkeys(found))
 
@@ -541,8 +547,16 @@ def in_background(place: Place, lab: dict[str, Any]) -> None:
 
 
 def name_of(url: str) -> str:
-    """The file's name in an address."""
-    last = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rpartition("/")[2]
+    """
+    The file's name in an address.
+
+    Raises:
+        Problem: It is none.
+    """
+    try:
+        last = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rpartition("/")[2]
+    except ValueError as error:
+        raise Problem(f"{url!a} is no address: {error}") from None
     return re.sub(r"[^A-Za-z0-9._-]", "-", last).lstrip(".-") or "data"
 
 

@@ -22,9 +22,14 @@ COLUMNS = ("id", "name", "email", "group", "account", "role", "profile", "ssh_pu
 _REQUIRED = ("id", "name", "email")
 _LIMIT_BYTES = 10_000_000
 _LIMIT_CELL = 2_000
+_LIMIT_COLUMNS = 100
+_LIMIT_ROWS = 20_000
+# Ten thousand rows with every cell wrong are still told in full: `scripts/bench/roster.py`.
+_LIMIT_PROBLEMS = 100_000
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _EMAIL = re.compile(r"[^@\s,;<>\"']{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,128}")
+_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ALIASES = {
     "student": "id",
     "student id": "id",
@@ -123,6 +128,9 @@ def _rows(text: str, file: str, problems: list[Problem]) -> Iterator[tuple[int, 
 def _columns(
     header: Sequence[str], file: str, line: int, problems: list[Problem]
 ) -> Mapping[str, int] | None:
+    if len(header) > _LIMIT_COLUMNS:
+        problems.append(Problem(file, line, f"{len(header):,} columns are no roster", _EXAMPLE))
+        return None
     found: dict[str, int] = {}
     for place, raw in enumerate(header):
         name = _ALIASES.get(raw.casefold(), raw.casefold().replace(" ", "_"))
@@ -150,7 +158,15 @@ def _students(
     problems: list[Problem],
 ) -> Iterator[Student]:
     seen: dict[tuple[str, str], int] = {}
-    for line, cells in rows:
+    for number, (line, cells) in enumerate(rows):
+        if number == _LIMIT_ROWS or len(problems) > _LIMIT_PROBLEMS:
+            what = (
+                f"{_LIMIT_ROWS:,} students"
+                if number == _LIMIT_ROWS
+                else f"{len(problems):,} problems"
+            )
+            problems.append(Problem(file, line, f"{what}, and from here on it was not read"))
+            return
         if len(cells) > max(columns.values()) + 1 + 8:
             problems.append(Problem(file, line, f"{len(cells)} cells, more than there are columns"))
             continue
@@ -208,6 +224,11 @@ def _wrong_forms(row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         yield (
             f"`{_short(row['role'])}` is not the ARN of a role",
             "arn:aws:iam::123456789012:role/NAME",
+        )
+    if row.get("profile") and not _PROFILE.fullmatch(row["profile"]):
+        yield (
+            f"`{_short(row['profile'])}` cannot be a profile",
+            "The name of a profile in your config.toml",
         )
     if row.get("ssh_public_key") and not _is_public_key(row["ssh_public_key"]):
         yield (

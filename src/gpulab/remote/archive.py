@@ -11,7 +11,7 @@ import re
 import shutil
 import tarfile
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self, TypeVar
@@ -80,21 +80,42 @@ def colliding(names: Iterable[str]) -> tuple[str, str] | None:
     Returns:
         The two, or `None`.
     """
+    return next(((earlier, name) for name, earlier in collisions(names) if earlier), None)
+
+
+def collisions(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """
+    Yield each path with the earlier one that it is the same as on some systems, `""` where there is none.
+
+    One that is the same as an earlier one is left out of what later ones are compared with.
+    """
     files: dict[str, str] = {}
     folders: dict[str, str] = {}
     for name in names:
-        key, spelt = _same(name), name
-        if key in files or key in folders:
-            return files.get(key) or folders[key], name
-        files[key] = name
-        while "/" in spelt:
-            spelt = spelt.rpartition("/")[0]
-            key = _same(spelt)
-            if key in files:
-                return files[key], name
-            if folders.setdefault(key, spelt) != spelt:
-                return folders[key], name
-    return None
+        above = {_same(spelt): spelt for spelt in _folders_of(name)}
+        earlier = _earlier(name, above, files, folders)
+        if not earlier:
+            files[_same(name)] = name
+            folders |= above
+        yield name, earlier
+
+
+def _folders_of(name: str) -> Iterator[str]:
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+def _earlier(
+    name: str, above: Mapping[str, str], files: Mapping[str, str], folders: Mapping[str, str]
+) -> str:
+    key = _same(name)
+    if key in files or key in folders:
+        return files.get(key) or folders[key]
+    for folder, spelt in above.items():
+        if folder in files or folders.get(folder, spelt) != spelt:
+            return files.get(folder) or folders[folder]
+    return ""
 
 
 def refuse_member(member: tarfile.TarInfo, *, windows: bool = os.name == "nt") -> None:

@@ -125,9 +125,10 @@ def safe(source: Manifest) -> Manifest:
     """Leave out, with the reason, what could not be written on every system."""
     reasons = {path: reason for path in source.entries if (reason := archive.unsafe_name(path))}
     kept = {path: entry for path, entry in source.entries.items() if path not in reasons}
-    while pair := archive.colliding(kept):
-        reasons[pair[1]] = f"the same file as {pair[0]!a} on some systems"
-        del kept[pair[1]]
+    for path, earlier in archive.collisions(tuple(kept)):
+        if earlier:
+            reasons[path] = f"the same file as {earlier!a} on some systems"
+            del kept[path]
     skipped = tuple(Skipped(path, reason) for path, reason in reasons.items())
     return Manifest(source.exists, kept, (*source.skipped, *skipped), source.has_rsync)
 

@@ -152,7 +152,14 @@ class Journal:
                     intent = intents.pop(record["token"], None)
                     if intent and instance_id:
                         made.append(_made(intent, instance_id, _moment(record["at"])))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                ArithmeticError,
+                RecursionError,
+            ):
                 torn.append(number)
         return Story(tuple(intents.values()), tuple(made), tuple(torn))
 

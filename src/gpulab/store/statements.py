@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from collections import defaultdict
 from collections.abc import Collection
 from datetime import date, datetime
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 _CATEGORIES = {category.value: category for category in Category}
 _MEMORY = "768MB"
+# A feed file is one hour of one account: some kilobytes. gzip can make a thousand times its size of nothing.
+_LONGEST_FEED = 64 << 20
+# Of one instance-hour; with ten decimals, as AWS bills, any number of them is summed exactly.
+_MOST_USD = 1_000_000
 
 
 def read_statement(path: Path) -> Statement:
@@ -120,8 +125,13 @@ def _feed_lines(path: Path) -> list[str] | None:
         with gzip.open(path) if is_packed else path.open("rb") as file:
             if file.read(9) != b"#Version:":
                 return None
-            return file.read().decode().splitlines()[1:]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+            content = file.read(_LONGEST_FEED + 1)
+            if len(content) > _LONGEST_FEED:
+                raise WrongUsage(
+                    f"{path} unpacks to more than {_LONGEST_FEED >> 20} MiB, which no spot data feed file does"
+                )
+            return content.decode().split("\n")[1:]
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise WrongUsage(f"could not read {path}: {error}") from error
 
 
@@ -157,7 +167,13 @@ def _usd(cell: str) -> Decimal | None:
         value = Decimal(amount)
     except InvalidOperation:
         return None
-    return value if value.is_finite() and currency == "USD" else None
+    is_amount = value.is_finite() and abs(value) < _MOST_USD and _decimals(value) <= 10
+    return value if is_amount and currency == "USD" else None
+
+
+def _decimals(value: Decimal) -> int:
+    exponent = value.as_tuple().exponent
+    return -exponent if isinstance(exponent, int) else 0
 
 
 def _feed_day(cell: str) -> date | None:

@@ -155,16 +155,19 @@ def _in_folder(folder: Path) -> KeptWork:
 def _safe(manifest: KeptManifest) -> tuple[list[KeptFile], tuple[Skipped, ...]]:
     """Leave out, with the reason, what may not or cannot be written here: the instance wrote these names."""
     skipped = [Skipped(path, "a link") for path in manifest.links]
-    good = []
+    named, good = [], []
     for file in manifest.files:
         reason = archive.unsafe_name(file.path)
         if reason:
             skipped.append(Skipped(file.path, reason))
         else:
+            named.append(file)
+    earlier_ones = archive.collisions(file.path for file in named)
+    for file, (path, earlier) in zip(named, earlier_ones, strict=True):
+        if earlier:
+            skipped.append(Skipped(path, f"the same file as {earlier!a} on some systems"))
+        else:
             good.append(file)
-    while pair := archive.colliding([f.path for f in good]):
-        skipped.append(Skipped(pair[1], f"the same file as {pair[0]!a} on some systems"))
-        good = [f for f in good if f.path != pair[1]]
     return good, tuple(skipped)
 
 

@@ -15,6 +15,7 @@ from gpulab.model.fact import ended, launched, volume
 from gpulab.model.market import Market
 from gpulab.model.timeline import EndedBy
 from gpulab.planning import plan_launch
+from gpulab.planning.budgets import Extension, check_extension
 from gpulab.spending.budget import term_budget
 from gpulab.spending.facts import timeline_of
 
@@ -85,6 +86,40 @@ def test_the_instance_keeps_to_what_is_left_of_the_term(asked, kept):
     plan = planned(a_budget("2.001"), budget_usd=asked)
 
     assert Decimal(kept) == plan.request.budget_usd
+
+
+@pytest.mark.parametrize(
+    ("spent", "hours", "hint"),
+    [
+        pytest.param("9", 1, None, id="fits"),
+        pytest.param("9", 3, "`gpulab extend week4 --hours 1` fits", id="the hours that fit"),
+        pytest.param("9.5", 0.5, "`gpulab report` shows where it went", id="none fit"),
+        pytest.param("10", -0.5, None, id="sooner"),
+    ],
+)
+def test_an_extension_has_to_fit_what_is_left_of_the_term(spent, hours, hint):
+    """One hour is still to go and an hour costs at most half a dollar, so with a dollar left one more fits."""
+    ends_at = NOW + timedelta(hours=1)
+    asked = Extension("week4", ends_at, ends_at + timedelta(hours=hours), Decimal("0.50"))
+
+    try:
+        check_extension(asked, a_budget(spent), now=NOW)
+    except CreditTooLow as refusal:
+        assert hint is not None
+        assert refusal.hint.startswith(hint)
+    else:
+        assert hint is None
+
+
+def test_an_instance_of_unknown_price_is_not_extended_into_a_limit():
+    """What cannot be counted cannot be promised."""
+    asked = Extension("week4", NOW, NOW + timedelta(hours=1), None)
+
+    with pytest.raises(CreditTooLow, match="nobody knows what week4 costs") as refusal:
+        check_extension(asked, a_budget("1"), now=NOW)
+
+    assert "`gpulab ledger rebuild` reads its price from the account" == refusal.value.hint
+    check_extension(asked, None, now=NOW)
 
 
 def test_without_a_budget_nothing_changes():

@@ -16,6 +16,7 @@ from gpulab.model.fact import (
     address,
     address_released,
     ended,
+    extended,
     intent,
     launched,
     price,
@@ -263,6 +264,19 @@ def test_what_is_known_of_a_launch_comes_from_every_source():
         launch.lab,
         launch.launched_at,
     )
+
+
+def test_the_end_that_was_moved_last_is_the_planned_one():
+    """Money is kept for the time to come, and an instance past its old end is no problem."""
+    born = a_launch(expires_at=after(240), source=Source.AWS)
+    later, sooner = (
+        extended("i-1", at=after(10), until=after(600)),
+        extended("i-1", at=after(20), until=after(300)),
+    )
+
+    ends = [timeline_of(facts).launches["i-1"].expires_at for facts in ([born], [sooner, born, later])]  # fmt: skip
+
+    assert [after(240), after(300)] == ends
 
 
 def test_usage_is_read_as_spans():

@@ -26,6 +26,7 @@ class FactKind(StrEnum):
     REFUSED = "refused"
     LAUNCHED = "launched"
     STARTED = "started"
+    EXTENDED = "extended"
     ENDED = "ended"
     PRICE = "price"
     VOLUME = "volume"
@@ -179,6 +180,11 @@ def launched(
 def started(instance_id: str, *, at: datetime, source: Source = Source.LAPTOP) -> Fact:
     """Say that an instance is seen to run: after a stop, or for the first time, from which on AWS bills it."""
     return Fact(FactKind.STARTED, instance_id, at, {}, source)
+
+
+def extended(instance_id: str, *, at: datetime, until: datetime) -> Fact:
+    """Say that an instance's planned end was moved, to later or to sooner."""
+    return Fact(FactKind.EXTENDED, instance_id, at, _known(until=until))
 
 
 def ended(

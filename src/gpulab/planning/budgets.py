@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 
 from gpulab.errors import CreditTooLow
@@ -10,6 +11,7 @@ from gpulab.model.budget import TermBudget
 from gpulab.model.instance import LaunchPlan, LaunchRequest
 
 _CENT = Decimal("0.01")
+_SPENT = "`gpulab report` shows where it went; `gpulab init --budget` sets another"
 
 
 def with_own_budget(request: LaunchRequest, term: TermBudget | None) -> LaunchRequest:
@@ -41,6 +43,69 @@ def check_term(plan: LaunchPlan, asked: LaunchRequest) -> None:
         f" ${term.usd:.2f} is left{kept}",
         hint=_hint(plan, left),
     )
+
+
+@dataclass(frozen=True)
+class Extension:
+    """
+    An instance's end that is to be moved.
+
+    Attributes:
+        ends_at: The end as it is; `None` when nobody knows it.
+        until: The new end.
+        most_usd_per_hour: What an hour may cost at the worst, with disk and address; `None` when nobody knows.
+    """
+
+    name: str
+    ends_at: datetime | None
+    until: datetime
+    most_usd_per_hour: Decimal | None
+
+    def at_most_usd(self, since: datetime) -> Decimal | None:
+        """Return what the time from then to the new end may cost; 0 when it comes sooner, `None` when nobody knows."""
+        if self.most_usd_per_hour is None:
+            return None
+        hours = Decimal((self.until - since) // timedelta(seconds=1)) / 3600
+        return max(Decimal(0), self.most_usd_per_hour * hours)
+
+
+def check_extension(asked: Extension, term: TermBudget | None, *, now: datetime) -> None:
+    """
+    Refuse an end up to which an instance may cost more than is left of the term's budget; one that comes sooner never is.
+
+    Args:
+        term: Without what was kept for this instance.
+
+    Raises:
+        CreditTooLow: The hint names by how much the end may be moved.
+    """
+    usd, is_sooner = (
+        asked.at_most_usd(now),
+        asked.ends_at is not None and asked.until <= asked.ends_at,
+    )
+    if term is None or is_sooner or (usd is not None and usd <= term.left_usd):
+        return
+    if usd is None:
+        raise CreditTooLow(
+            f"nobody knows what {asked.name} costs, and the term's budget of ${term.usd:.2f} has a limit",
+            hint="`gpulab ledger rebuild` reads its price from the account",
+        )
+    left = term.left_usd.quantize(_CENT, rounding=ROUND_DOWN)
+    kept = f" beside ${term.promised_usd:.2f} for what else runs" if term.promised_usd else ""
+    raise CreditTooLow(
+        f"{asked.name} may cost up to ${usd:.2f} until then, and ${left} of the term's budget of"
+        f" ${term.usd:.2f} is left{kept}",
+        hint=_extension_hint(asked, term.left_usd, now),
+    )
+
+
+def _extension_hint(asked: Extension, left_usd: Decimal, now: datetime) -> str:
+    assert asked.most_usd_per_hour
+    lasts = timedelta(hours=float(left_usd / asked.most_usd_per_hour))
+    tenths = (now + lasts - (asked.ends_at or now)) // timedelta(minutes=6)
+    if tenths <= 0:
+        return _SPENT
+    return f"`gpulab extend {asked.name} --hours {tenths / 10:g}` fits"
 
 
 def fitting_hours(plan: LaunchPlan, left_usd: Decimal) -> str:
@@ -75,5 +140,5 @@ def _worst(plan: LaunchPlan, request: LaunchRequest) -> Decimal:
 def _hint(plan: LaunchPlan, left: Decimal) -> str:
     hours = fitting_hours(plan, left)
     if hours == "0":
-        return "`gpulab report` shows where it went; `gpulab init --budget` sets another"
+        return _SPENT
     return f"`--hours {hours}` fits, or `--budget {left}` ends the instance when it has cost that"

@@ -14,18 +14,42 @@ from gpulab.spending.forecast import burn_of, spent_between
 
 
 def term_budget(
-    reading: LedgerReading, usd: Decimal, *, owners: Container[str | None], now: datetime
+    reading: LedgerReading,
+    usd: Decimal,
+    *,
+    owners: Container[str | None],
+    now: datetime,
+    besides: str = "",
 ) -> TermBudget:
     """
     Compare a budget with a ledger.
 
     Args:
         owners: Whose instances and disks count; `None` among them for those that name nobody.
+        besides: An instance for whose time to come nothing is kept, because it is just being asked what that may cost.
     """
     mine = _of(reading.timeline, owners)
     spent = spent_between(mine, None, now)
-    promised = sum((_promised(life, mine, reading, now) for life in mine.instances), Decimal(0))
+    others = (life for life in mine.instances if life.id != besides)
+    promised = sum((_promised(life, mine, reading, now) for life in others), Decimal(0))
     return TermBudget(usd, spent, promised)
+
+
+def most_usd_per_hour(reading: LedgerReading, instance_id: str, *, now: datetime) -> Decimal | None:
+    """
+    Return what an hour of an instance may cost, with its disk and address; `None` when a price is not known.
+
+    A spot price may rise to the on-demand price, which AWS takes as the cap.
+    """
+    lives = tuple(i for i in reading.timeline.instances if i.id == instance_id)
+    if not lives:
+        return None
+    disks = tuple(v for v in reading.timeline.volumes if v.instance_id == instance_id)
+    burn = burn_of(Timeline(lives, disks), now=now)
+    price, cap = lives[0].prices.in_force(now), reading.launches[instance_id].on_demand_usd_per_hour
+    if not burn.is_complete or price is None:
+        return None
+    return burn.usd_per_hour + max(Decimal(0), (cap or price) - price)
 
 
 def _of(timeline: Timeline, owners: Container[str | None]) -> Timeline:

@@ -50,7 +50,7 @@ class LaunchRecord:
         owner: Empty when the account is one person's own.
         gpus: `None` when nobody wrote it down.
         on_demand_usd_per_hour: The same type on demand at launch; `None` when unknown.
-        expires_at: The end it was launched with; `None` when unknown.
+        expires_at: Its planned end, as it was moved last; `None` when unknown.
     """
 
     instance_id: str
@@ -170,8 +170,13 @@ class _Reader:
             launched_at=min(fact.at for fact in facts),
             gpus=int(said["gpus"]) if said.get("gpus", "").isdecimal() else None,
             on_demand_usd_per_hour=_amount(said.get("on_demand_usd_per_hour")),
-            expires_at=read_moment(said.get("expires_at")),
+            expires_at=self._planned_end(instance_id) or read_moment(said.get("expires_at")),
         )
+
+    def _planned_end(self, instance_id: str) -> datetime | None:
+        moved = self._facts(FactKind.EXTENDED, instance_id)
+        newest = max(moved, key=lambda fact: fact.at, default=None)
+        return read_moment(newest.details.get("until")) if newest else None
 
     def _instance(self, launch: LaunchRecord, series: Mapping[str, PriceSeries]) -> InstanceLife:
         said = _merged_details(self._facts(FactKind.LAUNCHED, launch.instance_id))

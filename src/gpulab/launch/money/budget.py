@@ -8,12 +8,15 @@ from gpulab.spending.budget import term_budget as compare
 from gpulab.spending.facts import LedgerReading, timeline_of
 
 
-def term_budget(context: Context, reading: LedgerReading | None = None) -> TermBudget | None:
+def term_budget(
+    context: Context, reading: LedgerReading | None = None, *, besides: str = ""
+) -> TermBudget | None:
     """
     Return the profile's budget and what the ledger counts against it; `None` when the profile has none.
 
     Args:
         reading: The ledger, where it was read already.
+        besides: An instance for whose time to come nothing is kept.
 
     Raises:
         StoreError: The ledger cannot be read: a limit that cannot be checked is not passed.
@@ -24,4 +27,4 @@ def term_budget(context: Context, reading: LedgerReading | None = None) -> TermB
     known = timeline_of(context.ledger.facts()) if reading is None else reading
     # What was launched before `gpulab init` named an owner is the same student's.
     owners = {None, "me", context.owner}
-    return compare(known, usd, owners=owners, now=context.now())
+    return compare(known, usd, owners=owners, now=context.now(), besides=besides)

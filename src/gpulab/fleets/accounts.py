@@ -112,6 +112,13 @@ class Accounts:
                 self._open[ref.key] = self._make(ref)
             return self._open[ref.key]
 
+    def rest(self, ref: AccountRef) -> None:
+        """Let go of what an account takes in memory; of one that could not be opened there is nothing."""
+        with self._lock:
+            account = self._open.get(ref.key)
+        if account is not None:
+            account.rest()
+
     def base(self, ref: AccountRef) -> Cloud:
         """Return the way to AWS of an account's profile: whose credentials assume its role."""
         with self._lock:

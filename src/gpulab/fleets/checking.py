@@ -60,8 +60,8 @@ def check(accounts: Accounts, needs: Sequence[Need]) -> Iterator[AccountCheck]:
 
 
 def _account(accounts: Accounts, need: Need) -> AccountCheck:
-    account = accounts.account(need.account)
     try:
+        account = accounts.account(need.account)
         who = aws_accounts.identity(account.context.cloud)
     except GpulabError as error:
         return AccountCheck(need, (Check("way in", FAILED, error.message, error.hint),))

@@ -87,7 +87,7 @@ def look(
             return Standing(ref, trouble=trouble_of(error))
         finally:
             if len(refs) > _AT_ONCE:
-                accounts.account(ref).rest()
+                accounts.rest(ref)
 
     with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(refs)))) as pool:
         return tuple(pool.map(ask, refs))

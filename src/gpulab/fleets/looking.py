@@ -59,7 +59,7 @@ def look(
             return error
         finally:
             if len(refs) > _AT_ONCE:
-                accounts.account(ref).rest()
+                accounts.rest(ref)
 
     with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(refs)))) as pool:
         answers = dict(zip((ref.key for ref in refs), pool.map(ask, refs), strict=True))

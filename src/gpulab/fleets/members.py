@@ -73,7 +73,7 @@ def members(
             return error
         finally:
             if len(refs) > _ACCOUNTS_AT_ONCE:
-                accounts.account(ref).rest()
+                accounts.rest(ref)
 
     with ThreadPoolExecutor(min(_ACCOUNTS_AT_ONCE, max(1, len(refs)))) as pool:
         said = dict(zip((ref.key for ref in refs), pool.map(ask, refs), strict=True))
@@ -107,7 +107,7 @@ def each(
     pool = ThreadPoolExecutor(min(_AT_ONCE, max(1, len(chosen))))
     try:
         waiting: dict[Future[Outcome], Member] = {
-            pool.submit(_acted, accounts.account(m.account), m, act, done): m for m in chosen
+            pool.submit(_acted, accounts, m, act, done): m for m in chosen
         }
         for future in as_completed(waiting):
             yield future.result()
@@ -147,7 +147,7 @@ def _member(seat: Seat, listed: list[Instance] | GpulabError) -> Member:
 
 
 def _acted(
-    account: Account,
+    accounts: Accounts,
     member: Member,
     act: Callable[[Context, Member, Instance], str],
     done: Result,
@@ -161,7 +161,7 @@ def _acted(
             raise NotFound(
                 f"{member.label} is {member.instance.state}", hint="Try again in a minute"
             )
-        detail = act(account.context, member, member.instance)
+        detail = act(accounts.account(member.account).context, member, member.instance)
     except (GpulabError, OSError) as error:
         if isinstance(error, OSError):
             error = StoreError(str(error))

@@ -10,7 +10,9 @@ import pytest
 
 from gpulab.errors import Refused
 from gpulab.fleet.enrolment import template
+from gpulab.fleets import acting
 from gpulab.fleets.events import Lost
+from gpulab.fleets.members import members
 from gpulab.model.fleet import Result
 from gpulab.model.market import Market, Place
 from gpulab.sandbox.credentials import action_of
@@ -153,6 +155,24 @@ def test_broken_accounts_are_listed_and_everybody_else_is_served(make_class, san
     assert len(failed) >= 5
     assert all(o.trouble.message and o.trouble.hint for o in failed)
     assert len({o.trouble.message for o in failed}) == len(failed)
+
+
+@pytest.mark.parametrize("size", [2, 18], ids=["few", "so many that each is let go of"])
+def test_a_profile_nobody_has_is_one_students_trouble(make_class, sandbox, size):
+    """The second assistant's laptop lacks one student's profile; the class is waiting."""
+    klass = make_class(size, kind="own")
+    lost = replace(klass.people[0], account="", profile="nobody")
+    klass.people = (lost, *klass.people[1:])
+    accounts = klass.accounts()
+
+    plan = _plan(klass)
+    found = members(accounts, klass.lab, klass.wish().everyone, with_extras=True)
+    outcomes = list(acting.extend(accounts, found[:1], until=sandbox.now()))
+
+    assert ["there is no profile `nobody`"] == [b.trouble.message for b in plan.broken]
+    assert size - 1 == sum(step.starts for step in plan.steps)
+    assert ["there is no profile `nobody`"] == [m.error.message for m in found if m.error]
+    assert ["there is no profile `nobody`"] == [o.trouble.message for o in outcomes]
 
 
 def test_three_hundred_are_looked_at_in_one_paginated_call(make_class, sandbox):

@@ -83,17 +83,19 @@ class Context:
 
     def owning(self) -> Context:
         """
-        Return the same context whose profile has an owner's id: a new one is written down before anything is made.
+        Return the same context whose profile has an owner's id: that of the credentials is written down before anything is made.
 
-        So what is launched before `gpulab init` is still found, stopped and counted after it.
+        So what is launched before `gpulab init` is still found, stopped and counted after it, and from another computer too.
+
+        Raises:
+            GpulabError: AWS does not say whose the credentials are, or the configuration cannot be written.
         """
         if self.profile.owner:
             return self
-        import secrets
-
+        from gpulab.launch.upkeep.prepare import own_id
         from gpulab.store.config import change_profile
 
-        owner = secrets.token_hex(5)
+        owner = own_id(self.launch)
         change_profile(self.home.config_file, self.profile.name, {"owner": owner})
         return replace(self)
 

@@ -8,7 +8,17 @@ from collections.abc import Callable, Generator, Iterator
 
 from gpulab.errors import GpulabError
 from gpulab.launch.context import Context
-from gpulab.launch.events import AlreadyUp, Declined, Event, Planned, Question, StartPlan
+from gpulab.launch.events import (
+    AlreadyUp,
+    Declined,
+    Event,
+    Planned,
+    Question,
+    StartPlan,
+    Warned,
+)
+from gpulab.launch.money.facts import record_found
+from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.offers.route import Route
 from gpulab.launch.protocol import resuming
 from gpulab.launch.protocol.attempts import Attempts
@@ -87,11 +97,23 @@ def _launched_or_found(
 
 
 def _found(context: Context, instance: Instance) -> Generator[Event, None, Instance]:
-    """Finish what an interrupted command may have left undone: the scheduled end, and waiting for `running`."""
+    """Finish what an interrupted command may have left undone: the ledger, the scheduled end, and waiting for `running`."""
+    yield from _written_down(context, lambda: record_found(context, instance))
     if instance.expires_at is not None:
         yield from arm(context, instance, instance.expires_at)
     try:
-        return (yield from wait_until_running(context, instance))
+        running = yield from wait_until_running(context, instance)
     except GpulabError as error:
         hint = error.hint or f"`gpulab up {instance.name}` launches a new one"
         raise error.reworded(error.message, hint=hint) from error
+    region = instance.place.region
+    yield from _written_down(context, lambda: complete(context, region, instance.id))
+    return running
+
+
+def _written_down(context: Context, write: Callable[[], None]) -> Iterator[Event]:
+    """Write into the ledger; one that cannot be written is told and stops nothing that already costs."""
+    try:
+        write()
+    except GpulabError as error:
+        yield Warned(context.now(), f"{error.message}; `gpulab ledger rebuild` adds it later")

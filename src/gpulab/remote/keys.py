@@ -53,7 +53,10 @@ def make_key_pair(
     except FileExistsError:
         pass
     except OSError as error:
-        raise StoreError(f"could not write the ssh key {path} ({error.strerror})") from error
+        raise StoreError(
+            f"could not write the ssh key {path} ({error.strerror})",
+            hint="Free some space or check the folder's owner, then repeat the command",
+        ) from error
     return public_key(path, comment=comment)
 
 

@@ -10,7 +10,9 @@ from gpulab.model import fact
 from gpulab.model.instance import Instance, LaunchPlan
 from gpulab.model.market import Market, Offer
 from gpulab.model.timeline import EndedBy
+from gpulab.planning.catalogue import instance_types, on_demand_prices
 from gpulab.planning.snapshot import gp3_usd_per_gib_month
+from gpulab.spending.forecast import IPV4_USD
 
 
 def record_launch(context: Context, instance: Instance, offer: Offer, plan: LaunchPlan) -> None:
@@ -50,6 +52,43 @@ def record_launch(context: Context, instance: Instance, offer: Offer, plan: Laun
             )
         )
     context.ledger.append(facts)
+
+
+def record_found(context: Context, instance: Instance) -> None:
+    """
+    Write what an instance begins to cost that is found again: whoever launched it was killed before it could, or is another computer.
+
+    Changes nothing where the ledger knows the instance. What it does not say here (spot price, disk) is read from the account
+    as long as it runs, by `rebuilding.complete`.
+
+    Raises:
+        StoreError: The ledger cannot be read or written.
+    """
+    if any(one.subject == instance.id for one in context.ledger.facts(fact.FactKind.LAUNCHED)):
+        return
+    place = instance.place
+    listed = on_demand_prices().get((place.region, place.instance_type))
+    on_demand = listed.usd_per_hour if listed else None
+    kind = next((t for t in instance_types() if t.name == place.instance_type), None)
+    found = fact.launched(
+        instance.id,
+        at=instance.launched_at,
+        zone=place.zone,
+        instance_type=place.instance_type,
+        market=place.market,
+        usd_per_hour=on_demand if place.market is Market.ON_DEMAND else None,
+        on_demand_usd_per_hour=on_demand,
+        ipv4_usd_per_hour=IPV4_USD,
+        launch_id=instance.launch_id,
+        name=instance.name,
+        owner=instance.owner,
+        course=instance.course,
+        lab=instance.lab,
+        gpus=kind.gpus if kind else None,
+        expires_at=instance.expires_at,
+        source=fact.Source.AWS,
+    )
+    context.ledger.append([found])
 
 
 def record_running(context: Context, instance: Instance, *, at: datetime, disk_gib: int) -> None:

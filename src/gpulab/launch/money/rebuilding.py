@@ -18,7 +18,7 @@ from gpulab.aws.regions import ask_each
 from gpulab.errors import GpulabError, WrongUsage
 from gpulab.launch.account.storage import our_bucket, prefix
 from gpulab.launch.context import Context
-from gpulab.model.fact import Fact, ended
+from gpulab.model.fact import Fact, FactKind, ended
 from gpulab.spending.facts import LaunchRecord, LedgerReading, timeline_of
 from gpulab.store.fact_lines import import_lines
 
@@ -26,6 +26,8 @@ from gpulab.store.fact_lines import import_lines
 _AGENTS_FACTS = ".gpulab/ledger/"
 _REFRESHED = "ledger/refreshed"
 _SURELY_THERE = timedelta(minutes=10)
+# What lived longer was extended by commands that wrote it down; what ended is forgotten by EC2 anyway.
+_LOOKED_FOR = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def refresh(context: Context, *, at_once: bool = False) -> None:
     """
     Ask the account about what the ledger believes to be running, at most every ten minutes; nothing is asked when nothing is open.
 
-    An instance that ended while this computer was off would otherwise be charged until now.
+    An instance that ended while this computer was off would otherwise be charged until now, and one whose launch was cut off before
+    the ledger knew of it would never be.
 
     Args:
         at_once: Ask although it was asked a moment ago, because something is known to have ended.
@@ -86,8 +89,9 @@ def refresh(context: Context, *, at_once: bool = False) -> None:
         GpulabError: No region answered.
     """
     reading = timeline_of(context.ledger.facts())
-    regions = {_region(launch.zone) for launch in _open(reading)}
-    if not regions or (not at_once and context.cache.get(_REFRESHED)):
+    unwritten = _unwritten(context, reading)
+    regions = {_region(launch.zone) for launch in _open(reading)} | unwritten
+    if not regions or (not at_once and not unwritten and context.cache.get(_REFRESHED)):
         return
     now = context.now()
     histories = ask_each(
@@ -97,6 +101,32 @@ def refresh(context: Context, *, at_once: bool = False) -> None:
     context.ledger.append(fact for history in histories.values() for fact in history.facts)
     context.ledger.append(_gone(context, histories))
     context.cache.put(_REFRESHED, value=True, lasting=timedelta(minutes=10))
+
+
+def complete(context: Context, region: str, instance_id: str) -> None:
+    """
+    Let the ledger know what an instance costs: one whose launch or disk nobody could write down is read from the account.
+
+    Nothing is asked when the ledger knows both. Call it before an instance is ended: EC2 forgets it within the hour.
+
+    Raises:
+        StoreError: The ledger cannot be read or written.
+        GpulabError: AWS did not answer.
+    """
+    known = context.ledger.facts(FactKind.LAUNCHED, FactKind.VOLUME)
+    has_launch = any(one.subject == instance_id for one in known)
+    if has_launch and any(one.details.get("instance_id") == instance_id for one in known):
+        return
+    found = history_of(context.cloud, region, owner=context.owner, now=context.now())
+    context.ledger.append(found.facts)
+
+
+def _unwritten(context: Context, reading: LedgerReading) -> set[str]:
+    """Name the regions where the journal knows a launch of these days, made or still open, that the ledger does not."""
+    story, now = context.journal.read(), context.now()
+    unknown = [(m.region, m.at) for m in story.made if m.instance_id not in reading.launches]
+    unknown += [(intent.region, intent.at) for intent in story.open_intents]
+    return {region for region, at in unknown if now - at < _LOOKED_FOR}
 
 
 def _open(reading: LedgerReading) -> list[LaunchRecord]:

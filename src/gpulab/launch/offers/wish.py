@@ -9,6 +9,8 @@ from gpulab.aws.regions import check_region
 from gpulab.bootstrap import environment_names, load_environment
 from gpulab.launch.context import Context
 from gpulab.model.instance import LaunchRequest
+from gpulab.planning.catalogue import instance_types
+from gpulab.planning.wishes import types_for
 from gpulab.store.config import DEFAULT_REGIONS
 
 
@@ -29,12 +31,13 @@ def last_environment(context: Context, name: str) -> str:
 
 def check_wish(context: Context, request: LaunchRequest) -> None:
     """
-    Look whether the environment, the regions and the address range of a request exist; asks nobody.
+    Look whether the environment, the type, the regions and the address range of a request exist; asks nobody.
 
     Raises:
         WrongUsage: One does not; named, with a near one.
     """
     load_environment(request.environment, context.profile.environment_folders)
+    types_for(request, instance_types())
     check_regions(request.regions)
     if context.cidr:
         checked_cidr(context.cidr)

@@ -4,13 +4,15 @@ What earlier commands left open: launches whose answer was never written down. F
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 from datetime import timedelta
 
 from gpulab.aws import instances
-from gpulab.errors import Ambiguous, GpulabError, NotFound, Throttled
+from gpulab.errors import Ambiguous, GpulabError, NotFound, StoreError, Throttled
 from gpulab.launch.context import Context
 from gpulab.launch.events import AlreadyUp, Event, Resumed, Warned
+from gpulab.launch.money.facts import record_found
 from gpulab.launch.protocol.asking import LAUNCHED, NEVER, ask, look_up
 from gpulab.model.instance import Instance, LaunchRequest
 from gpulab.planning.catalogue import instance_types
@@ -140,6 +142,10 @@ def _look_patiently(context: Context, intent: Intent) -> Instance | None:
 
 def _close(context: Context, intent: Intent, found: Instance | None) -> None:
     outcome, instance_id = (LAUNCHED, found.id) if found else (NEVER, "")
+    if found is not None:
+        # Its launcher was killed before the ledger knew; a ledger that cannot be written now is completed by `up` and `stop`.
+        with contextlib.suppress(StoreError):
+            record_found(context, found)
     context.journal.conclude(intent, outcome, instance_id=instance_id, at=context.now())
 
 

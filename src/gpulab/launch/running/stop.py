@@ -5,6 +5,7 @@ work could not be kept goes on running.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from gpulab.launch.account.storage import our_bucket, prefix
 from gpulab.launch.context import Context
 from gpulab.launch.events import Ended, Ending, Event, Saved, Saving, WaitingFor, Warned
 from gpulab.launch.money.facts import record_end
+from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.protocol import scheduled_end
 from gpulab.launch.running import agent, instances
 from gpulab.model.instance import Instance, State
@@ -84,6 +86,8 @@ def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
         # AWS forgets an instance an hour after its end.
         pass
     try:
+        with contextlib.suppress(AwsError):
+            complete(context, region, instance.id)
         record_end(
             context,
             instance,

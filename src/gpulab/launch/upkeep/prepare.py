@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
+import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +18,9 @@ from gpulab.launch.money.credit import credit_left_usd
 
 Made = TypeVar("Made")
 
+# Names that SDKs make for a session when nobody names it, such as `botocore-session-1733050000`.
+_RANDOM_SESSION = re.compile(r"(?<=/)[a-z-]*session[a-z-]*-\d+$|(?<=/)\d{10,}$")
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -24,7 +28,7 @@ class Prepared:
     What the profile may rely on from now on.
 
     Attributes:
-        owner: Opaque id for tags; the one the profile had, or a new one.
+        owner: Opaque id for tags; the one the profile had, or that of the credentials.
         keep_bucket: `""` where the account does not allow one.
         instance_role: The same.
         scheduler_role: ARN; the same.
@@ -50,7 +54,7 @@ def prepare(context: Context) -> Prepared:
     """
     cloud, who = context.cloud, identity(context.cloud)
     context.cache.put(f"{context.account}/account", who.account_id, lasting=timedelta(days=365))
-    owner = context.profile.owner or secrets.token_hex(5)
+    owner = context.profile.owner or owner_of(who)
     notes: list[str] = []
     region = context.profile.regions[0]
     bucket = _allowed(
@@ -81,6 +85,26 @@ def prepare(context: Context) -> Prepared:
         has_spot_role=bool(spot),
         notes=tuple(notes),
     )
+
+
+def owner_of(who: Identity) -> str:
+    """
+    Make the opaque id of whoever owns some credentials: the same on each of their computers, and after their folder is lost.
+
+    So nothing they pay for is invisible to a new `gpulab init`. A session that a role got a random name for counts as the role.
+    """
+    arn = _RANDOM_SESSION.sub("", who.arn)
+    return hashlib.sha256(f"gpulab {who.account_id} {arn}".encode()).hexdigest()[:10]
+
+
+def own_id(context: Context) -> str:
+    """
+    Ask AWS whose credentials these are, and return their opaque id.
+
+    Raises:
+        CredentialsInvalid, ClockSkewed: They are not accepted.
+    """
+    return owner_of(identity(context.cloud))
 
 
 def _spot_role(cloud: Cloud) -> bool:

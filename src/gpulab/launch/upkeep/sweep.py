@@ -13,6 +13,8 @@ from gpulab.errors import AwsError, GpulabError, StoreError, Throttled
 from gpulab.launch.account import setup
 from gpulab.launch.context import Context
 from gpulab.launch.money.facts import record_ends
+from gpulab.launch.money.rebuilding import complete, refresh
+from gpulab.launch.protocol import resuming
 from gpulab.launch.running import keep
 from gpulab.model.leftover import Kind, Leftover, Tagged
 from gpulab.planning.leftovers import sort_out
@@ -60,6 +62,10 @@ def look(context: Context) -> Leftovers:
     Raises:
         GpulabError: No region answered.
     """
+    # What cannot be settled or counted now does not keep anybody from cleaning up; in an hour EC2 forgets what has ended.
+    with suppress(GpulabError):
+        resuming.look_back(context)
+        refresh(context, at_once=True)
     answers = ask_each(
         _regions(context),
         lambda r: tagged.in_region(context.cloud, r, owner=context.owner),
@@ -95,6 +101,9 @@ def apply(context: Context, found: Iterable[Leftover]) -> Iterator[Outcome]:
 
 def _delete(context: Context, resource: Tagged) -> None:
     """Delete one; a group or volume is released some time after its instance, so those are asked again."""
+    if resource.kind is Kind.INSTANCE:
+        with suppress(GpulabError):
+            complete(context, resource.region, resource.id)
     for attempt in range(_TRIES):
         try:
             tagged.delete(context.cloud, resource)

@@ -92,19 +92,16 @@ class Student:
                 self._tried("extend", lambda: self._extend(name))
         if machine is not None and chance.random() < 0.75:
             self._tried("stop", lambda: self._stop(name))
-        self._cloud = None  # a computer that is switched off holds nothing in memory
 
     def sunday(self) -> None:
         """Complete the ledger from the account, as before a report."""
         if self._is_prepared:
             self._tried("ledger rebuild", lambda: rebuild(self._context(), self._term.regions))
-        self._cloud = None
 
     def last_day(self) -> None:
         """Delete what is left over."""
         if self._is_prepared:
             self._tried("sweep", self._sweep)
-        self._cloud = None
 
     def wrong_files(self) -> list[str]:
         """Fetch all kept work, as `gpulab pull` does, and compare it with what the student relies on."""
@@ -222,7 +219,7 @@ class Student:
     # -- the laptop ------------------------------------------------------------------------------------------------------------
 
     def _context(self) -> Context:
-        """A new process: nothing is remembered but what was written."""
+        """A new process: nothing is remembered but what was written, and boto's clients, which take longer to make than to use."""
         term = self._term
         if self._cloud is None:
             self._cloud = Cloud(

@@ -125,7 +125,7 @@ class _Soak:
         warm_up, every = min(faults // 2, 20), max(1, faults // 20)
         with self._tunnel() as port:
             self._wait_for(lambda: self._is_up)
-            asking = bed.Browser(port)
+            asking, told = bed.Browser(port), 0
             for number in range(faults):
                 if time.monotonic() > until:
                     break
@@ -133,8 +133,12 @@ class _Soak:
                     say(self._sample(asking))
                 (kind,) = self._random.choices(kinds, weights)
                 kind()
-                self._outcome.faults[kind.__name__.strip("_").replace("_", " ")] += 1
+                name = kind.__name__.strip("_").replace("_", " ")
+                self._outcome.faults[name] += 1
                 self._wait_for_an_answer(asking)
+                for failure in asking.failures[told:]:
+                    say(f"{self._outcome.faults.total():>5} faults, {name}: {failure}")
+                told = len(asking.failures)
             say(self._sample(asking))
             asking.close()
         self._outcome.requests = asking.answered

@@ -18,8 +18,9 @@ from gpulab.remote.exchange import LONGEST_HEAD, Exchange
 # A TCP port on 127.0.0.1, or a unix socket.
 Endpoint = int | Path
 
-# So long a server that seems to have closed by itself may turn out to be a dying ssh.
-_DOUBT_S = 0.1
+# So long a server that seems to have closed by itself may turn out to be a dying ssh. A busy computer takes its time to let a killed
+# process go; docs/soak.md has what a tenth of a second lost. Who waits meanwhile would only have learned of a failure.
+_DOUBT_S = 2.0
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 OnReady = Callable[[socket.socket, int], None]
@@ -77,12 +78,14 @@ class Connection:
     """
 
     __slots__ = (
+        "_asks_anew",
         "_client",
         "_client_mask",
         "_generation",
         "_has_client_ended",
         "_is_closed",
         "_is_doubted",
+        "_is_in_doubt",
         "_is_leaving",
         "_is_reached",
         "_loop",
@@ -109,6 +112,8 @@ class Connection:
         self._upstream_mask = 0
         self._is_reached = False
         self._is_doubted = False
+        self._is_in_doubt = False
+        self._asks_anew = False
         self._has_client_ended = False
         self._is_leaving = False
         self._is_closed = False
@@ -152,13 +157,14 @@ class Connection:
     def _park(self) -> None:
         self._drop_upstream()
         self._is_doubted = False
-        self._loop.keep(self)
+        self._end_doubt()
         self._listen()
         self._loop.park(self)
 
     def _on_reached(self) -> None:
-        if self._is_doubted:
+        if self._is_doubted and not self._asks_anew:
             # ssh still listens: it was the server that closed. Unless ssh is just about to die.
+            self._is_in_doubt = True
             self._loop.close_after(self, _DOUBT_S)
             self._watch_upstream(_READ)
             return
@@ -166,6 +172,10 @@ class Connection:
         self._is_reached = True
         if self._flush_to_upstream():
             self._listen()
+
+    def _end_doubt(self) -> None:
+        self._is_in_doubt = False
+        self._loop.keep(self)
 
     def _on_client(self, end: socket.socket, events: int) -> None:
         if self._is_closed:
@@ -210,7 +220,15 @@ class Connection:
 
     def _take(self, chunk: memoryview) -> None:
         """Pass on what the client sent, or hold it while there is nobody to pass it to."""
+        if self.exchange.is_idle:
+            self._asks_anew = True
         self.exchange.sent(chunk)
+        if self._is_in_doubt and self._asks_anew:
+            # Nothing was under way that the server could have refused: what comes now is its own affair.
+            self.held += chunk
+            self._end_doubt()
+            self._on_reached()
+            return
         if self._is_reached and not self.held:
             assert self._upstream is not None
             try:
@@ -321,6 +339,7 @@ class Connection:
             self._drain_and_close()
             return
         self.held = bytearray(replay or b"")
+        self._asks_anew = False
         self.exchange.asked_again()
         self._withheld.clear()
         self._is_doubted = self._generation == self._loop.generation

@@ -32,7 +32,8 @@ def command(
     """
     Move an instance's end.
 
-    Both ends are moved: the timer on the instance and the schedule in the account.
+    Both ends are moved: the timer on the instance and the schedule in the account. Refused where the time until then may cost more
+    than is left of the term's budget.
 
     \b
     Example:
@@ -42,7 +43,7 @@ def command(
     if (duration is None) == (until is None):
         raise WrongUsage("name either `--hours` or `--until`", hint="`gpulab extend --hours 1`")
     from gpulab.launch.running import extend, instances
-    from gpulab.view.words import local_time, span
+    from gpulab.view.words import local_time, money, span
 
     now = context.now()
     instance = instances.find(context.launch, name)
@@ -51,12 +52,12 @@ def command(
     else:
         assert duration is not None
         moment = (instance.expires_at or now) + duration
-    moved = extend.extend(context.launch, instance, moment)
+    moved = extend.extend_within_budget(context.launch, instance, moment)
     if as_json:
         context.console.show_json(moved)
         return
-    context.console.show(
-        f"{instance.name} now ends {local_time(moved.until, now=now)}, in {span(moved.until - now)}"
-    )
+    ends = local_time(moved.until, now=now)
+    cost = f"; at most {money(moved.at_most_usd)} more until then" if moved.at_most_usd else ""
+    context.console.show(f"{instance.name} now ends {ends}, in {span(moved.until - now)}{cost}")
     for text in moved.notes:
         context.console.say(f"note: {text}")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from gpulab.aws import instances as ec2
-from gpulab.errors import GpulabError, Refused
+from gpulab.errors import AwsError, GpulabError, Refused, StoreError
 from gpulab.launch.context import Context
+from gpulab.launch.money.budget import term_budget
+from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.protocol import scheduled_end
 from gpulab.launch.running import agent, instances
+from gpulab.model.fact import extended
 from gpulab.model.instance import TAG_EXPIRES, Instance
+from gpulab.planning.budgets import Extension, check_extension
+from gpulab.spending.budget import most_usd_per_hour
+from gpulab.spending.facts import timeline_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,7 @@ class Extended:
         guard: Whether the schedule in the account was moved.
         tag: Whether the tag was moved; the agent reads it within a minute.
         notes: Sentences about what was not.
+        at_most_usd: What the added time may cost, 0 when there is none; `None` when nobody knows.
     """
 
     until: datetime
@@ -31,6 +40,40 @@ class Extended:
     guard: bool
     tag: bool
     notes: tuple[str, ...] = ()
+    at_most_usd: Decimal | None = None
+
+
+def extend_within_budget(context: Context, instance: Instance, until: datetime) -> Extended:
+    """
+    Move the end of one's own instance, if the time until then fits into what is left of the term's budget.
+
+    Raises:
+        CreditTooLow: It may cost more than that.
+        StoreError: There is a budget, and the ledger cannot be read: a limit that cannot be checked is not passed.
+        GpulabError: As `extend` raises.
+    """
+    until = _whole(until)
+    _check(context, until)
+    at_most_usd = _priced(context, instance, until)
+    return replace(extend(context, instance, until), at_most_usd=at_most_usd)
+
+
+def _priced(context: Context, instance: Instance, until: datetime) -> Decimal | None:
+    """Say what the added time may cost, and refuse what does not fit."""
+    now = context.now()
+    try:
+        # What AWS does not say now is missing below, and named there.
+        with contextlib.suppress(AwsError):
+            complete(context, instance.place.region, instance.id)
+        reading = timeline_of(context.ledger.facts())
+    except StoreError:
+        if context.profile.budget_usd is None:
+            return None
+        raise
+    per_hour = most_usd_per_hour(reading, instance.id, now=now)
+    asked = Extension(instance.name, instance.expires_at, until, per_hour)
+    check_extension(asked, term_budget(context, reading, besides=instance.id), now=now)
+    return asked.at_most_usd(max(now, instance.expires_at or now))
 
 
 def extend(context: Context, instance: Instance, until: datetime) -> Extended:
@@ -42,7 +85,7 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
         Refused: The end lies in the past, or beyond the limit from now.
         GpulabError: Neither the agent nor the tag could be moved; the old end stands.
     """
-    until = until.astimezone(UTC).replace(microsecond=0)
+    until = _whole(until)
     _check(context, until)
     is_later = instance.expires_at is None or until > instance.expires_at
     armed = scheduled_end.arm_at(context, instance, until) if is_later else None
@@ -55,6 +98,7 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
             f"the end was not moved: {agent_error.message}; {tag_error.message}"
         ) from agent_error
     armed = armed or scheduled_end.arm_at(context, instance, until)
+    unwritten = _write_down(context, instance, until)
     return Extended(
         until=until,
         agent=agent_error is None,
@@ -74,8 +118,22 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
                 if not armed.is_armed
                 else []
             ),
+            *unwritten,
         ),
     )
+
+
+def _whole(until: datetime) -> datetime:
+    return until.astimezone(UTC).replace(microsecond=0)
+
+
+def _write_down(context: Context, instance: Instance, until: datetime) -> tuple[str, ...]:
+    """Let the ledger keep money for the time to come; one that cannot be written does not stop what runs."""
+    try:
+        context.ledger.append([extended(instance.id, at=context.now(), until=until)])
+    except StoreError as error:
+        return (f"the ledger does not know the new end: {error.message}",)
+    return ()
 
 
 def _check(context: Context, until: datetime) -> None:

@@ -12,7 +12,17 @@ def main() -> int:
         return 0
     from gpulab.cli.main import run
 
+    _leave_no_core()
     return run(sys.argv[1:])
+
+
+def _leave_no_core() -> None:
+    """Keep keys and tokens out of core files: neither this process nor what it starts writes one."""
+    if sys.platform != "win32":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 if __name__ == "__main__":

@@ -193,8 +193,9 @@ def _unexpected(error: Exception) -> GpulabError:
     from datetime import UTC, datetime
 
     from gpulab.store.home import Home
+    from gpulab.view.secrets import without_secrets
 
-    text = "".join(traceback.format_exception(error))
+    text = without_secrets("".join(traceback.format_exception(error)))
     try:
         path = Home.of(os.environ).errors / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.txt"
         _write_private(path, text)

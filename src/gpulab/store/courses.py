@@ -132,7 +132,9 @@ def write_new_course(folder: Path, *, name: str, is_shared: bool, today: date) -
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in files.items():
             if not (folder / file).exists():
-                (folder / file).write_text(text, encoding="utf-8")
+                # The roster will hold names and addresses of people: nobody else on this computer reads it.
+                mode = 0o600 if file == ROSTER_FILE else 0o644
+                write_atomically(folder / file, text.encode(), mode=mode)
     except OSError as error:
         raise StoreError(f"could not write {folder}: {error.strerror}") from error
     return (folder / COURSE_FILE, folder / ROSTER_FILE)

@@ -38,8 +38,11 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only its owner can read, parents included; return it."""
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Make a folder that only its owner can read, and those above it that are missing; return it."""
+    # One by one: `parents=True` gives the parents the mode that the umask leaves, which may be everybody's.
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True, mode=0o700)
     return path
 
 

@@ -1154,21 +1154,34 @@ def become_whole(here: Here, metadata: Metadata, word: str) -> int:
         return 0
     place = here.path(f"opt/gpulab/agent-{keep['agent'][:16]}.py")
     if not place.exists():
-        path, nothing = (
-            s3_path(keep, f"{keep['prefix']}agent-{keep['agent'][:16]}.py"),
-            hashlib.sha256().hexdigest(),
-        )
-        connection = connect(keep["endpoint"])
-        request = ("GET", path, "", nothing)
-        connection.request(
-            "GET", path, headers=signed(keep, role_key(metadata), metadata.now(), request)
-        )
-        source = connection.getresponse().read()
-        if hashlib.sha256(source).hexdigest() != keep["agent"]:
-            raise Problem(f"{path} in the bucket is not the agent of this launch")
-        write_file(place, source, mode=0o755)
+        write_file(place, _fetch_whole(keep, metadata), mode=0o755)
     root = ["--root", here.root] if here.root else []
     return subprocess.run([sys.executable, str(place), *root, word], check=False).returncode
+
+
+def _fetch_whole(keep: dict[str, str], metadata: Metadata) -> bytes:
+    path = s3_path(keep, f"{keep['prefix']}agent-{keep['agent'][:16]}.py")
+    request = ("GET", path, "", hashlib.sha256().hexdigest())
+    tries = 30  # a role that was made a moment ago is refused for some seconds, and JupyterLab is in there
+    while True:
+        try:
+            connection = connect(keep["endpoint"])
+            headers = signed(keep, role_key(metadata), metadata.now(), request)
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            source = answer.read()
+            if answer.status == 200:
+                break
+            said = f"{path} in the bucket cannot be read ({answer.status})"
+        except (OSError, http.client.HTTPException, Problem) as error:
+            said = f"{path} in the bucket cannot be read: {error}"
+        tries -= 1
+        if not tries:
+            raise Problem(said)
+        time.sleep(3)
+    if hashlib.sha256(source).hexdigest() != keep["agent"]:
+        raise Problem(f"{path} in the bucket is not the agent of this launch")
+    return source
 
 
 # --- is anyone there? ---------------------------------------------------------------------------------------------

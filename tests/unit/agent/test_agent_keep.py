@@ -537,6 +537,37 @@ def test_the_shipped_agent_fetches_the_rest_of_itself_and_checks_it(
     assert "is not the agent of this launch" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("refusals", "said"), [(29, ""), (30, "cannot be read (403)")], ids=["late", "never"]
+)
+def test_a_role_that_s3_does_not_know_yet_is_waited_for(
+    keeper, metadata, monkeypatch, refusals, said
+):
+    """`gpulab init` and `up` in one breath: the locks are in there, and without them there is no JupyterLab."""
+    here, waits, real = keeper(), [], agent.connect
+    answers = [403] * refusals
+
+    class Refusing:
+        request = staticmethod(lambda *_, **__: None)
+        read = staticmethod(lambda: b"<Error/>")
+
+        def getresponse(self):
+            self.status = answers.pop()
+            return self
+
+    monkeypatch.setattr(agent.time, "sleep", waits.append)
+    monkeypatch.setattr(agent, "connect", lambda url: Refusing() if answers else real(url))
+    failed = ""
+
+    try:
+        agent.become_whole(here, metadata, "locks")
+    except agent.Problem as error:
+        failed = str(error)
+
+    assert (min(refusals, 29), True) == (len(waits), failed.endswith(said))
+    assert bool(said) != here.path(f"opt/gpulab/agent-{WHOLE[:16]}.py").exists()
+
+
 def test_a_file_is_read_in_parts(here):
     """A checkpoint of ten gigabytes must not be held in memory."""
     place = put(here, "model.ckpt", b"x" * (2**25 + 5))

@@ -128,7 +128,7 @@ def command(
     from gpulab.reporting.report import Question, report_of
     from gpulab.reporting.standing import Budget
     from gpulab.spending.facts import timeline_of
-    from gpulab.store.statements import read_statement
+    from gpulab.store.deliveries import read_statements
     from gpulab.view.report_table import counted
 
     # Hundreds of thousands of small values that all live to the end: looking for garbage among them is a third of the time.
@@ -155,7 +155,7 @@ def command(
         students=reports.read_students(roster, key=_key(key), owners=_owners(facts))
         if roster
         else (),
-        statements=[read_statement(path) for path in statements],
+        statements=read_statements(statements),
     )
     _show(context, report, dimension, as_json=as_json, as_csv=as_csv, limit=limit)
     _write(context, report, html=html, xlsx=xlsx, title=plan.name if plan else "")

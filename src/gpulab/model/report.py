@@ -104,6 +104,7 @@ class Bill:
         first_day, last_day: UTC days that the statements cover; `None` without statements.
         ledger_usd: What the ledger counts for these days, of what the statements name by resource.
         statement_usd: The same from the statements.
+        left_out: Names of the files whose bill another file holds, newer or in another format.
     """
 
     by_category: Mapping[str, Decimal] = field(default_factory=dict)
@@ -111,6 +112,7 @@ class Bill:
     last_day: date | None = None
     ledger_usd: Decimal = Decimal(0)
     statement_usd: Decimal = Decimal(0)
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Statement:
         digest: SHA-256 of the file.
         lines: Lines read.
         unreadable: Lines left out because their amount or time is none, or not in USD.
+        instead_of: Names of files that hold the same bill, older or in another format, and were not read.
     """
 
     name: str
@@ -54,3 +55,4 @@ class Statement:
     lines: int
     unreadable: int
     sums: tuple[StatementSum, ...] = field(default=())
+    instead_of: tuple[str, ...] = ()

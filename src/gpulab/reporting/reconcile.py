@@ -47,6 +47,7 @@ def reconcile(
         last_day=last,
         ledger_usd=sum((_total(counted[r]) for r in compared), Decimal(0)),
         statement_usd=sum((_total(billed[r]) for r in compared), Decimal(0)),
+        left_out=tuple(sorted(name for one in once for name in one.instead_of)),
     )
     return bill, (*_unreadable(once), *_differences(billed, counted))
 

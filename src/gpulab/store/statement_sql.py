@@ -15,6 +15,7 @@ class StatementFormat:
         marks: Columns that only this format has.
         line_type: Usage, credit, tax, ...
         usage_type: Empty words where the format has no such column.
+        payer, period: Whose bill it is, and of which month.
     """
 
     name: str
@@ -25,6 +26,8 @@ class StatementFormat:
     usage_type: str
     amount: str
     currency: str
+    payer: str
+    period: str
 
 
 _CUR_2 = StatementFormat(
@@ -36,6 +39,8 @@ _CUR_2 = StatementFormat(
     usage_type="line_item_usage_type",
     amount="line_item_unblended_cost",
     currency="line_item_currency_code",
+    payer="bill_payer_account_id",
+    period="bill_billing_period_start_date",
 )
 _CUR_LEGACY = StatementFormat(
     name="cur-legacy",
@@ -46,6 +51,8 @@ _CUR_LEGACY = StatementFormat(
     usage_type="lineItem/UsageType",
     amount="lineItem/UnblendedCost",
     currency="lineItem/CurrencyCode",
+    payer="bill/PayerAccountId",
+    period="bill/BillingPeriodStartDate",
 )
 # FOCUS keeps AWS's usage type in columns of AWS's own, which not every export carries.
 _FOCUS = StatementFormat(
@@ -57,12 +64,15 @@ _FOCUS = StatementFormat(
     usage_type="x_UsageType",
     amount="BilledCost",
     currency="BillingCurrency",
+    payer="BillingAccountId",
+    period="BillingPeriodStart",
 )
 FORMATS = (_CUR_2, _CUR_LEGACY, _FOCUS)
 
 # A charge of reserved capacity or a savings plan is usage too; its net is 0 and its list price is not.
-_CATEGORY = """CASE
-    WHEN line_type IN ('Usage', 'DiscountedUsage', 'SavingsPlanCoveredUsage') THEN 'usage'
+_USAGE = "('Usage', 'DiscountedUsage', 'SavingsPlanCoveredUsage')"
+_CATEGORY = f"""CASE
+    WHEN line_type IN {_USAGE} THEN 'usage'
     WHEN line_type IN ('Credit', 'Refund') THEN 'credit'
     WHEN line_type = 'Tax' THEN 'tax'
     ELSE 'other' END"""
@@ -91,7 +101,7 @@ def summing(known: StatementFormat, source: str, columns: Mapping[str, str]) -> 
     """
 
     def column(name: str) -> str:
-        return f'"{name}"' if name in columns else "NULL::VARCHAR"
+        return _column(name, columns)
 
     units = _units(column(known.amount), columns.get(known.amount, "VARCHAR"))
     is_usd = f"coalesce({column(known.currency)}, 'USD') = 'USD'"
@@ -110,6 +120,31 @@ def summing(known: StatementFormat, source: str, columns: Mapping[str, str]) -> 
             GROUP BY day, resource, line_type, usage_type
         )
     """  # noqa: S608 - our own texts; names of columns come from the lists above
+
+
+def describing(known: StatementFormat, source: str, columns: Mapping[str, str]) -> str:
+    """Write the query that says whose bill a file is: payer, month (the first and the last), the last begin, and the number of lines."""
+    payer, period = _column(known.payer, columns), _column(known.period, columns)
+    begin = f"max(TRY_CAST({_column(known.begin, columns)} AS TIMESTAMP))"
+    names = ", ".join(f"{f}({c}::VARCHAR)" for c in (payer, period) for f in ("min", "max"))
+    return f"SELECT {names}, {begin}, count(*) FROM {source}"  # noqa: S608 - our own texts and names from the lists above
+
+
+def usage_lines(known: StatementFormat, source: str, columns: Mapping[str, str]) -> str:
+    """Write the query for what makes a line of usage the same in two deliveries: AWS's own ids of lines change with each."""
+    texts = [
+        f"coalesce({_column(name, columns)}::VARCHAR, '') AS {alias}"
+        for name, alias in ((known.resource, "resource"), (known.usage_type, "usage_type"))
+    ]
+    amount = _units(_column(known.amount, columns), columns.get(known.amount, "VARCHAR"))
+    return f"""
+        SELECT TRY_CAST({_column(known.begin, columns)} AS TIMESTAMP) AS begin, {", ".join(texts)}, {amount} AS units
+        FROM {source} WHERE {_column(known.line_type, columns)} IN {_USAGE} AND {amount} <> 0
+    """  # noqa: S608 - our own texts; names of columns come from the lists above
+
+
+def _column(name: str, columns: Mapping[str, str]) -> str:
+    return f'"{name}"' if name in columns else "NULL::VARCHAR"
 
 
 def _units(column: str, type_: str) -> str:

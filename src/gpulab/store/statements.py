@@ -15,7 +15,8 @@ import gzip
 import hashlib
 import zlib
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -46,24 +47,18 @@ def read_statement(path: Path) -> Statement:
         StoreError: DuckDB is not installed, or the file is damaged.
     """
     digest = _digest(path)
-    feed = _feed_lines(path)
+    feed = feed_lines(path)
     if feed is not None:
         return _read_feed(path, digest, feed)
     return _read_table(path, digest)
 
 
 def _read_table(path: Path, digest: str) -> Statement:
-    duckdb = _duckdb()
-    try:
-        with duckdb.connect(config=_SETTINGS) as connection:
-            source, columns = _opened(connection, path)
-            known = _format_of(path, columns)
-            rows = connection.execute(summing(known, source, columns), [str(path)]).fetchall()
-    except duckdb.Error as error:
-        raise StoreError(
-            f"could not read the statement {path}: {str(error).splitlines()[0]}",
-            hint="Download it again; it may be cut off",
-        ) from error
+    duckdb = duckdb_module()
+    with damaged(path), duckdb.connect(config=SETTINGS) as connection:
+        source, columns = opened(connection, path)
+        known = format_of(path, columns)
+        rows = connection.execute(summing(known, source, columns), [str(path)]).fetchall()
     return Statement(
         name=path.name,
         format=known.name,
@@ -74,15 +69,32 @@ def _read_table(path: Path, digest: str) -> Statement:
     )
 
 
+@contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """
+    Say in one sentence what DuckDB finds wrong with a file.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
+    try:
+        yield
+    except duckdb_module().Error as error:
+        raise StoreError(
+            f"could not read the statement {path}: {str(error).splitlines()[0]}",
+            hint="Download it again; it may be cut off",
+        ) from error
+
+
 # No extension is fetched from anywhere, and a statement larger than memory spills to disk.
-_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": _MEMORY,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
 
 
-def _opened(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, dict[str, str]]:
+def opened(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, dict[str, str]]:
     """Return the table function that reads a file, with `?` for its name, and the type of each column."""
     magic = _magic(path)
     packing = "gzip" if magic.startswith(_GZIP) else "none"
@@ -102,7 +114,13 @@ def _magic(path: Path) -> bytes:
         return file.read(4)
 
 
-def _format_of(path: Path, columns: Collection[str]) -> StatementFormat:
+def format_of(path: Path, columns: Collection[str]) -> StatementFormat:
+    """
+    Tell a table's format by its columns.
+
+    Raises:
+        WrongUsage: It is none.
+    """
     for known in FORMATS:
         if known.marks <= set(columns):
             return known
@@ -117,7 +135,7 @@ def _sum(day: date, resource: str | None, category: str, kind: str, units: int) 
     return StatementSum(day, name, _CATEGORIES[category], kind, Decimal(units).scaleb(-10, EXACT))
 
 
-def _feed_lines(path: Path) -> list[str] | None:
+def feed_lines(path: Path) -> list[str] | None:
     """Return the lines of a spot data feed file; `None` when it is something else."""
     try:
         with path.open("rb") as raw:
@@ -191,7 +209,13 @@ def _digest(path: Path) -> str:
         raise WrongUsage(f"could not read {path}: {error.strerror}") from error
 
 
-def _duckdb() -> Any:
+def duckdb_module() -> Any:
+    """
+    Import DuckDB.
+
+    Raises:
+        StoreError: It is not installed.
+    """
     try:
         import duckdb
     except ImportError as error:

@@ -76,6 +76,7 @@ def report_json(report: Report) -> dict[str, Any]:
             "by_category": report.bill.by_category,
             "ledger_usd": report.bill.ledger_usd,
             "statement_usd": report.bill.statement_usd,
+            "left_out": report.bill.left_out,
         },
         "problems": [
             {"kind": one.kind, "subject": one.subject, "cause": one.cause}
@@ -171,6 +172,11 @@ def _bill(report: Report) -> Sequence[str]:
         "",
         f"AWS's statements for {bill.first_day} to {bill.last_day}: {parts}",
         f"of what both know: ledger {money(bill.ledger_usd)}, statements {money(bill.statement_usd)}",
+        *(
+            [f"left out, as another file holds that bill: {', '.join(bill.left_out)}"]
+            if bill.left_out
+            else []
+        ),
     ]
 
 

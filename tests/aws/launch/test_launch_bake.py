@@ -13,7 +13,6 @@ import botocore.client
 import pytest
 from tests.aws.conftest import a_client
 from tests.aws.launch.conftest import Student
-from tests.aws.launch.test_launch_rights import RIGHTS, rights_in
 
 from gpulab.aws import baking
 from gpulab.bootstrap import load_environment
@@ -556,15 +555,3 @@ def test_a_builder_ends_itself_within_two_hours(sandbox, baker):
     tags = {t["Key"]: t["Value"] for t in call.params["TagSpecifications"][0]["Tags"]}
     assert timedelta(hours=2) == bake.BUILD
     assert "gpulab:expires" in tags
-
-
-def test_baking_copying_and_deleting_need_what_the_policies_allow(sandbox, baker):
-    """The teacher pastes the policy once; a missing line would be found after an hour of building."""
-    baked(baker)
-    (image,) = listed(baker)
-    list(images.copy(baker.context, image, "eu-west-1"))
-    images.delete(baker.context, image)
-
-    called = {f"{call.service}:{call.operation}" for call in sandbox.calls}
-    allowed = rights_in("course-account.json", "images.json")
-    assert set() == {RIGHTS.get(name, name) for name in called} - allowed

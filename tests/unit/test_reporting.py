@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpulab.model.course import Student
+from gpulab.model.discrepancy import DiscrepancyKind
 from gpulab.model.fact import Fact, Source, ended, launched, price, usage, volume
 from gpulab.model.market import Market
-from gpulab.model.problem import ProblemKind
 from gpulab.model.report import Dimension, Report, Standing
 from gpulab.model.statement import Category, Statement, StatementSum
 from gpulab.model.timeline import EndedBy
@@ -78,7 +78,7 @@ def a_report(facts: list[Fact], *, students=(), statements=(), **question) -> Re
     )
 
 
-def problem_kinds(report: Report) -> list[tuple[ProblemKind, str]]:
+def problem_kinds(report: Report) -> list[tuple[DiscrepancyKind, str]]:
     return [(one.kind, one.subject) for one in report.problems]
 
 
@@ -262,7 +262,7 @@ def test_where_each_student_stands():
         "s4": Standing.NOT_STARTED,
     } == standings
     assert ("Name 1", Decimal(20)) == (report.students[0].name, report.budget_usd)
-    assert [(ProblemKind.OVER_BUDGET, "s3")] == problem_kinds(report)
+    assert [(DiscrepancyKind.OVER_BUDGET, "s3")] == problem_kinds(report)
 
 
 def test_names_stay_out_unless_asked_for():
@@ -280,7 +280,7 @@ def test_groups_come_from_the_roster():
     report = a_report(facts, students=students)
 
     assert [("-", 1), ("G7", 2)] == [(row.key, row.runs) for row in report.rows[Dimension.GROUP]]
-    assert [(ProblemKind.UNKNOWN_OWNER, "s9")] == problem_kinds(report)
+    assert [(DiscrepancyKind.UNKNOWN_OWNER, "s9")] == problem_kinds(report)
 
 
 def test_an_instance_past_its_end_is_named():
@@ -289,7 +289,7 @@ def test_an_instance_past_its_end_is_named():
 
     report = a_report(open_run)
 
-    assert [(ProblemKind.NO_END, "i-1")] == problem_kinds(report)
+    assert [(DiscrepancyKind.NO_END, "i-1")] == problem_kinds(report)
     assert "should have ended at 2026-10-19T15:35Z" in report.problems[0].cause
 
 
@@ -299,7 +299,7 @@ def test_an_unknown_price_is_named_and_the_sum_is_called_too_low():
 
     report = a_report([disk])
 
-    assert [(ProblemKind.NO_PRICE, "vol-9")] == problem_kinds(report)
+    assert [(DiscrepancyKind.NO_PRICE, "vol-9")] == problem_kinds(report)
     assert report.problems[0].cause.endswith("it is left out, so the sums are too low")
 
 
@@ -354,17 +354,17 @@ def test_a_bill_that_agrees_is_no_problem():
     [
         (
             [("i-1", "0.50")],
-            (ProblemKind.BILL_DIFFERS, "i-1"),
+            (DiscrepancyKind.BILL_DIFFERS, "i-1"),
             "the ledger counts 0.4000 USD, AWS billed 0.5000 USD; most apart on 2026-10-19",
         ),
         (
             [("i-1", "0.40"), ("i-7", "3.00")],
-            (ProblemKind.ONLY_IN_BILL, "i-7"),
+            (DiscrepancyKind.ONLY_IN_BILL, "i-7"),
             "AWS billed 3.0000 USD for it and the ledger does not know it",
         ),
         (
             [("i-7", "0.001")],
-            (ProblemKind.ONLY_IN_LEDGER, "i-1"),
+            (DiscrepancyKind.ONLY_IN_LEDGER, "i-1"),
             "the ledger counts 0.4000 USD and no statement names it for these days",
         ),
     ],
@@ -395,4 +395,4 @@ def test_lines_that_could_not_be_read_are_counted():
     """A total that leaves lines out must say how many."""
     report = a_report([], statements=[a_statement(unreadable=3)])
 
-    assert [(ProblemKind.UNREADABLE_STATEMENT, "cur.csv")] == problem_kinds(report)
+    assert [(DiscrepancyKind.UNREADABLE_STATEMENT, "cur.csv")] == problem_kinds(report)

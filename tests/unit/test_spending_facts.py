@@ -9,25 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpulab.model.discrepancy import DiscrepancyKind
 from gpulab.model.fact import (
     Fact,
     FactKind,
     Source,
-    address,
-    address_released,
     ended,
     extended,
-    intent,
     launched,
     price,
-    refused,
     started,
     usage,
     volume,
     volume_deleted,
 )
 from gpulab.model.market import Market
-from gpulab.model.problem import ProblemKind
 from gpulab.model.timeline import EndedBy, Run
 from gpulab.spending.charging import cost_of
 from gpulab.spending.exact import Usd
@@ -63,7 +59,7 @@ def total(*facts: Fact) -> str:
     return str(Usd.of(costs.charges).rounded())
 
 
-def problems(*facts: Fact) -> list[tuple[ProblemKind, str]]:
+def problems(*facts: Fact) -> list[tuple[DiscrepancyKind, str]]:
     return [(problem.kind, problem.subject) for problem in timeline_of(facts).problems]
 
 
@@ -150,7 +146,7 @@ def test_the_launch_price_stands_in_for_a_missing_history():
     facts = (a_launch(), ended("i-1", at=after(60), by=EndedBy.USER))
 
     assert "0.2158000000" == total(*facts)
-    assert [(ProblemKind.PRICE_GAP, "i-1")] == problems(*facts)
+    assert [(DiscrepancyKind.PRICE_GAP, "i-1")] == problems(*facts)
 
 
 def test_a_stale_history_does_not_outweigh_the_price_seen_at_launch():
@@ -184,42 +180,31 @@ def test_a_root_disk_ends_with_its_instance_but_not_with_a_stop():
     assert [None, after(60)] == [life.deleted_at for life in lives]
 
 
-def test_an_elastic_ip_costs_until_it_is_released():
-    """Idle addresses are the commonest forgotten item on a bill."""
-    facts = (
-        address("eip-1", at=T0, usd_per_hour=Decimal("0.005")),
-        address_released("eip-1", at=after(120)),
-    )
-
-    assert "0.0100000000" == total(*facts)
-    assert "0.0250000000" == total(facts[0])
-
-
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        ((started("i-9", at=T0),), (ProblemKind.NO_LAUNCH, "i-9")),
-        ((ended("i-9", at=T0, by=None),), (ProblemKind.NO_LAUNCH, "i-9")),
+        ((started("i-9", at=T0),), (DiscrepancyKind.NO_LAUNCH, "i-9")),
+        ((ended("i-9", at=T0, by=None),), (DiscrepancyKind.NO_LAUNCH, "i-9")),
         (
             (
                 a_launch(),
                 a_price("0.2", 0),
                 ended("i-1", at=after(30), by=None, source=Source.AGENT),
             ),
-            (ProblemKind.ENDED_BY_UNKNOWN, "i-1"),
+            (DiscrepancyKind.ENDED_BY_UNKNOWN, "i-1"),
         ),
         (
             (Fact(FactKind.PRICE, "a/b/Linux/UNIX", T0, {"usd_per_hour": "cheap"}),),
-            (ProblemKind.UNREADABLE_FACT, "a/b/Linux/UNIX"),
+            (DiscrepancyKind.UNREADABLE_FACT, "a/b/Linux/UNIX"),
         ),
-        ((Fact(FactKind.LAUNCHED, "i-1", T0, {}),), (ProblemKind.UNREADABLE_FACT, "i-1")),
+        ((Fact(FactKind.LAUNCHED, "i-1", T0, {}),), (DiscrepancyKind.UNREADABLE_FACT, "i-1")),
         (
             (Fact(FactKind.VOLUME, "v", T0, {"size_gb": "-1"}),),
-            (ProblemKind.UNREADABLE_FACT, "v"),
+            (DiscrepancyKind.UNREADABLE_FACT, "v"),
         ),
         (
             (Fact(FactKind.USAGE, "i-1", T0, {"seconds": "x", "idle_seconds": "0"}),),
-            (ProblemKind.UNREADABLE_FACT, "i-1"),
+            (DiscrepancyKind.UNREADABLE_FACT, "i-1"),
         ),
     ],
 )
@@ -229,25 +214,6 @@ def test_what_does_not_fit_is_named_and_the_rest_is_counted(facts, expected):
 
     assert [expected] == problems(*facts, other)
     assert "i-2" in timeline_of((*facts, other)).launches
-
-
-def test_a_try_without_an_answer_is_named_until_it_is_answered():
-    """A laptop killed between the call and the answer may have left something that costs."""
-    tried = intent(
-        "l-1",
-        at=T0,
-        token="t-1",
-        zone="us-east-1d",
-        instance_type="g4dn.xlarge",
-        market=Market.SPOT,
-        at_most_usd=Decimal("2.10"),
-    )
-    no = refused("l-1", at=T0, token="t-1", reason="InsufficientInstanceCapacity")
-    yes = a_launch(market=Market.ON_DEMAND)
-
-    assert [(ProblemKind.NO_OUTCOME, "l-1")] == problems(tried)
-    assert [] == problems(tried, no)
-    assert [] == problems(tried, yes)
 
 
 def test_what_is_known_of_a_launch_comes_from_every_source():

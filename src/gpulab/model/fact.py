@@ -22,8 +22,6 @@ LINUX = "Linux/UNIX"
 class FactKind(StrEnum):
     """What a fact is about."""
 
-    INTENT = "intent"
-    REFUSED = "refused"
     LAUNCHED = "launched"
     STARTED = "started"
     EXTENDED = "extended"
@@ -31,10 +29,7 @@ class FactKind(StrEnum):
     PRICE = "price"
     VOLUME = "volume"
     VOLUME_DELETED = "volume-deleted"
-    ADDRESS = "address"
-    ADDRESS_RELEASED = "address-released"
     USAGE = "usage"
-    STATEMENT = "statement"
     CREDIT = "credit"
 
 
@@ -91,38 +86,6 @@ def written(moment: datetime) -> str:
     # Not by strftime, which writes a year before 1000 with fewer than the four digits that reading it asks for.
     plain = moment.astimezone(UTC).replace(tzinfo=None, microsecond=0)
     return plain.isoformat() + "Z"
-
-
-def intent(
-    launch_id: str,
-    *,
-    at: datetime,
-    token: str,
-    zone: str,
-    instance_type: str,
-    market: Market,
-    at_most_usd: Decimal,
-    name: str = "",
-) -> Fact:
-    """Say that a launch is about to be tried at one place; written before the call."""
-    return Fact(
-        FactKind.INTENT,
-        launch_id,
-        at,
-        _known(
-            token=token,
-            zone=zone,
-            instance_type=instance_type,
-            market=market,
-            at_most_usd=at_most_usd,
-            name=name,
-        ),
-    )
-
-
-def refused(launch_id: str, *, at: datetime, token: str, reason: str) -> Fact:
-    """Say that AWS refused an attempt, so nothing was launched by it; `reason` is AWS's code."""
-    return Fact(FactKind.REFUSED, launch_id, at, _known(token=token, reason=reason), Source.AWS)
 
 
 def launched(
@@ -260,19 +223,6 @@ def volume_deleted(volume_id: str, *, at: datetime, source: Source = Source.LAPT
     return Fact(FactKind.VOLUME_DELETED, volume_id, at, {}, source)
 
 
-def address(
-    allocation_id: str, *, at: datetime, usd_per_hour: Decimal | None, owner: str = ""
-) -> Fact:
-    """Say that an Elastic IP was allocated."""
-    details = _known(usd_per_hour=usd_per_hour, owner=owner)
-    return Fact(FactKind.ADDRESS, allocation_id, at, details)
-
-
-def address_released(allocation_id: str, *, at: datetime) -> Fact:
-    """Say that an Elastic IP was released."""
-    return Fact(FactKind.ADDRESS_RELEASED, allocation_id, at)
-
-
 def usage(
     instance_id: str,
     *,
@@ -290,17 +240,6 @@ def usage(
     """
     details = _known(seconds=seconds, idle_seconds=idle_seconds)
     return Fact(FactKind.USAGE, instance_id, at, details, source)
-
-
-def statement(
-    digest: str,
-    *,
-    at: datetime,
-    format: str,  # noqa: A002 - the file's format
-    name: str,
-) -> Fact:
-    """Say that a billing export was read; its SHA-256 is its name."""
-    return Fact(FactKind.STATEMENT, digest, at, _known(format=format, name=name))
 
 
 def credit_reading(credit: Credit) -> Fact:

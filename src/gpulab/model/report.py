@@ -8,7 +8,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from gpulab.model.problem import Problem
+from gpulab.model.discrepancy import Discrepancy
 from gpulab.model.timeline import PriceRule
 
 
@@ -141,4 +141,4 @@ class Report:
     interruptions: tuple[Interruption, ...]
     budget_usd: Decimal | None
     bill: Bill
-    problems: tuple[Problem, ...]
+    problems: tuple[Discrepancy, ...]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 
-from gpulab.model.problem import Problem, ProblemKind
+from gpulab.model.discrepancy import Discrepancy, DiscrepancyKind
 from gpulab.model.report import Bill
 from gpulab.model.statement import Category, Statement
 from gpulab.model.timeline import Charge, ChargeKind
@@ -24,7 +24,7 @@ _ByResource = dict[str, dict[date, Decimal]]
 
 def reconcile(
     statements: Iterable[Statement], charges: Iterable[Charge]
-) -> tuple[Bill, tuple[Problem, ...]]:
+) -> tuple[Bill, tuple[Discrepancy, ...]]:
     """
     Compare statements with the ledger's charges over the days that the statements cover.
 
@@ -78,20 +78,20 @@ def _counted(charges: Iterable[Charge], first: date, last: date) -> _ByResource:
 
 def _differences(
     billed: _ByResource, counted: Mapping[str, Mapping[date, Decimal]]
-) -> Iterable[Problem]:
+) -> Iterable[Discrepancy]:
     for resource in sorted({*billed, *counted}):
         ours, theirs = _total(counted.get(resource, {})), _total(billed.get(resource, {}))
         if max(ours, theirs) < _LEAST_USD:
             continue
         if resource not in counted:
             cause = f"AWS billed {theirs:.4f} USD for it and the ledger does not know it"
-            yield Problem(ProblemKind.ONLY_IN_BILL, resource, cause)
+            yield Discrepancy(DiscrepancyKind.ONLY_IN_BILL, resource, cause)
         elif resource not in billed:
             cause = f"the ledger counts {ours:.4f} USD and no statement names it for these days"
-            yield Problem(ProblemKind.ONLY_IN_LEDGER, resource, cause)
+            yield Discrepancy(DiscrepancyKind.ONLY_IN_LEDGER, resource, cause)
         elif abs(ours - theirs) > max(_LEAST_USD, theirs * _SHARE):
             cause = f"the ledger counts {ours:.4f} USD, AWS billed {theirs:.4f} USD{_worst(counted[resource], billed[resource])}"
-            yield Problem(ProblemKind.BILL_DIFFERS, resource, cause)
+            yield Discrepancy(DiscrepancyKind.BILL_DIFFERS, resource, cause)
 
 
 def _worst(ours: Mapping[date, Decimal], theirs: Mapping[date, Decimal]) -> str:
@@ -100,11 +100,11 @@ def _worst(ours: Mapping[date, Decimal], theirs: Mapping[date, Decimal]) -> str:
     return f"; most apart on {day}: {ours.get(day, zero):.4f} and {theirs.get(day, zero):.4f}"
 
 
-def _unreadable(statements: Iterable[Statement]) -> Iterable[Problem]:
+def _unreadable(statements: Iterable[Statement]) -> Iterable[Discrepancy]:
     for statement in statements:
         if statement.unreadable:
             cause = f"{statement.unreadable} of {statement.lines} lines have no amount in USD or no time; they are left out"
-            yield Problem(ProblemKind.UNREADABLE_STATEMENT, statement.name, cause)
+            yield Discrepancy(DiscrepancyKind.UNREADABLE_STATEMENT, statement.name, cause)
 
 
 def _total(days: Mapping[date, Decimal]) -> Decimal:

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 
 from gpulab.model.course import Student
-from gpulab.model.problem import Problem, ProblemKind
+from gpulab.model.discrepancy import Discrepancy, DiscrepancyKind
 from gpulab.model.report import Dimension, Interruption, Report, Row, StudentStanding
 from gpulab.model.statement import Statement
 from gpulab.model.timeline import Costs, EndedBy, PriceRule
@@ -204,13 +204,13 @@ def _interruptions(
     return tuple(sorted(found, key=lambda one: (one.at, one.owner)))
 
 
-def _unpriced(costs: Costs) -> Iterable[Problem]:
+def _unpriced(costs: Costs) -> Iterable[Discrepancy]:
     for one in costs.unpriced:
         cause = f"{one.what} is not known; it is left out, so the sums are too low"
-        yield Problem(ProblemKind.NO_PRICE, one.resource, cause)
+        yield Discrepancy(DiscrepancyKind.NO_PRICE, one.resource, cause)
 
 
-def _past_their_end(reading: LedgerReading, now: datetime) -> Iterable[Problem]:
+def _past_their_end(reading: LedgerReading, now: datetime) -> Iterable[Discrepancy]:
     """Name instances whose planned end is over and whose real end nobody wrote."""
     for life in reading.timeline.instances:
         expires_at = reading.launches[life.id].expires_at
@@ -220,13 +220,13 @@ def _past_their_end(reading: LedgerReading, now: datetime) -> Iterable[Problem]:
             and expires_at < now - timedelta(minutes=15)
         ):
             cause = f"it should have ended at {expires_at:%Y-%m-%dT%H:%MZ} and no end was written; it is charged until now"
-            yield Problem(ProblemKind.NO_END, life.id, cause)
+            yield Discrepancy(DiscrepancyKind.NO_END, life.id, cause)
 
 
-def _unknown_owners(reading: LedgerReading, roster: tuple[Student, ...]) -> Iterable[Problem]:
+def _unknown_owners(reading: LedgerReading, roster: tuple[Student, ...]) -> Iterable[Discrepancy]:
     known = {student.owner for student in roster}
     owners = {launch.owner or NOBODY for launch in reading.launches.values()}
     for owner in sorted(owners - known) if roster else ():
-        yield Problem(
-            ProblemKind.UNKNOWN_OWNER, owner, "it has spent money and is not in the roster"
+        yield Discrepancy(
+            DiscrepancyKind.UNKNOWN_OWNER, owner, "it has spent money and is not in the roster"
         )

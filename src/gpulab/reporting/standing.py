@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from gpulab.model.course import Student
-from gpulab.model.problem import Problem, ProblemKind
+from gpulab.model.discrepancy import Discrepancy, DiscrepancyKind
 from gpulab.model.report import Standing, StudentStanding
 from gpulab.spending.forecast import lasts_until
 
@@ -92,11 +92,11 @@ def _standing(
     )
 
 
-def standing_problems(standings: Iterable[StudentStanding]) -> tuple[Problem, ...]:
+def standing_problems(standings: Iterable[StudentStanding]) -> tuple[Discrepancy, ...]:
     """Name everybody who is over budget."""
     return tuple(
-        Problem(
-            ProblemKind.OVER_BUDGET,
+        Discrepancy(
+            DiscrepancyKind.OVER_BUDGET,
             one.owner,
             f"spent {one.spent_usd:.2f} USD of a budget of {one.budget_usd:.2f} USD",
         )

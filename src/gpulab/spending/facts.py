@@ -11,13 +11,12 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import NamedTuple
 
+from gpulab.model.discrepancy import Discrepancy, DiscrepancyKind
 from gpulab.model.fact import LINUX, Fact, FactKind, Source
 from gpulab.model.market import Market
 from gpulab.model.moment import read_moment
-from gpulab.model.problem import Problem, ProblemKind
 from gpulab.model.timeline import (
     NO_PRICES,
-    AddressLife,
     EndedBy,
     InstanceLife,
     PriceSeries,
@@ -91,7 +90,7 @@ class LedgerReading:
     timeline: Timeline = field(default_factory=Timeline)
     launches: Mapping[str, LaunchRecord] = field(default_factory=dict)
     usage: tuple[Usage, ...] = ()
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Discrepancy, ...] = ()
 
 
 def timeline_of(facts: Iterable[Fact]) -> LedgerReading:
@@ -106,7 +105,7 @@ def timeline_of(facts: Iterable[Fact]) -> LedgerReading:
 
 class _Reader:
     def __init__(self, facts: Iterable[Fact]) -> None:
-        self._problems: list[Problem] = []
+        self._problems: list[Discrepancy] = []
         self._by_kind: dict[FactKind, dict[str, list[Fact]]] = defaultdict(
             lambda: defaultdict(list)
         )
@@ -119,11 +118,9 @@ class _Reader:
         known = {key: launch for key, launch in launches.items() if launch is not None}
         instances = {key: self._instance(launch, series) for key, launch in known.items()}
         self._name_unlaunched(known)
-        self._name_unresolved_intents()
         timeline = Timeline(
             tuple(instances.values()),
             tuple(self._volumes(instances)),
-            tuple(self._addresses()),
         )
         return LedgerReading(timeline, known, tuple(self._usage()), tuple(self._problems))
 
@@ -133,8 +130,8 @@ class _Reader:
     def _facts(self, kind: FactKind, subject: str) -> list[Fact]:
         return self._by_kind[kind].get(subject, [])
 
-    def _complain(self, kind: ProblemKind, subject: str, cause: str) -> None:
-        self._problems.append(Problem(kind, subject, cause))
+    def _complain(self, kind: DiscrepancyKind, subject: str, cause: str) -> None:
+        self._problems.append(Discrepancy(kind, subject, cause))
 
     def _price_series(self) -> dict[str, PriceSeries]:
         found = {}
@@ -209,7 +206,7 @@ class _Reader:
             return history
         if not history.at and seen is not None:
             cause = "no spot price was saved while it ran; it is charged at the price of its launch"
-            self._complain(ProblemKind.PRICE_GAP, launch.instance_id, cause)
+            self._complain(DiscrepancyKind.PRICE_GAP, launch.instance_id, cause)
         return _joined(at_launch, history, launch.launched_at)
 
     def _runs(self, launch: LaunchRecord) -> tuple[Run, ...]:
@@ -237,7 +234,7 @@ class _Reader:
             return Run(begin, end.at, _ENDERS[named[0]])
         if launch.market is Market.SPOT and end.at - begin < timedelta(hours=1):
             cause = "nobody knows who ended it in its first hour; it is charged as ended by the user, and free if AWS did"
-            self._complain(ProblemKind.ENDED_BY_UNKNOWN, launch.instance_id, cause)
+            self._complain(DiscrepancyKind.ENDED_BY_UNKNOWN, launch.instance_id, cause)
         return Run(begin, end.at, EndedBy.USER)
 
     def _volumes(self, instances: Mapping[str, InstanceLife]) -> Iterable[VolumeLife]:
@@ -289,18 +286,6 @@ class _Reader:
                 spans.append(_most_believed(gone).at - last)
         return sorted(spans)[len(spans) // 2] if spans else timedelta(0)
 
-    def _addresses(self) -> Iterable[AddressLife]:
-        for allocation_id, facts in self._of(FactKind.ADDRESS):
-            first, said = _most_believed(facts), _merged_details(facts)
-            gone = self._facts(FactKind.ADDRESS_RELEASED, allocation_id)
-            yield AddressLife(
-                id=allocation_id,
-                owner=said.get("owner"),
-                usd_per_hour=_amount(said.get("usd_per_hour")),
-                allocated_at=first.at,
-                released_at=max(first.at, _most_believed(gone).at) if gone else None,
-            )
-
     def _usage(self) -> Iterable[Usage]:
         for instance_id, facts in self._of(FactKind.USAGE):
             for fact in facts:
@@ -316,19 +301,7 @@ class _Reader:
             for instance_id, _ in self._of(kind):
                 if instance_id not in known:
                     cause = "it ran, but its launch was never written; it is not charged"
-                    self._complain(ProblemKind.NO_LAUNCH, instance_id, cause)
-
-    def _name_unresolved_intents(self) -> None:
-        answered = {
-            fact.details.get("token")
-            for kind in (FactKind.LAUNCHED, FactKind.REFUSED)
-            for _, facts in self._of(kind)
-            for fact in facts
-        }
-        for launch_id, facts in self._of(FactKind.INTENT):
-            if any(fact.details.get("token") not in answered for fact in facts):
-                cause = "a launch was tried and its answer never written; `gpulab ls` finds an instance that runs"
-                self._complain(ProblemKind.NO_OUTCOME, launch_id, cause)
+                    self._complain(DiscrepancyKind.NO_LAUNCH, instance_id, cause)
 
     def _decimal(self, fact: Fact, key: str) -> Decimal | None:
         value = _amount(fact.details.get(key))
@@ -338,7 +311,7 @@ class _Reader:
 
     def _unreadable(self, fact: Fact) -> None:
         cause = f"a fact of kind {fact.kind} at {fact.at:%Y-%m-%dT%H:%M:%SZ} cannot be read; it is left out"
-        self._complain(ProblemKind.UNREADABLE_FACT, fact.subject, cause)
+        self._complain(DiscrepancyKind.UNREADABLE_FACT, fact.subject, cause)
 
 
 def _running_from(launched_at: datetime, seen: list[datetime], ends: list[Fact]) -> datetime:

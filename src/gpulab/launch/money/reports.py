@@ -20,7 +20,7 @@ from gpulab.store.ledger import Ledger
 if TYPE_CHECKING:
     from gpulab.reporting.cells import Catalogue
 
-_OWNED = (FactKind.LAUNCHED, FactKind.VOLUME, FactKind.ADDRESS)
+_OWNED = (FactKind.LAUNCHED, FactKind.VOLUME)
 
 
 def read_ledgers(paths: Sequence[Path]) -> tuple[Fact, ...]:

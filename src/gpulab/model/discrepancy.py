@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class ProblemKind(StrEnum):
+class DiscrepancyKind(StrEnum):
     """What is wrong, in one word that scripts can count."""
 
     UNREADABLE_FACT = "unreadable-fact"
     NO_LAUNCH = "no-launch"
-    NO_OUTCOME = "no-outcome"
     NO_END = "no-end"
     NO_PRICE = "no-price"
     PRICE_GAP = "price-gap"
@@ -25,7 +24,7 @@ class ProblemKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Discrepancy:
     """
     One thing that does not add up.
 
@@ -34,6 +33,6 @@ class Problem:
         cause: One sentence that says what was found and what it does to the sums.
     """
 
-    kind: ProblemKind
+    kind: DiscrepancyKind
     subject: str
     cause: str

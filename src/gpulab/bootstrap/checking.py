@@ -23,7 +23,7 @@ _WISH = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^]]*\])?\s*(?P
 
 
 @dataclass(frozen=True)
-class Problem:
+class Flaw:
     """
     One thing that is wrong with an environment.
 
@@ -39,7 +39,7 @@ class Problem:
     hint: str
 
 
-def problems(name: str, *, today: date, extra_folders: Sequence[Path] = ()) -> tuple[Problem, ...]:
+def problems(name: str, *, today: date, extra_folders: Sequence[Path] = ()) -> tuple[Flaw, ...]:
     """
     Look for what would fail or mislead later: files, wishes that are not locked, old locks.
 
@@ -50,7 +50,7 @@ def problems(name: str, *, today: date, extra_folders: Sequence[Path] = ()) -> t
         environment = load_environment(name, extra_folders)
         wanted = variants(environment.folder, extra_folders)
     except GpulabError as error:
-        return (Problem(name, "", error.message, error.hint),)
+        return (Flaw(name, "", error.message, error.hint),)
     found = [
         *(
             p
@@ -82,7 +82,7 @@ def wishes(files: Iterable[Path]) -> dict[str, str]:
     return found
 
 
-def _unlocked(environment: Environment, variant: str, files: Iterable[Path]) -> Iterator[Problem]:
+def _unlocked(environment: Environment, variant: str, files: Iterable[Path]) -> Iterator[Flaw]:
     lock = environment.gpu if variant == "gpu" else environment.cpu
     locked = {pin.name: pin.version for pin in lock.pins}
     hint = f"`gpulab env lock {environment.name}` makes the lock again"
@@ -90,22 +90,22 @@ def _unlocked(environment: Environment, variant: str, files: Iterable[Path]) -> 
         exact = versions.removeprefix("==") if re.fullmatch(r"==[^,*=]+", versions) else ""
         where = f"{variant}.lock"
         if name not in locked:
-            yield Problem(environment.name, where, f"{name} is asked for and not in it", hint)
+            yield Flaw(environment.name, where, f"{name} is asked for and not in it", hint)
         elif exact and exact.strip() != locked[name]:
             text = f"it has {name} {locked[name]}, asked for is {exact.strip()}"
-            yield Problem(environment.name, where, text, hint)
+            yield Flaw(environment.name, where, text, hint)
 
 
-def _no_kernel(environment: Environment) -> Iterator[Problem]:
+def _no_kernel(environment: Environment) -> Iterator[Flaw]:
     """Kernels are started by `ipykernel_launcher`; a resolver that finds no way goes back to versions from before it."""
     for where, lock in (("cpu.lock", environment.cpu), ("gpu.lock", environment.gpu)):
         version = next((pin.version for pin in lock.pins if pin.name == "ipykernel"), "")
         if (where, lock) != ("gpu.lock", environment.cpu) and int(version.split(".")[0] or 0) < 5:
             text = f"it has {f'ipykernel {version}' if version else 'no ipykernel'}, so no notebook can start"
-            yield Problem(environment.name, where, text, "Ask for `ipykernel>=5`, and lock again")
+            yield Flaw(environment.name, where, text, "Ask for `ipykernel>=5`, and lock again")
 
 
-def _behind_base(environment: Environment, extra_folders: Sequence[Path]) -> Iterator[Problem]:
+def _behind_base(environment: Environment, extra_folders: Sequence[Path]) -> Iterator[Flaw]:
     if not environment.base:
         return
     below = load_environment(environment.base, extra_folders)
@@ -116,7 +116,7 @@ def _behind_base(environment: Environment, extra_folders: Sequence[Path]) -> Ite
         locked = {pin.name: pin.version for pin in own.pins}
         moved = [p.name for p in base.pins if locked.get(p.name, p.version) != p.version]
         if moved and (where, own) != ("gpu.lock", environment.cpu):
-            yield Problem(
+            yield Flaw(
                 environment.name,
                 where,
                 f"{environment.base} has moved on since: {', '.join(moved[:3])}"
@@ -125,7 +125,7 @@ def _behind_base(environment: Environment, extra_folders: Sequence[Path]) -> Ite
             )
 
 
-def _old(environment: Environment, today: date) -> Iterator[Problem]:
+def _old(environment: Environment, today: date) -> Iterator[Flaw]:
     locks = {"cpu.lock": environment.cpu, "gpu.lock": environment.gpu}
     if environment.gpu == environment.cpu:
         del locks["gpu.lock"]
@@ -136,11 +136,11 @@ def _old(environment: Environment, today: date) -> Iterator[Problem]:
     )
     for where, lock in locks.items():
         if lock.locked_on is None:
-            yield Problem(environment.name, where, "it does not say when it was made", hint)
+            yield Flaw(environment.name, where, "it does not say when it was made", hint)
         elif today - lock.locked_on > OLD_AFTER:
             days = (today - lock.locked_on).days
             text = f"it is {days} days old; old versions collect known holes"
-            yield Problem(environment.name, where, text, hint)
+            yield Flaw(environment.name, where, text, hint)
 
 
 def fits_alone(environment: Environment) -> bool:

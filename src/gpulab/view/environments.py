@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
-from gpulab.bootstrap.checking import Problem, fits_alone
+from gpulab.bootstrap.checking import Flaw, fits_alone
 from gpulab.bootstrap.environments import Environment
 from gpulab.bootstrap.locking import Renewed
 from gpulab.bootstrap.locks import Lock
@@ -107,7 +107,7 @@ def environment_json(environment: Environment, *, today: date) -> dict[str, Any]
     }
 
 
-def problem_text(problem: Problem) -> str:
+def problem_text(problem: Flaw) -> str:
     """Say one problem with what to do about it."""
     where = f"{problem.environment} {problem.where}".strip()
     return f"{where}: {problem.text}" + (f"\n  {problem.hint}" if problem.hint else "")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import click
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gpulab.model.course import Course
     from gpulab.model.fact import Fact
     from gpulab.model.report import Report
+    from gpulab.reporting.report import Question
 
 Made = TypeVar("Made")
 _FILE = click.Path(path_type=Path)
@@ -94,24 +96,15 @@ _FILE = click.Path(path_type=Path)
 @click.pass_obj
 def command(
     context: Context,
+    /,
     dimension: str,
-    ledgers: tuple[Path, ...],
-    course: Path | None,
-    roster: Path | None,
-    key: Path | None,
-    statements: tuple[Path, ...],
-    since: str | None,
-    until: str | None,
-    budget: Decimal | None,
-    timezone: str | None,
-    price_rule: str,
-    names: bool,
     html: Path | None,
     xlsx: Path | None,
     limit: int,
     check: bool,
     as_json: bool,
     as_csv: bool,
+    **asked: Any,
 ) -> None:
     """
     Report what was used and spent.
@@ -124,42 +117,78 @@ def command(
       gpulab report --by student --course course.toml --roster roster.csv --ledger s1.jsonl --ledger s2.jsonl
       gpulab report --statement cur.parquet --html report.html
     """
-    from gpulab.launch.money import reports
-    from gpulab.reporting.report import Question, report_of
-    from gpulab.reporting.standing import Budget
-    from gpulab.spending.facts import timeline_of
-    from gpulab.store.deliveries import read_statements
-    from gpulab.view.report_table import counted
-
     # Hundreds of thousands of small values that all live to the end: looking for garbage among them is a third of the time.
     gc.disable()
     click.get_current_context().call_on_close(gc.enable)
-    plan = reports.read_plan(course) if course else None
-    zone = _zone(timezone, plan)
-    facts = reports.read_ledgers(ledgers) if ledgers else context.launch.ledger.facts()
-    reading = timeline_of(facts)
-    report = report_of(
-        reading,
-        Question(
-            now=_day(until, zone) or context.now(),
-            begin=_day(since, zone),
-            price_rule=PriceRule(price_rule),
-            zone=zone,
-            budget=Budget(
-                budget or (plan.budget_usd if plan else None),
-                reports.deadline_of(plan) if plan else None,
-            ),
-            catalogue=reports.shipped_catalogue(),
-            has_names=names,
-        ),
-        students=reports.read_students(roster, key=_key(key), owners=_owners(facts))
-        if roster
-        else (),
-        statements=read_statements(statements),
-    )
+    report, title = _report(context, _Asked(**asked))
     _show(context, report, dimension, as_json=as_json, as_csv=as_csv, limit=limit)
-    _write(context, report, html=html, xlsx=xlsx, title=plan.name if plan else "")
-    if check and report.problems:
+    _write(context, report, html=html, xlsx=xlsx, title=title)
+    if check:
+        _refuse_problems(report)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options that say what is reported; the others say how it is shown."""
+
+    ledgers: tuple[Path, ...]
+    course: Path | None
+    roster: Path | None
+    key: Path | None
+    statements: tuple[Path, ...]
+    since: str | None
+    until: str | None
+    budget: Decimal | None
+    timezone: str | None
+    price_rule: str
+    names: bool
+
+
+def _report(context: Context, asked: _Asked) -> tuple[Report, str]:
+    """Read everything that was named and make the report, and its title."""
+    from gpulab.launch.money import reports
+    from gpulab.reporting.report import report_of
+    from gpulab.spending.facts import timeline_of
+    from gpulab.store.deliveries import read_statements
+
+    plan = reports.read_plan(asked.course) if asked.course else None
+    facts = reports.read_ledgers(asked.ledgers) if asked.ledgers else context.launch.ledger.facts()
+    students = (
+        reports.read_students(asked.roster, key=_key(asked.key), owners=_owners(facts))
+        if asked.roster
+        else ()
+    )
+    report = report_of(
+        timeline_of(facts),
+        _question(asked, plan, now=context.now()),
+        students=students,
+        statements=read_statements(asked.statements),
+    )
+    return report, plan.name if plan else ""
+
+
+def _question(asked: _Asked, plan: Course | None, *, now: datetime) -> Question:
+    from gpulab.launch.money import reports
+    from gpulab.reporting.report import Question
+    from gpulab.reporting.standing import Budget
+
+    zone = _zone(asked.timezone, plan)
+    usd = asked.budget or (plan.budget_usd if plan else None)
+    return Question(
+        now=_day(asked.until, zone) or now,
+        begin=_day(asked.since, zone),
+        price_rule=PriceRule(asked.price_rule),
+        zone=zone,
+        budget=Budget(usd, reports.deadline_of(plan) if plan else None),
+        catalogue=reports.shipped_catalogue(),
+        has_names=asked.names,
+    )
+
+
+def _refuse_problems(report: Report) -> None:
+    from gpulab.view.report_table import counted
+
+    if report.problems:
         first = report.problems[0]
         raise ProblemsFound(
             f"{counted(len(report.problems), 'problem')}, the first: {first.subject}: {first.cause}"

@@ -34,6 +34,7 @@ What can go wrong, as classes that say what the caller may do next. Raises nothi
 
 from __future__ import annotations
 
+import errno
 from typing import Self
 
 
@@ -161,6 +162,15 @@ class UnsafeArchive(RemoteError):
 
 class StoreError(GpulabError):
     """The user's own folder is full, locked or unreadable."""
+
+
+def disk_hint(error: OSError) -> str:
+    """Say what to do when this computer's disk refuses something."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free some space on this computer, then repeat the command"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Check the folder's owner and modes, then repeat the command"
+    return "Check this computer's disk and the folder, then repeat the command"
 
 
 class StateDamaged(StoreError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self, TypeVar
 
-from gpulab.errors import StoreError, Unreachable, UnsafeArchive
+from gpulab.errors import StoreError, Unreachable, UnsafeArchive, disk_hint
 from gpulab.remote import instance_side
 
 _T = TypeVar("_T")
@@ -188,12 +188,16 @@ def extract(
     try:
         stage = instance_side.make_stage(destination)
     except OSError as error:
-        raise StoreError(f"could not write {destination} ({error.strerror})") from error
+        raise StoreError(
+            f"could not write {destination} ({error.strerror})", hint=disk_hint(error)
+        ) from error
     try:
         files = unpack(stream, stage, limits=limits)
         stage.rename(destination)
     except OSError as error:
-        raise StoreError(f"could not write {destination} ({error.strerror})") from error
+        raise StoreError(
+            f"could not write {destination} ({error.strerror})", hint=disk_hint(error)
+        ) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return files
@@ -294,7 +298,9 @@ class _Unpacking:
         except FileExistsError as error:
             raise unsafe(str(error.filename), "the same file as another member") from error
         except OSError as error:
-            raise StoreError(f"could not write {self._folder} ({error.strerror})") from error
+            raise StoreError(
+                f"could not write {self._folder} ({error.strerror})", hint=disk_hint(error)
+            ) from error
 
 
 def _from_instance(source: IO[bytes]) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpulab.errors import CommandFailed, StoreError, Unreachable, WrongUsage
+from gpulab.errors import CommandFailed, StoreError, Unreachable, WrongUsage, disk_hint
 from gpulab.remote import archive, instance_side, rsync
 from gpulab.remote.host import Host
 from gpulab.remote.manifest import (
@@ -367,7 +367,9 @@ def _stage(destination: Path) -> Iterator[Path]:
     try:
         stage = instance_side.make_stage(destination)
     except OSError as error:
-        raise StoreError(f"could not write {destination} ({error.strerror})") from error
+        raise StoreError(
+            f"could not write {destination} ({error.strerror})", hint=disk_hint(error)
+        ) from error
     try:
         yield stage
     finally:

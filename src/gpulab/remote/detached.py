@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gpulab.errors import StoreError, Unreachable, WrongUsage
+from gpulab.errors import StoreError, Unreachable, WrongUsage, disk_hint
 from gpulab.remote.process import last_line
 
 _VERSION = 1
@@ -116,7 +116,9 @@ def announce(
             stream.write(text)
         Path(temporary).replace(file)
     except OSError as error:
-        raise StoreError(f"could not write {file} ({error.strerror})") from error
+        raise StoreError(
+            f"could not write {file} ({error.strerror})", hint=disk_hint(error)
+        ) from error
     return record
 
 
@@ -187,7 +189,9 @@ def _spawn(
         log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     except OSError as error:
-        raise StoreError(f"could not write {log_file} ({error.strerror})") from error
+        raise StoreError(
+            f"could not write {log_file} ({error.strerror})", hint=disk_hint(error)
+        ) from error
     try:
         return subprocess.Popen(
             argv,

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpulab.errors import HostKeyMismatch, StoreError, WrongUsage
+from gpulab.errors import HostKeyMismatch, StoreError, WrongUsage, disk_hint
 
 KEY_TYPE = "ssh-ed25519"
 
@@ -181,7 +181,7 @@ def _lines(known_hosts: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StoreError(f"could not read {known_hosts} ({error.strerror})") from error
+        raise _refused("read", known_hosts, error) from error
 
 
 def _replace(known_hosts: Path, lines: Iterable[str]) -> None:
@@ -199,7 +199,7 @@ def _replace(known_hosts: Path, lines: Iterable[str]) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StoreError(f"could not write {known_hosts} ({error.strerror})") from error
+        raise _refused("write", known_hosts, error) from error
 
 
 @contextlib.contextmanager
@@ -211,7 +211,7 @@ def _exclusive(known_hosts: Path) -> Iterator[None]:
             known_hosts.with_name(known_hosts.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600
         )
     except OSError as error:
-        raise StoreError(f"could not write {known_hosts} ({error.strerror})") from error
+        raise _refused("write", known_hosts, error) from error
     try:
         _lock(lock)
         yield
@@ -229,3 +229,10 @@ def _lock(handle: int) -> None:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _refused(verb: str, known_hosts: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"could not {verb} {known_hosts} ({error.strerror})",
+        hint=disk_hint(error),
+    )

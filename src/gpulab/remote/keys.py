@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gpulab.errors import StoreError
+from gpulab.errors import StoreError, disk_hint
 
 Runner = Callable[[Sequence[str]], int]
 
@@ -55,7 +55,7 @@ def make_key_pair(
     except OSError as error:
         raise StoreError(
             f"could not write the ssh key {path} ({error.strerror})",
-            hint="Free some space or check the folder's owner, then repeat the command",
+            hint=disk_hint(error),
         ) from error
     return public_key(path, comment=comment)
 
@@ -72,7 +72,9 @@ def public_key(path: Path, *, comment: str = "gpulab") -> str:
     try:
         private = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     except OSError as error:
-        raise StoreError(f"could not read the ssh key {path} ({error.strerror})") from error
+        raise StoreError(
+            f"could not read the ssh key {path} ({error.strerror})", hint=disk_hint(error)
+        ) from error
     except (ValueError, TypeError) as error:
         raise StoreError(
             f"{path} is not a private ssh key without a passphrase",

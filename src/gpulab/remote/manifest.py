@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from gpulab.errors import CommandFailed, StoreError
+from gpulab.errors import CommandFailed, StoreError, disk_hint
 from gpulab.remote import archive, instance_side
 from gpulab.remote.host import Host
 
@@ -92,7 +92,9 @@ def read_local(folder: Path, *, only: Sequence[str] = (), exclude: Iterable[str]
     try:
         return _manifest(instance_side.scan(folder, exclude), only)
     except OSError as error:
-        raise StoreError(f"could not read {folder} ({error.strerror})") from error
+        raise StoreError(
+            f"could not read {folder} ({error.strerror})", hint=disk_hint(error)
+        ) from error
 
 
 def read_remote(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from gpulab.errors import StoreError
+from gpulab.errors import StoreError, disk_hint
 from gpulab.model.moment import read_moment
 from gpulab.store.courses import ROSTER_FILE, course_home
 from gpulab.store.files import write_atomically
@@ -83,4 +83,6 @@ def _delete(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"could not delete {path}: {error.strerror}") from error
+        raise StoreError(
+            f"could not delete {path}: {error.strerror}", hint=disk_hint(error)
+        ) from error

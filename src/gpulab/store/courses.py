@@ -20,7 +20,7 @@ from pathlib import Path
 
 from gpulab.course.plan import read_course
 from gpulab.course.roster import read_roster
-from gpulab.errors import StoreError, WrongUsage
+from gpulab.errors import StoreError, WrongUsage, disk_hint
 from gpulab.fleet.seats import unreachable
 from gpulab.model.course import Course, Problem, Roster
 from gpulab.store.files import private_folder, write_atomically
@@ -136,7 +136,9 @@ def write_new_course(folder: Path, *, name: str, is_shared: bool, today: date) -
                 mode = 0o600 if file == ROSTER_FILE else 0o644
                 write_atomically(folder / file, text.encode(), mode=mode)
     except OSError as error:
-        raise StoreError(f"could not write {folder}: {error.strerror}") from error
+        raise StoreError(
+            f"could not write {folder}: {error.strerror}", hint=disk_hint(error)
+        ) from error
     return (folder / COURSE_FILE, folder / ROSTER_FILE)
 
 
@@ -188,7 +190,9 @@ def course_secret(home: Home, course_id: str) -> bytes:
         _make_secret(file)
         text = _checked_secret(file)
     except OSError as error:
-        raise StoreError(f"could not read {file}: {error.strerror}") from error
+        raise StoreError(
+            f"could not read {file}: {error.strerror}", hint=disk_hint(error)
+        ) from error
     return text
 
 

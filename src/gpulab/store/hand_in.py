@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpulab.errors import GpulabError, StoreError, WrongUsage
+from gpulab.errors import GpulabError, StoreError, WrongUsage, disk_hint
 from gpulab.store.files import write_atomically
 
 _LARGEST = 64 << 20
@@ -76,7 +76,9 @@ def _read(file: Path) -> bytes | None:
     try:
         return file.read_bytes() if file.stat().st_size <= _LARGEST else None
     except OSError as error:
-        raise StoreError(f"could not read {file}: {error.strerror}") from error
+        raise StoreError(
+            f"could not read {file}: {error.strerror}", hint=disk_hint(error)
+        ) from error
 
 
 def _put(file: Path, content: bytes) -> None:
@@ -87,4 +89,6 @@ def _put(file: Path, content: bytes) -> None:
     except GpulabError:
         raise
     except OSError as error:
-        raise StoreError(f"could not write {file}: {error.strerror}") from error
+        raise StoreError(
+            f"could not write {file}: {error.strerror}", hint=disk_hint(error)
+        ) from error

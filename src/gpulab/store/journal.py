@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpulab.errors import Refused, StoreError
+from gpulab.errors import Refused, StoreError, disk_hint
 from gpulab.model.instance import TAG_ENVIRONMENT
 from gpulab.store.files import sync_folder
 
@@ -198,7 +198,9 @@ class Journal:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StoreError(f"could not read {self._path}: {error.strerror}") from error
+            raise StoreError(
+                f"could not read {self._path}: {error.strerror}", hint=disk_hint(error)
+            ) from error
 
     def _append(self, record: Mapping[str, Any]) -> None:
         line = json.dumps({"v": VERSION, **record}, separators=(",", ":")).encode("ascii") + b"\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gpulab.aws import workspace
 from gpulab.aws.workspace import KeptFile, KeptManifest
-from gpulab.errors import StoreError, UnsafeArchive, WrongUsage
+from gpulab.errors import StoreError, UnsafeArchive, WrongUsage, disk_hint
 from gpulab.launch.account.storage import our_bucket, prefix
 from gpulab.launch.context import Context
 from gpulab.remote import archive
@@ -123,7 +123,9 @@ def forget(context: Context, work: KeptWork) -> None:
     try:
         shutil.rmtree(context.folder.work / work.name)
     except OSError as error:
-        raise StoreError(f"could not delete {work.where}: {error.strerror}") from error
+        raise StoreError(
+            f"could not delete {work.where}: {error.strerror}", hint=disk_hint(error)
+        ) from error
 
 
 def _in_bucket(context: Context) -> Iterable[KeptWork]:
@@ -147,7 +149,9 @@ def _in_folder(folder: Path) -> KeptWork:
         files = [f.stat() for f in folder.rglob("*") if f.is_file() and not f.is_symlink()]
         saved_at = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
     except OSError as error:
-        raise StoreError(f"could not read {folder}: {error.strerror}") from error
+        raise StoreError(
+            f"could not read {folder}: {error.strerror}", hint=disk_hint(error)
+        ) from error
     size = sum(f.st_size for f in files)
     return KeptWork(folder.name, str(folder), len(files), size, saved_at, is_in_bucket=False)
 
@@ -180,7 +184,9 @@ def _make_folders(into: Path, files: Iterable[KeptFile]) -> None:
             if not folder.resolve().is_relative_to(into.resolve()):
                 raise UnsafeArchive(f"{folder} leads out of {into} through a link")
     except OSError as error:
-        raise StoreError(f"could not write {into}: {error.strerror}") from error
+        raise StoreError(
+            f"could not write {into}: {error.strerror}", hint=disk_hint(error)
+        ) from error
 
 
 def _copy_folder(source: Path, into: Path) -> CopyReport:
@@ -194,7 +200,9 @@ def _copy_folder(source: Path, into: Path) -> CopyReport:
             (into / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source / path, into / path)
     except OSError as error:
-        raise StoreError(f"could not write {into}: {error.strerror}") from error
+        raise StoreError(
+            f"could not write {into}: {error.strerror}", hint=disk_hint(error)
+        ) from error
     copied = read_local(into).entries
     hashes = {p: e["sha256"] for p, e in here.entries.items()}
     wrong = [p for p in todo if copied.get(p, {}).get("sha256") != hashes[p]]

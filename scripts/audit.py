@@ -1,7 +1,7 @@
 """
-Ask whether a locked package of the lab environments is known to be vulnerable.
+Ask whether a locked package of the lab environments, or of gpulab itself, is known to be vulnerable.
 
-    python scripts/audit.py [NAME ...]    all environments by default, JupyterLab's among them
+    python scripts/audit.py [NAME ...]    `gpulab` and all environments by default, JupyterLab's among them
 
 Exit 0: all were asked and none is; 5: some are; 1: the database cannot be had from here, or does not know some of them. pip-audit asks the
 package index; an index that has the files but not the advisories makes it say "no known vulnerabilities", which is not believed here.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from gpulab.bootstrap import parse_lock
 from gpulab.bootstrap.locking import find_uv
 
 ENVIRONMENTS = Path(__file__).resolve().parent.parent / "ami" / "environments"
+OWN = "gpulab"
 _TOOL = "pip-audit==2.10.1"
 _WITHIN_S = 900
 
@@ -48,9 +50,8 @@ def main() -> int:
     """Ask and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("names", nargs="*", metavar="NAME")
-    names = parser.parse_args().names or sorted(
-        path.parent.name for path in ENVIRONMENTS.glob("*/environment.toml")
-    )
+    shipped = sorted(path.parent.name for path in ENVIRONMENTS.glob("*/environment.toml"))
+    names = parser.parse_args().names or [OWN, *shipped]
     said = _asked(sorted({pin for name in names for pin in _pins(name)}))
     if isinstance(said, str):
         print(f"not audited: {said}")
@@ -86,6 +87,12 @@ def verdict(found: Audit) -> str:
 
 
 def _pins(name: str) -> list[str]:
+    if name == OWN:
+        text = (Path(__file__).resolve().parent / "locks" / "run.txt").read_text("utf-8")
+        return [
+            f"{found[1]}=={found[2]}"
+            for found in re.finditer(r"^([\w.-]+)==([^ ;\\]+)", text, re.M)
+        ]
     locks = (ENVIRONMENTS / name).glob("*.lock")
     pins = (p for lock in locks for p in parse_lock(lock.read_text("utf-8"), source=str(lock)).pins)
     return [f"{pin.name}=={pin.version}" for pin in pins]

@@ -419,6 +419,14 @@ def _wheel(gate: Gate) -> bool:
     )
 
 
+def _materials(gate: Gate) -> bool:
+    """Write the bill of materials; look for known holes in what a student installs, where the package index has advisories."""
+    python = environment.Environment(ENVIRONMENT).python
+    bill = gate.run([python, "scripts/materials.py", "sbom", gate.output / "sbom.json"]) == 0
+    # 1 says that nobody could be asked from here; only a known hole stops the gate.
+    return gate.run([python, "scripts/audit.py", "gpulab"]) in (0, 1) and bill
+
+
 def _demo(gate: Gate) -> bool:
     return gate.run([sys.executable, "scripts/demo.py", "--headless"]) == 0
 
@@ -445,7 +453,12 @@ def _reference(gate: Gate) -> bool:
 
 STEPS = (
     Step("environment", "the locked Python packages, in .venv", _environment, is_fast=True),
-    Step("locks", "the locks answer pyproject.toml, and the environments' are not old", _locks, is_fast=True),
+    Step(
+        "locks",
+        "the locks answer pyproject.toml, and the environments' are not old",
+        _locks,
+        is_fast=True,
+    ),
     Step("packages", "the programs that tests of machines need", _packages),
     Step("format", "ruff format", _format, is_fast=True),
     Step("lint", "ruff check", _lint, is_fast=True),
@@ -460,6 +473,7 @@ STEPS = (
     Step("cli", "commands end to end", _tier("cli")),
     Step("coverage", "branches the tests took", _coverage),
     Step("wheel", "the wheel alone, without development tools", _wheel),
+    Step("materials", "the bill of materials is written and has no known holes", _materials),
     Step("demo", "the README's demonstration, without a browser", _demo),
     Step("figures", "what it takes on disk and before it does anything", _figures),
 )

@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -184,10 +185,10 @@ def fleet_up(folder: Path) -> int:
     )
     everyone = seats_of(room.course, lab, room.roster.students, secret=room.secret)
     wish = up.Wish(room.course, lab, everyone, everyone, timedelta(hours=12))
-    before, began = _log(), time.perf_counter()
+    before, began = _log(os.environ), time.perf_counter()
     outcomes = _carried_out(Accounts(outside, room.course), wish)
     took = time.perf_counter() - began - waited
-    operations = Counter(call["operation"] for call in _log()[len(before) :])
+    operations = Counter(call["operation"] for call in _log(os.environ)[len(before) :])
     served = sum(not o.is_failed for o in outcomes)
     for trouble in {o.trouble.message for o in outcomes if o.trouble}:
         print(trouble, file=sys.stderr)
@@ -233,6 +234,7 @@ def kills(folder: Path, students: int, count: int, seed: int) -> int:
     chance, wrong = random.Random(seed), 0
     try:
         for number in range(count):
+            seen = len(_log(environment))
             process = subprocess.Popen(
                 [*gpulab, *begin],
                 env=environment,
@@ -243,13 +245,18 @@ def kills(folder: Path, students: int, count: int, seed: int) -> int:
             time.sleep(moment)
             process.send_signal(signal.SIGKILL)
             process.wait()
-            run(*begin)
+            killed_at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
+            said = run(*begin, "--json")
             found = json.loads(run("fleet", "ls", "w1", "--quick", "--json"))["members"]
+            launches = [c for c in _log(environment)[seen:] if c["operation"] == "RunInstances"]
+            had = sum(call["time"][:19] <= killed_at for call in launches)
             names = Counter(m["name"] for m in found if m["instance"])
             is_right = len(names) == students and set(names.values()) == {1}
             wrong += not is_right
             print(
-                f"  {number + 1:>3}: killed after {moment:.2f} s: {sum(names.values())} instances",
+                f"  {number + 1:>3}: killed after {moment:.2f} s with {had} of {len(launches)} launches made,"
+                f" then {sum(names.values())} instances",
+                *([] if is_right else [said]),
                 flush=True,
             )
             run("fleet", "stop", "w1", "--no-save", "--yes")
@@ -345,11 +352,11 @@ def _all_rights(folder: Path, students: int) -> list[str]:
     return [str(file) for file in files]
 
 
-def _log() -> list[Any]:
+def _log(environment: Mapping[str, str]) -> list[Any]:
     """Every call the simulated AWS has received."""
     from gpulab.sandbox.control import ask, find, folder_of
 
-    daemon, calls = find(folder_of(os.environ)), []
+    daemon, calls = find(folder_of(environment)), []
     while True:
         found = ask(daemon, "log", since=len(calls))
         if not found["calls"]:

@@ -43,6 +43,7 @@ _STUB = """#!/usr/bin/env python3
 import base64, lzma
 exec(compile(lzma.decompress(base64.b64decode("{packed}")), "gpulab-agent", "exec"))
 """
+_ONCE = threading.Lock()
 # Found by trying: text of this kind has no use for positions.
 _LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 0, "pb": 0}
 
@@ -67,9 +68,15 @@ def lab_program() -> bytes:
     return (Path(gpulab.__file__).parent / "agent" / "lab.py").read_bytes()
 
 
-@cache
 def shipped_agent() -> str:
     """Give the program that travels in user data: an ordinary script that unpacks and runs itself."""
+    # Thirty-two launches at once would each make it, in ten megabytes and half a second.
+    with _ONCE:
+        return _shipped_agent()
+
+
+@cache
+def _shipped_agent() -> str:
     packed = lzma.compress(
         small_source().encode(), lzma.FORMAT_ALONE, filters=[{**_LZMA, "nice_len": 273}]
     )

@@ -1,0 +1,84 @@
+"""What goes wrong, where it may, and what a command must say then. Pure tables."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from crash.seams import Broken
+from gpulab import errors
+
+_TABLE = Path(__file__).resolve().parents[2] / "tests" / "unit" / "cases" / "aws_errors.csv"
+
+KILLS = ("kill before", "kill after")
+_EVERYWHERE = (*KILLS, "interrupt")
+ON_AWS = (
+    *_EVERYWHERE,
+    "request lost",
+    "reply lost",
+    "always lost",
+    "refused",
+    "failed after",
+    "throttled",
+    "always throttled",
+    "expired",
+    "asleep",
+    "two at once",
+)
+ON_SSH = (*_EVERYWHERE, "reply lost", "always lost", "refused", "asleep", "two at once")
+ON_FILES = (*_EVERYWHERE, "disk full")
+#: Files whose order against the rest decides over double launches.
+_CRITICAL = ("journal", "ledger", "config.toml")
+#: Codes that a mutating call other than a launch meets in turn, so that each is met by many calls.
+_A_CALL = 3
+
+RECOVERIES = ("again", "other", "sweep", "empty", "laptop")
+
+
+def error_table() -> dict[str, tuple[type[errors.GpulabError], str]]:
+    """AWS's codes: the class each becomes, and what is said of it."""
+    with _TABLE.open(encoding="utf-8") as file:
+        return {r["code"]: (getattr(errors, r["class"]), r["says"]) for r in csv.DictReader(file)}
+
+
+def breaks(boundaries: Iterable[str]) -> Iterator[Broken]:
+    """Every way to break a command that crosses these boundaries, in their order."""
+    codes = sorted(error_table())
+    turn = 0
+    for name in dict.fromkeys(boundaries):
+        for kind in _kinds(name):
+            yield Broken(kind, name)
+        if not name.startswith("aws "):
+            continue
+        if "RunInstances" in name:
+            chosen = codes if name.endswith("#1") else []
+        else:
+            chosen = [codes[(turn + n) % len(codes)] for n in range(_A_CALL)]
+            turn += _A_CALL
+        yield from (Broken("error", name, code) for code in chosen)
+    for minutes in ("20", "-20"):
+        yield Broken("clock", "", minutes)
+
+
+def recoveries_of(broken: Broken, number: int) -> tuple[str, ...]:
+    """The ways to recover that are tried after a break: all after a kill outside the caches, else the same command and one other in turn."""
+    is_cache = "/cache/" in broken.at
+    if broken.kind in KILLS and not is_cache:
+        return RECOVERIES
+    if is_cache:
+        return (RECOVERIES[number % 2],)
+    return ("again", RECOVERIES[1 + number % 4])
+
+
+def _kinds(name: str) -> tuple[str, ...]:
+    match name.split()[0]:
+        case "aws":
+            return ON_AWS
+        case "ssh":
+            return ON_SSH
+        case "ledger":
+            return ON_FILES
+    if any(part in name for part in _CRITICAL):
+        return (*ON_FILES, "two at once")
+    return ON_FILES

@@ -1,0 +1,341 @@
+"""
+What runs behind the simulated instances: a folder with the work, and an agent that answers in the real one's words.
+
+An ssh call reaches it through a small `ssh` program that stands first in `PATH`, so that the product's own ssh code runs unchanged.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from gpulab.model.instance import TAG_EXPIRES
+from gpulab.sandbox.machines import Birth, Disk, Ingress, LiveMetadata
+
+TOKEN = "jupyter-token-that-nobody-may-print"  # noqa: S105 - it opens nothing
+PHASES = ("armed", "host-keys", "ssh", "work", "jupyter", "notebooks", "environment", "gpu", "data")
+_FIRST_FILES = {"week4.ipynb": b"cells of week 4", "data/numbers.csv": b"1,2,3\n"}
+_CONSOLE = """\
+-----BEGIN SSH HOST KEY KEYS-----
+{key} root@{host}
+-----END SSH HOST KEY KEYS-----
+"""
+
+#: Asks the door what to do with a call; runs what is a program, prints what is an answer of the agent.
+SSH = """\
+#!{python} -ISB
+import base64, json, os, socket, subprocess, sys
+if "-G" in sys.argv:
+    raise SystemExit(0)
+door = socket.socket(socket.AF_UNIX)
+door.connect(os.environ["CRASH_DOOR"])
+lines = door.makefile("rwb")
+def ask(**words):
+    lines.write(json.dumps(words).encode() + b"\\n")
+    lines.flush()
+    said = lines.readline()
+    if not said:
+        os._exit(255)
+    return json.loads(said)
+told = ask(argv=sys.argv[1:])
+if "run" in told:
+    made = subprocess.run(["/bin/sh", "-c", told["run"]], cwd=told["home"], env=told["environ"], check=False)
+    told = ask(ended=made.returncode)
+sys.stdout.write(told.get("out", ""))
+sys.stdout.flush()
+if told["exit"] == 255:
+    log = sys.argv[sys.argv.index("-E") + 1] if "-E" in sys.argv else os.devnull
+    with open(log, "a") as file:
+        file.write(told.get("err", "") + "\\n")
+sys.stderr.write(told.get("err", ""))
+raise SystemExit(told["exit"])
+"""
+
+
+def put_ssh(folder: Path) -> Path:
+    """Write the `ssh` program into a folder for `PATH`, beside the `python3` of the instances."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "ssh"
+    path.write_text(SSH.format(python=sys.executable))
+    path.chmod(stat.S_IRWXU)
+    (folder / "python3").symlink_to(Path(sys.executable).resolve())
+    return path
+
+
+@dataclass
+class Guest:
+    """One machine: `home` holds the work, `deadline` is the timer on it, `is_over_time` tells that this timer ended it."""
+
+    birth: Birth
+    kind: Guests
+    host_key: str
+    deadline: datetime
+    spec: Mapping[str, Any]
+    is_on: bool = True
+    expires_tag: str = ""
+    exit: Callable[[str], None] = lambda instance_id: None
+    restored: bool = False
+    is_over_time: bool = False
+
+    @property
+    def home(self) -> Path:
+        """The login folder."""
+        return self.kind.root / self.birth.instance_id / "home"
+
+    @property
+    def work(self) -> Path:
+        """The work folder."""
+        return self.home / "work"
+
+    @property
+    def door(self) -> tuple[str, int] | None:
+        """None: ssh asks the stage."""
+        return None
+
+    def console(self) -> str:
+        """The host key, between the marks that count."""
+        return _CONSOLE.format(key=self.host_key, host=self.birth.instance_id)
+
+    def publish(self, metadata: LiveMetadata) -> None:
+        """Take over a new end from the tag, as the real agent does within a minute."""
+        said = metadata.tags.get(TAG_EXPIRES, "")
+        if self.expires_tag and said and said != self.expires_tag:
+            self.extend(said)
+        self.expires_tag = said or self.expires_tag
+
+    def admit(self, ingress: tuple[Ingress, ...]) -> None:
+        """Every address may come in."""
+
+    def attach(self, disk: Disk) -> None:
+        """Disks are folders here."""
+
+    def detach(self, volume_id: str) -> None:
+        """Disks are folders here."""
+
+    def power_on(self) -> None:
+        """Boot again."""
+        self.is_on = True
+
+    def power_off(self) -> None:
+        """Go off cleanly, two seconds later."""
+        self.kind.world.after(2, self.cut)
+
+    def cut(self) -> None:
+        """Go off at once."""
+        if self.is_on:
+            self.is_on = False
+            self.exit(self.birth.instance_id)
+
+    def discard(self) -> None:
+        """What was lost is looked at later."""
+
+    def extend(self, until: str) -> None:
+        """Move the timer."""
+        self.deadline = datetime.fromisoformat(until).astimezone(UTC)
+        self.kind.world.at(self.deadline, self.end_if_due)
+
+    def end_if_due(self) -> None:
+        """Save and switch off, when the timer's time has come."""
+        if self.is_on and self.kind.world.now() >= self.deadline:
+            self.save()
+            self.is_over_time = True
+            self.cut()
+
+    def files(self) -> dict[str, bytes]:
+        """The work, by path."""
+        if not self.work.is_dir():
+            return {}
+        found = (p for p in sorted(self.work.rglob("*")) if p.is_file() and not p.is_symlink())
+        return {str(p.relative_to(self.work)): p.read_bytes() for p in found}
+
+    def save(self) -> dict[str, Any]:
+        """Put the work into the bucket: the files, then the manifest that names them."""
+        keep = self.spec.get("keep")
+        if not keep:
+            return {}
+        bucket, prefix, put = keep["bucket"], keep["prefix"], self.kind.put
+        entries = []
+        for entry in self.entries():
+            key = f"{prefix}work/{entry['path']}"
+            version = put(bucket, key, (self.work / entry["path"]).read_bytes())
+            entries.append({**entry, "key": key, "version": version})
+        at = _iso(self.kind.world.now())
+        whole = {"version": 1, "at": at, "launch": self.spec["launch"], "entries": entries}
+        put(bucket, f"{prefix}manifest.json", json.dumps(whole).encode())
+        return {"saved_at": at, "files": len(entries), "skipped": [], "failed": []}
+
+    def restore(self) -> None:
+        """Bring back what the bucket holds of the name, or begin with new files."""
+        if self.restored:
+            return
+        self.restored = True
+        keep = self.spec.get("keep")
+        found = self.kind.get(keep["bucket"], f"{keep['prefix']}manifest.json") if keep else None
+        files = dict(_FIRST_FILES) if self.kind.has_first_files else {}
+        if found is not None:
+            entries = json.loads(found)["entries"]
+            files = {e["path"]: self.kind.get(keep["bucket"], e["key"]) for e in entries}
+        for path, body in files.items():
+            place = self.work / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(body)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The lines of `gpulab-agent manifest`."""
+        return [
+            {
+                "path": path,
+                "size": len(body),
+                "mtime_ns": (self.work / path).stat().st_mtime_ns,
+                "mode": 0o600,
+                "sha256": hashlib.sha256(body).hexdigest(),
+                "link": None,
+            }
+            for path, body in self.files().items()
+        ]
+
+    def answer(self, words: list[str]) -> str:
+        """What the agent prints for some of its words."""
+        self.restore()
+        match words:
+            case ["status", *_]:
+                return json.dumps(self._status())
+            case ["save"]:
+                return json.dumps(self.save())
+            case ["manifest"]:
+                return "".join(json.dumps(e) + "\n" for e in self.entries())
+            case ["extend", "--until", until]:
+                self.extend(until)
+                return ""
+            case ["token"]:
+                return TOKEN + "\n"
+        return ""
+
+    def pretend(self, command: str) -> str:
+        """What a program prints that must not run on this computer."""
+        if command.startswith("sudo"):
+            return json.dumps({"removed": 9, "left": []})
+        if command.endswith(" -"):
+            return json.dumps({"name": "gpu", "state": "ok", "text": "T4", "seconds": 1.0})
+        return ""
+
+    def _status(self) -> dict[str, Any]:
+        phases = [{"name": n, "state": "done", "seconds": 1.0, "message": ""} for n in PHASES]
+        return {
+            "version": 1,
+            "at": _iso(self.kind.world.now()),
+            "phases": phases,
+            "deadline": _iso(self.deadline),
+            "idle_minutes": 60,
+            "idle_since": None,
+            "spent_usd": "0.01",
+            "budget_usd": None,
+            "gpu": [],
+            "jupyter": {"port": 8888, "ready": True},
+            "saved_at": None,
+            "keep": None,
+            "notice": None,
+            "ending": None,
+        }
+
+
+@dataclass
+class Guests:
+    """
+    The machine kind.
+
+    Attributes:
+        root: Holds a folder for each instance.
+        world: Set once it is made.
+        put: Writes an object of S3 and returns its version.
+        get: Reads one; `None` when it is not there.
+        programs: A folder with `ssh`, and the `python3` of the instances.
+        has_first_files: Whether a new instance begins with work in it.
+    """
+
+    root: Path
+    name: str = "guests"
+    world: Any = None
+    put: Callable[[str, str, bytes], str] = lambda bucket, key, body: ""
+    get: Callable[[str, str], Any] = lambda bucket, key: None
+    programs: Path = Path()
+    has_first_files: bool = True
+    by_id: dict[str, Guest] = field(default_factory=dict)
+
+    def boot(self, birth: Birth, *, on_exit: Callable[[str], None]) -> Guest:
+        """Read the specification the instance is born with, and arm the timer it names."""
+        spec = _spec(birth.user_data)
+        deadline = datetime.fromisoformat(spec["deadline"]).astimezone(UTC)
+        guest = Guest(birth, self, _host_key(), deadline, spec, exit=on_exit)
+        guest.expires_tag = birth.tags.get(TAG_EXPIRES, "")
+        guest.home.mkdir(parents=True, exist_ok=True)
+        self.by_id[birth.instance_id] = guest
+        self.world.at(deadline, guest.end_if_due)
+        return guest
+
+    def at(self, address: str) -> Guest | None:
+        """The guest that answers at an address now."""
+        for guest in self.by_id.values():
+            seen = self.world.instances_by_id[guest.birth.instance_id]
+            if guest.is_on and seen.state == "running" and seen.moto.public_ip == address:
+                return guest
+        return None
+
+    def move(self, root: Path) -> None:
+        """Copy all homes elsewhere and go on from there, so that every case has its own."""
+        if self.root.exists():
+            shutil.copytree(self.root, root, symlinks=True)
+        self.root = root
+
+    def addresses(self) -> tuple[str, str] | None:
+        """The simulated EC2 chooses."""
+        return None
+
+    def endpoint_host(self) -> str:
+        """Nobody asks."""
+        return "127.0.0.1"
+
+    def delete_volume(self, volume_id: str) -> None:
+        """Disks are folders here."""
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+def environ_of(guest: Guest) -> dict[str, str]:
+    """What a program on the instance finds around it."""
+    return {
+        "HOME": str(guest.home),
+        "PATH": f"{guest.kind.programs}:{os.defpath}",
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def _spec(user_data: bytes) -> dict[str, Any]:
+    if not user_data:  # a launcher that is not ours
+        return {"deadline": "2027-01-01T00:00:00Z"}
+    config = json.loads(gzip.decompress(user_data).decode().split("\n", 1)[1])
+    file = next(f for f in config["write_files"] if f["path"] == "/etc/gpulab/spec.json")
+    return dict(json.loads(file["content"]))
+
+
+def _host_key() -> str:
+    public = Ed25519PrivateKey.generate().public_key()
+    return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

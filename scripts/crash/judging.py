@@ -1,0 +1,192 @@
+"""What must hold after a recovery, whatever broke: the invariants, each with a kind of its own for the report."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from crash.faults import error_table
+from crash.guests import TOKEN
+from crash.plays import Play, live
+from crash.seams import Broken
+from crash.stage import Ran, Stage
+from gpulab.spending.facts import timeline_of
+from gpulab.spending.forecast import spent_between
+from gpulab.store.ledger import Ledger
+
+CODES = frozenset({0, 1, 2, 3, 4, 5, 130})
+_SECRETS = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|FwoGZXIvYXdzE|" + re.escape(TOKEN))
+_APART_USD = Decimal("0.002")
+_APART = Decimal("0.01")
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One invariant that did not hold."""
+
+    kind: str
+    text: str
+
+
+def judge(
+    stage: Stage, play: Play, broken: Broken, how: str, first: Ran, after: Sequence[Ran]
+) -> list[Violation]:
+    """Look at everything after a recovery."""
+    found = [
+        *_said(first, is_broken=True, broken=broken),
+        *(v for ran in after for v in _said(ran, is_broken=False, broken=broken)),
+        *_advice(first, broken),
+        *_double(stage),
+        *_untagged(stage),
+        *_secrets(stage, [first, *after]),
+    ]
+    if how != "sweep":
+        found += _recovered(stage, play, after)
+        found += [Violation("not done", text) for text in play.done(stage)]
+    found += _lost_work(stage, play)
+    return found
+
+
+def _said(ran: Ran, *, is_broken: bool, broken: Broken) -> Iterable[Violation]:
+    text, words = ran.out + ran.err, " ".join(ran.words)
+    if ran.is_hung:
+        yield Violation("hang", f"`{words}` did not end")
+        return
+    if "Traceback (most" in text or "unexpected way" in text or ran.code == 70:
+        yield Violation("traceback", f"`{words}`: {text[-600:]}")
+        return
+    if ran.code is None:
+        return
+    if ran.code not in CODES:
+        yield Violation("exit code", f"`{words}` ended with {ran.code}: {ran.err[-300:]}")
+    if ran.code not in (0, 130) and not ("error: " in ran.err and "hint: " in ran.err):
+        yield Violation("advice", f"`{words}` ended with {ran.code} and no hint: {ran.err[-300:]}")
+    if is_broken and broken.kind == "interrupt" and ran.code not in (0, 130):
+        yield Violation(
+            "exit code", f"`{words}` interrupted ended with {ran.code}: {ran.err[-300:]}"
+        )
+
+
+def _advice(ran: Ran, broken: Broken) -> Iterable[Violation]:
+    """The words for what broke must be those of the table, and nothing else's."""
+    if ran.code in (0, None):
+        return
+    if broken.kind == "error":
+        kind, says = error_table()[broken.detail]
+        if ran.code != kind.exit_code or says not in ran.err:
+            why = f"{broken.detail} must end with {kind.exit_code} and say {says!r}"
+            yield Violation("advice", f"{why}: {ran.code}, {ran.err[-300:]}")
+    elif broken.kind == "expired" and "credentials" not in ran.err:
+        yield Violation("advice", f"expired credentials told as: {ran.err[-300:]}")
+    elif broken.kind == "clock" and "clock is 20 min" not in ran.err:
+        yield Violation("advice", f"a wrong clock told as: {ran.err[-300:]}")
+    elif broken.kind == "disk full" and not re.search("No space|full|space", ran.err):
+        yield Violation("advice", f"a full disk told as: {ran.err[-300:]}")
+    elif broken.kind not in ("interrupt", "two at once") and ran.code == 2:
+        yield Violation("advice", f"{broken.kind} told as wrong usage: {ran.err[-300:]}")
+
+
+def _recovered(stage: Stage, play: Play, after: Sequence[Ran]) -> Iterable[Violation]:
+    last = [ran for ran in after if ran.words == play.words][-1]
+    if last.code not in play.again_codes:
+        yield Violation("not recovered", f"again ended with {last.code}: {last.err[-400:]}")
+    names = Counter(i.tags.get("gpulab:name") for i in live(stage))
+    if sum(names.values()) != play.alive:
+        text = f"{dict(names)} alive, wanted {play.alive}"
+        is_double = any(count > 1 for count in names.values())
+        yield Violation("double launch" if is_double else "wrong number alive", text)
+
+
+def _double(stage: Stage) -> Iterable[Violation]:
+    """Never two instances of one launch at one time, and never two of one name."""
+    lives: dict[str, list[tuple[object, object]]] = defaultdict(list)
+    for one in stage.world.instances_by_id.values():
+        lives[one.tags.get("gpulab:launch", "")].append(
+            (one.launched_at, one.terminated_at or stage.world.now())
+        )
+    for launch, spans in lives.items():
+        spans.sort()
+        if any(a[1] > b[0] for a, b in itertools.pairwise(spans)):  # type: ignore[operator]
+            yield Violation("double launch", f"launch {launch or '(untagged)'} ran twice at once")
+
+
+def _untagged(stage: Stage) -> Iterable[Violation]:
+    ec2 = stage.client("ec2")
+    rows = [
+        *(
+            (r["InstanceId"], r.get("Tags", []))
+            for r in stage.world.instances("pending", "running")
+        ),
+        *((r["VolumeId"], r.get("Tags", [])) for r in ec2.describe_volumes()["Volumes"]),
+        *((r["AllocationId"], r.get("Tags", [])) for r in ec2.describe_addresses()["Addresses"]),
+        *(
+            (r["SpotInstanceRequestId"], r.get("Tags", []))
+            for r in ec2.describe_spot_instance_requests()["SpotInstanceRequests"]
+        ),
+        *(
+            (r["SnapshotId"], r.get("Tags", []))
+            for r in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
+        ),
+    ]
+    for name, tags in rows:
+        keys = {t["Key"] for t in tags}
+        if not keys & {"gpulab:launch", "gpulab:bake"} or "gpulab:owner" not in keys:
+            yield Violation("untagged", f"{name} has {sorted(keys)}")
+
+
+def _secrets(stage: Stage, rans: Sequence[Ran]) -> Iterable[Violation]:
+    keys = [k.secret for k in stage.world.credentials.keys.values()]
+    for ran in rans:
+        text = ran.out + ran.err
+        if _SECRETS.search(text) or any(secret in text for secret in keys):
+            yield Violation("secret", f"`{' '.join(ran.words)}` printed a secret")
+
+
+def _lost_work(stage: Stage, play: Play) -> Iterable[Violation]:
+    """What stood on a machine stands on it still, or in a kept copy."""
+    if not play.keeps_work:
+        return
+    kept = stage.kept()
+    for guest in stage.guests.by_id.values():
+        # Without a bucket nobody but its user can keep the work of an instance, and its time is over all the same.
+        if guest.is_on or (guest.is_over_time and not guest.spec.get("keep")):
+            continue
+        for path, body in guest.files().items():
+            if path in ("week4.ipynb", "data/numbers.csv") and kept.get(path) != body:
+                yield Violation("lost work", f"{path} of {guest.birth.instance_id} is kept nowhere")
+
+
+def money(stage: Stage) -> list[Violation]:
+    """Compare the ledger of the computer in use with the simulated bill."""
+    profiles = stage.home / "profiles"
+    facts = [f for path in sorted(profiles.rglob("ledger.sqlite")) for f in Ledger(path).facts()]
+    reading = timeline_of(facts)
+    bill = stage.world.bill()
+    known = set(reading.launches)
+    billed = {line.resource_id for line in bill.lines if line.kind == "instance" and line.usd}
+    ours = spent_between(reading.timeline, None, stage.world.now())
+    missing = billed - known
+    if missing:
+        usd = sum(bill.of(one) for one in missing)
+        return [
+            Violation("dollars unknown", f"{len(missing)} instances, ${usd:.4f}, not in the ledger")
+        ]
+    apart = abs(ours - bill.total_usd)
+    if apart > _APART_USD and apart > _APART * bill.total_usd:
+        return [Violation("ledger differs", f"ledger ${ours:.4f}, bill ${bill.total_usd:.4f}")]
+    return []
+
+
+def left_over(stage: Stage) -> list[Violation]:
+    """After everybody's time is over and a sweep, nothing of ours may bill but what may hold the only copy of work."""
+    found = [Violation("orphan", f"{one.id} still bills") for one in live(stage)]
+    ec2 = stage.client("ec2")
+    found += [
+        Violation("orphan", f"{row['AllocationId']} still bills")
+        for row in ec2.describe_addresses()["Addresses"]
+    ]
+    return found

@@ -1,0 +1,322 @@
+"""
+The commands under test: how the stage stands before each, what is typed, and what must be true once it was recovered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crash.stage import Ran, Stage
+
+NAME = "week4"
+UP = ("up", NAME, "--yes", "--no-open")
+
+
+@dataclass(frozen=True)
+class Play:
+    """
+    One command that changes something.
+
+    Attributes:
+        prepare: Brings a fresh stage to where the command is typed.
+        alive: How many instances must be alive once it was done.
+        done: Says what is missing after a recovery that ends with the same command.
+        may_end: Whether an instance may be gone after a recovery by another way.
+        has_first_files: Whether instances begin with work in them.
+        again_codes: Exit codes the repeated command may return.
+        keeps_work: Whether what stood on machines must be kept; not where the command deletes it.
+        weight: Its share of a sample.
+        counted_by: Brings the ledger up to date on the same computer; empty where no instance is meant.
+        rebuilt_by: The same on a new one.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    prepare: Callable[[Stage], None]
+    alive: int
+    done: Callable[[Stage], list[str]] = lambda stage: []
+    has_first_files: bool = True
+    again_codes: tuple[int, ...] = (0,)
+    keeps_work: bool = True
+    weight: int = 1
+    counted_by: tuple[str, ...] = ("credit", "--fresh")
+    rebuilt_by: tuple[str, ...] = ("ledger", "rebuild")
+
+
+def must(ran: Ran, *codes: int) -> Ran:
+    """
+    Insist on an exit code while a stage is prepared.
+
+    Raises:
+        RuntimeError: It ended otherwise.
+    """
+    if ran.code not in (codes or (0,)):
+        raise RuntimeError(f"`{' '.join(ran.words)}` ended with {ran.code}: {ran.err}")
+    return ran
+
+
+def live(stage: Stage) -> list[Any]:
+    """Instances that bill now, as the simulated EC2 itself knows them."""
+    return [i for i in stage.world.instances_by_id.values() if i.state in ("pending", "running")]
+
+
+def initialised(stage: Stage) -> None:
+    """`gpulab init` was typed ten minutes ago."""
+    must(stage.run("init", "--yes"))
+    stage.advance(600)
+
+
+def _up(stage: Stage) -> None:
+    initialised(stage)
+    must(stage.run(*UP))
+    stage.advance(900)
+
+
+def _up_at_home(stage: Stage) -> None:
+    must(stage.run("init", "--no-resources"))
+    must(stage.run(*UP))
+    stage.advance(900)
+
+
+def _stopped(stage: Stage) -> None:
+    _up(stage)
+    must(stage.run("stop", NAME))
+    stage.advance(900)
+
+
+def _pushed(stage: Stage) -> None:
+    _up(stage)
+    folder = stage.home.parent / "mine"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "model.bin").write_bytes(bytes(range(256)) * 40)
+    (folder / "notes.txt").write_bytes(b"notes")
+
+
+def _leftovers(stage: Stage) -> None:
+    _stopped(stage)
+    owner = _owner(stage)
+    ec2 = stage.client("ec2")
+    pairs = {"gpulab:owner": owner, "gpulab:launch": "0" * 32, "gpulab:name": NAME}
+    tags = [{"Key": k, "Value": v} for k, v in pairs.items()]
+    for name in (NAME, "unkept"):
+        named = [{**t, "Value": name} if t["Key"] == "gpulab:name" else t for t in tags]
+        spec = [{"ResourceType": "volume", "Tags": named}]
+        ec2.create_volume(AvailabilityZone="us-east-1a", Size=8, TagSpecifications=spec)
+    spec = [{"ResourceType": "elastic-ip", "Tags": tags}]
+    ec2.allocate_address(Domain="vpc", TagSpecifications=spec)
+    stage.advance(900)
+    # Kept once more after the volume was made, so that one of the two may go.
+    must(stage.run(*UP))
+    stage.advance(900)
+    must(stage.run("stop", NAME))
+    stage.advance(4500)
+
+
+def _owner(stage: Stage) -> str:
+    text = (stage.home / "config.toml").read_text()
+    return text.split('owner = "')[1].split('"')[0]
+
+
+def _has_kept_work(stage: Stage) -> list[str]:
+    ran = stage.run("pull", NAME, "kept-copy", "--kept")
+    files = stage.home.parent / "kept-copy"
+    there = {p.name for p in files.rglob("*") if p.is_file()} if files.is_dir() else set()
+    missing = {"week4.ipynb", "numbers.csv"} - there
+    return [f"lost work: {sorted(missing)} ({ran.err.strip()[-200:]})"] if missing else []
+
+
+def _has_no_kept_work(stage: Stage) -> list[str]:
+    ran = stage.run("pull", NAME, "kept-copy", "--kept")
+    return [] if ran.code == 2 else ["the kept work is still there"]
+
+
+def _ends_agree(stage: Stage) -> list[str]:
+    problems = []
+    for instance in live(stage):
+        guest = stage.guests.by_id[instance.id]
+        schedules = stage.client("scheduler").list_schedules()["Schedules"]
+        tag = instance.tags["gpulab:expires"]
+        shown = guest.deadline.strftime("%Y-%m-%dT%H:%M:%SZ")
+        if shown != tag or not tag.startswith("2026-11-16T17:00"):
+            problems.append(f"ends differ: timer {shown}, tag {tag}")
+        if not schedules:
+            problems.append("no end is scheduled")
+    return problems
+
+
+def _push_arrived(stage: Stage) -> list[str]:
+    return [
+        f"not pushed: {path}"
+        for guest in (stage.guests.by_id[i.id] for i in live(stage))
+        for path in ("deep/model.bin", "notes.txt")
+        if path not in guest.files()
+    ]
+
+
+def _pull_arrived(stage: Stage) -> list[str]:
+    folder = stage.home.parent / "here"
+    return [
+        f"not pulled: {path}"
+        for path in ("week4.ipynb", "data/numbers.csv")
+        if not (folder / path).is_file()
+    ]
+
+
+def _is_swept(stage: Stage) -> list[str]:
+    ec2 = stage.client("ec2")
+    names = [
+        next(t["Value"] for t in v["Tags"] if t["Key"] == "gpulab:name")
+        for v in ec2.describe_volumes()["Volumes"]
+    ]
+    left = len(ec2.describe_addresses()["Addresses"])
+    problems = [] if names == ["unkept"] else [f"volumes left are {names}, not the unkept one"]
+    return problems + ([f"{left} addresses are left"] if left else [])
+
+
+_STUDENTS = 3
+_COURSE = """\
+[course]
+id = "crash"
+name = "Crash"
+first_day = 2026-09-07
+last_day = 2026-12-07
+regions = ["us-east-1"]
+[accounts]
+kind = "shared"
+profile = "default"
+role_name = "gpulab-course"
+[[labs]]
+id = "w1"
+date = 2026-09-07
+starts = "13:00"
+ends = "17:00"
+environment = "tf2-small"
+instance_type = "g4dn.xlarge"
+"""
+
+
+def _class(stage: Stage) -> None:
+    initialised(stage)
+    stage.world.set_quota("L-3819A6DF", "us-east-1", 5000)
+    folder = stage.home.parent / "course"
+    folder.mkdir()
+    (folder / "course.toml").write_text(_COURSE)
+    rows = [f"s{n},N{n},s{n}@student.example,," for n in range(_STUDENTS)]
+    (folder / "roster.csv").write_text("\n".join(["id,name,email,group,account", *rows]) + "\n")
+
+
+def _class_up(stage: Stage) -> None:
+    _class(stage)
+    must(stage.run("fleet", "up", "w1", "--now", "--yes", "--cidr", "203.0.113.0/24"))
+    stage.advance(900)
+
+
+def _collected(stage: Stage) -> list[str]:
+    found = list((stage.home.parent / "handed-in").rglob("week4.ipynb"))
+    return [] if len(found) == _STUDENTS else [f"{len(found)} of {_STUDENTS} were collected"]
+
+
+def _nothing(stage: Stage) -> list[str]:
+    return []
+
+
+def _baked(stage: Stage) -> None:
+    initialised(stage)
+    must(stage.run("image", "bake", "--env", "tf2-small", "--yes"))
+    stage.advance(900)
+
+
+def _images(stage: Stage, region: str) -> int:
+    rows = stage.client("ec2", region).describe_images(Owners=["self"])["Images"]
+    usable = {"Key": "gpulab:usable", "Value": "true"}
+    return sum(usable in row.get("Tags", []) for row in rows)
+
+
+def _has_image(stage: Stage) -> list[str]:
+    return [] if _images(stage, "us-east-1") else ["there is no tested image"]
+
+
+def _has_copy(stage: Stage) -> list[str]:
+    stage.advance(900)
+    rows = stage.client("ec2", "us-east-2").describe_images(Owners=["self"])["Images"]
+    return [] if rows else ["there is no copy"]
+
+
+def _has_no_image(stage: Stage) -> list[str]:
+    rows = stage.client("ec2").describe_images(Owners=["self"])["Images"]
+    return [f"{len(rows)} images are left"] if rows else []
+
+
+def _exported(stage: Stage) -> None:
+    _stopped(stage)
+    must(stage.run("ledger", "export", "facts.jsonl"))
+
+
+def plays() -> Sequence[Play]:
+    """Every play, in the order of the report."""
+    until = "2026-11-16T17:00:00Z"
+    return (
+        Play("up", UP, initialised, 1, weight=4),
+        Play("stop", ("stop", NAME), _up, 0, _has_kept_work, weight=2),
+        Play("stop, work kept here", ("stop", NAME), _up_at_home, 0, _has_kept_work),
+        Play("up again with the work", UP, _stopped, 1),
+        Play("extend", ("extend", NAME, "--until", until), _up, 1, _ends_agree),
+        Play("push", ("push", NAME, "mine"), _pushed, 1, _push_arrived),
+        Play("pull", ("pull", NAME, "here"), _up, 1, _pull_arrived),
+        Play("pull the kept", ("pull", NAME, "here"), _stopped, 0, _pull_arrived),
+        Play(
+            "rm",
+            ("rm", NAME, "--yes"),
+            _stopped,
+            0,
+            _has_no_kept_work,
+            again_codes=(0, 2),
+            keeps_work=False,
+        ),
+        Play("sweep", ("sweep", "--apply", "--yes"), _leftovers, 0, _is_swept),
+        Play("init", ("init", "--yes"), lambda stage: None, 0),
+        *_of_a_class(),
+        *_of_images(),
+        Play("credit", ("credit", "--fresh"), _up, 1),
+        Play("ledger import", ("ledger", "import", "facts.jsonl"), _exported, 0),
+        Play(
+            "guard arm",
+            ("guard", "arm", "--budget", "60", "--email", "ann@example.org", "--yes"),
+            initialised,
+            0,
+        ),
+    )
+
+
+def _of_a_class() -> tuple[Play, ...]:
+    counted = ("fleet", "ls", "w1")
+    begin = ("fleet", "up", "w1", "--now", "--yes", "--cidr", "203.0.113.0/24")
+    return tuple(
+        Play(name, words, prepare, alive, done, weight=2, counted_by=counted, rebuilt_by=())
+        for name, words, prepare, alive, done in (
+            ("fleet up", begin, _class, _STUDENTS, _nothing),
+            ("fleet stop", ("fleet", "stop", "w1", "--yes"), _class_up, 0, _nothing),
+            (
+                "fleet collect",
+                ("fleet", "collect", "w1", "handed-in"),
+                _class_up,
+                _STUDENTS,
+                _collected,
+            ),
+            ("course close", ("course", "close", "--yes"), _class_up, 0, _nothing),
+        )
+    )
+
+
+def _of_images() -> tuple[Play, ...]:
+    bake = ("image", "bake", "--env", "tf2-small", "--yes")
+    return tuple(
+        Play(name, words, prepare, 0, done, has_first_files=False)
+        for name, words, prepare, done in (
+            ("image bake", bake, initialised, _has_image),
+            ("image copy", ("image", "copy", "tf2-small", "us-east-2"), _baked, _has_copy),
+            ("image prune", ("image", "prune", "--keep", "0", "--yes"), _baked, _has_no_image),
+        )
+    )

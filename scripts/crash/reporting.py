@@ -1,0 +1,210 @@
+"""The figures of a run, and the page that tells them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from crash.casting import Result
+from crash.faults import ON_AWS, RECOVERIES
+from crash.plays import Play
+
+
+@dataclass
+class Tally:
+    """
+    What was counted.
+
+    Attributes:
+        found: Violations with their cases, in the order they were found.
+        unmet: Cases whose break was never reached: the command took another way.
+        cuts: At how many bytes a journal was cut off and read.
+        baselines: Launcher -> kind -> cases.
+    """
+
+    cases: Counter[str] = field(default_factory=Counter)
+    possible: dict[str, int] = field(default_factory=dict)
+    boundaries: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    kinds: Counter[str] = field(default_factory=Counter)
+    ways: Counter[str] = field(default_factory=Counter)
+    slowest_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    slowest_case: dict[str, str] = field(default_factory=dict)
+    violations: Counter[str] = field(default_factory=Counter)
+    found: list[tuple[str, str, str]] = field(default_factory=list)
+    launch_cases: int = 0
+    launch_violations: int = 0
+    unmet: int = 0
+    cuts: int = 0
+    baselines: dict[str, dict[str, int]] = field(default_factory=dict)
+    real_s: float = 0.0
+
+    def begin(self, play: Play, *, boundaries: int, calls: int, possible: int) -> None:
+        """Note what a good run of a command crosses."""
+        self.boundaries[play.name], self.calls[play.name] = boundaries, calls
+        self.possible[play.name] = possible
+
+    def add(self, play: Play, result: Result) -> None:
+        """Count one case."""
+        case = result.case
+        self.cases[play.name] += 1
+        self.kinds[case.broken.kind] += 1
+        self.ways[case.recovery] += 1
+        self.unmet += not result.broke
+        if result.recovery_s > self.slowest_s[play.name] and case.recovery in ("again", "other"):
+            self.slowest_s[play.name] = result.recovery_s
+            self.slowest_case[play.name] = f"{case.broken.kind} at {case.broken.at}"
+        for violation in result.violations:
+            self.violations[violation.kind] += 1
+            self.found.append((violation.kind, case.name, violation.text))
+        if play.name == "up" and case.recovery == "again" and case.broken.kind in ON_AWS:
+            self.launch_cases += case.broken.at.startswith("aws ")
+            self.launch_violations += bool(result.violations)
+
+    def line(self, play: Play) -> str:
+        """One command in a line."""
+        name = play.name
+        bad = sum(1 for _, case, _ in self.found if case.startswith(f"{name}: "))
+        return f"{self.cases[name]} of {self.possible[name]} cases, {bad} violations"
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures for programs."""
+        return {
+            "cases": dict(self.cases),
+            "possible": self.possible,
+            "kinds": dict(self.kinds),
+            "recoveries": dict(self.ways),
+            "violations": dict(self.violations),
+            "found": [{"kind": k, "case": c, "text": t} for k, c, t in self.found],
+            "unmet": self.unmet,
+            "calls": self.calls,
+            "baselines": self.baselines,
+        }
+
+
+def summary(tally: Tally) -> str:
+    """The figures in some lines."""
+    kinds = ", ".join(f"{n} {kind}" for kind, n in tally.violations.most_common()) or "none"
+    return (
+        f"{sum(tally.cases.values())} cases in {tally.real_s:.0f} s; violations: {kinds};"
+        f" {tally.unmet} breaks were not reached; {tally.cuts} journals cut off; baselines {tally.baselines}"
+    )
+
+
+def page(tally: Tally, *, today: date, commit: str) -> str:
+    """The page for the documentation."""
+    total = sum(tally.cases.values())
+    bad = sum(tally.violations.values())
+    verdict = f"**{bad} violations**" if bad else "**no violation**"
+    return (
+        "\n\n".join(
+            [
+                "# Reliability",
+                "What happens to money and work when a command is killed, its answers are lost, its disk is full or its credentials end. Written by"
+                f" `python scripts/crash_matrix.py --report docs/reliability.md` on {today.isoformat()} at commit {commit}, against the simulated AWS"
+                " (see [sandbox.md](sandbox.md)); nothing here was seen on a real account (see [unproven.md](unproven.md)).",
+                f"**{total} cases, {verdict}.** A case is one command in a process of its own, broken at one AWS call, ssh call, file or ledger statement"
+                " that a good run crosses, then recovered in one of five ways, then judged. Simulated time; the simulated EC2 hides new instances for"
+                " 1.5 s and forgets ended ones after an hour.",
+                _by_command(tally),
+                _by_kind(tally),
+                _invariants(tally),
+                _baselines(tally),
+                _journals(tally),
+                _open_ends(tally),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _by_command(tally: Tally) -> str:
+    head = "| command | boundaries | AWS calls unbroken | cases played | cases there are | slowest way back, simulated s |\n|---|---|---|---|---|---|\n"
+    rows = [
+        f"| `{name}` | {tally.boundaries[name]} | {tally.calls[name]} | {tally.cases[name]} | {tally.possible[name]}"
+        f" | {tally.slowest_s[name]:.0f} ({tally.slowest_case.get(name, 'none')}) |"
+        for name in tally.boundaries
+    ]
+    return "## By command\n\n" + head + "\n".join(rows)
+
+
+def _by_kind(tally: Tally) -> str:
+    kinds = "\n".join(f"| {kind} | {n} |" for kind, n in sorted(tally.kinds.items()))
+    ways = "\n".join(f"| {_WAYS[way]} | {tally.ways[way]} |" for way in RECOVERIES)
+    return f"## By break and way back\n\n| break | cases |\n|---|---|\n{kinds}\n\n| way back | cases |\n|---|---|\n{ways}"
+
+
+_WAYS = {
+    "again": "the same command, 2 s later",
+    "other": "`gpulab ls`, then the same command",
+    "sweep": "`gpulab sweep --apply` only, after 15 min and after 13 h",
+    "empty": "the state folder deleted, `gpulab init`, the same command",
+    "laptop": "another computer, `gpulab init`, the same command",
+}
+_HELD = {
+    "double launch": "never two instances of one launch or one name",
+    "wrong number alive": "as many instances as wanted, one or none",
+    "untagged": "everything billable carries our tags",
+    "orphan": "nothing bills after a sweep once everybody's time is over",
+    "dollars unknown": "no instance bills that the ledger does not know",
+    "ledger differs": "the ledger equals the simulated bill within 1 % or $0.002",
+    "lost work": "what stood on an ended instance is kept, byte for byte",
+    "not recovered": "the command succeeds when it is repeated",
+    "not done": "what the command is for is done after it was repeated",
+    "exit code": "the exit code is one of `docs/exit-codes.md`, and right",
+    "advice": "one sentence that names the cause, and a hint",
+    "secret": "no secret in any output",
+    "traceback": 'no traceback, nothing "unexpected"',
+    "hang": "every command ends",
+    "harness": "(the harness itself failed)",
+}
+
+
+def _invariants(tally: Tally) -> str:
+    rows = "\n".join(
+        f"| {text} | {tally.violations.get(kind, 0)} |" for kind, text in _HELD.items()
+    )
+    text = f"## What must hold\n\n| invariant | violations |\n|---|---|\n{rows}"
+    if tally.found:
+        shown = "\n".join(f"- {kind}: {case}" for kind, case, _ in tally.found[:40])
+        text += f"\n\nThe first {min(40, len(tally.found))}:\n\n{shown}"
+    return text
+
+
+def _baselines(tally: Tally) -> str:
+    if not tally.baselines:
+        return ""
+    kinds = [kind for kind in next(iter(tally.baselines.values())) if kind != "cases"]
+    head = "| launcher | cases |" + "".join(f" {kind} |" for kind in kinds)
+    line = "|---|---|" + "---|" * len(kinds)
+    rows = [
+        f"| {name} | {found['cases']} |" + "".join(f" {found.get(kind, 0)} |" for kind in kinds)
+        for name, found in tally.baselines.items()
+    ]
+    ours = f"gpulab under the same kinds of breaks at its AWS calls, the same command again: {tally.launch_cases} cases, {tally.launch_violations} with any violation."
+    return (
+        "## Beside it: launchers of other styles\n\nThe same harness, each AWS call broken in the same ways, then run again once. *Naive* tags after"
+        " the launch, saves its state at the end and takes the next zone on any error. *Tags and failover* tags in the launch call and looks by tag"
+        " first. Both are models of 40 lines, not anybody's code (`scripts/crash/baselines.py`).\n\n"
+        + "\n".join([head, line, *rows])
+        + "\n\n"
+        + ours
+    )
+
+
+def _journals(tally: Tally) -> str:
+    return (
+        f"## Journals cut off\n\nThe journal of a launch was cut off at {tally.cuts} places and read: never an error. For each story that reads"
+        " differently, the first, middle and last byte were played as cases, the launch killed after it took effect."
+    )
+
+
+def _open_ends(tally: Tally) -> str:
+    return (
+        f"## What this cannot show\n\n- {tally.unmet} of the breaks were not reached, because the command took another way that time (calls of"
+        " several regions at once come in any order).\n- A machine is a folder with a model of the agent; booted machines are tested in"
+        " `tests/machine`.\n- Disk full is an error at every further write, not a full disk; killed writes of the ledger itself are played by"
+        " `scripts/bench/ledger_kills.py`."
+    )

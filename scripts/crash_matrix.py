@@ -1,0 +1,120 @@
+"""
+Break every command at every boundary it crosses, recover it in five ways, and look whether money, work or words suffered.
+
+    python scripts/crash_matrix.py                      every case: hours
+    python scripts/crash_matrix.py --cases 2000         so many, the same ones each time, of every kind
+    python scripts/crash_matrix.py --only up --only rm  some commands; `--list` names them
+    python scripts/crash_matrix.py --report docs/reliability.md
+
+A case: the simulated AWS as it stands before the command, the command in a process of its own, one break at one AWS call, ssh call, file
+or ledger statement (found by recording a good run), a way back, and the invariants of `crash/judging.py`. The same breaks are played against
+two launchers of other styles (`crash/baselines.py`). Exits 1 when an invariant did not hold. Linux or macOS: it forks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from crash import baselines, casting, journals
+from crash.plays import Play, plays
+from crash.reporting import Tally, page, summary
+from crash.seams import Broken
+from crash.stage import Stage
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    """Play, print, write the report; 1 when something did not hold."""
+    asked = _asked()
+    chosen = [p for p in plays() if not asked.only or p.name in asked.only]
+    if asked.list:
+        print("\n".join(p.name for p in chosen))
+        return 0
+    tally, began = Tally(), time.monotonic()
+    casting.rehearse()
+    for play, share in zip(chosen, _shares(asked.cases, chosen), strict=True):
+        _play(play, share, tally, jobs=asked.jobs, is_quiet=asked.json)
+    if asked.baselines:
+        tally.baselines = baselines.play(jobs=asked.jobs)
+    tally.real_s = time.monotonic() - began
+    if asked.report:
+        asked.report.write_text(page(tally, today=datetime.now(UTC).date(), commit=_commit()))
+    print(json.dumps(tally.as_json()) if asked.json else summary(tally))
+    return int(bool(tally.violations))
+
+
+def _play(play: Play, share: int | None, tally: Tally, *, jobs: int, is_quiet: bool) -> None:
+    stage = casting.make_stage(play)
+    try:
+        boundaries, calls = casting.record(stage, play)
+        cases = casting.cases_of(play, boundaries)
+        chosen = list(cases) if share is None else casting.sample(cases, share)
+        if play.name == "up":
+            chosen += _torn(stage, play, tally, is_quick=share is not None and share < 200)
+        tally.begin(play, boundaries=len(set(boundaries)), calls=calls, possible=len(cases))
+        for result in casting.play_all(stage, play, chosen, jobs=jobs):
+            tally.add(play, result)
+            for violation in result.violations if not is_quiet else ():
+                print(f"{violation.kind} | {result.case.name} | {violation.text}", flush=True)
+    finally:
+        stage.close()
+    if not is_quiet:
+        print(f"{play.name}: {tally.line(play)}", flush=True)
+
+
+def _torn(stage: Stage, play: Play, tally: Tally, *, is_quick: bool) -> list[casting.Case]:
+    """Cases of journals cut off; a quick run cuts at every 97th byte and plays three of them."""
+    said = casting.act(stage, lambda own: _torn_in(own, play, step=97 if is_quick else 1))
+    tally.cuts = said["cuts"]
+    cases = [casting.Case(play.name, Broken(*words), how) for words, how in said["found"]]
+    return cases[:3] if is_quick else cases
+
+
+def _torn_in(stage: Stage, play: Play, *, step: int) -> dict[str, Any]:
+    stage.run(*play.words)
+    found, cuts = journals.breaks(stage, step=step)
+    return {"cuts": cuts, "found": [((b.kind, b.at, b.detail), how) for b, how in found]}
+
+
+def _shares(cases: int | None, chosen: Sequence[Play]) -> list[int | None]:
+    """Share the cases out: a launch can cost most, so it gets most."""
+    if cases is None:
+        return [None] * len(chosen)
+    weights = [play.weight for play in chosen]
+    return [max(1, cases * weight // sum(weights)) for weight in weights]
+
+
+def _commit() -> str:
+    said = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=_CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return said.stdout.strip()
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--cases", type=int, help="how many; every one when not given")
+    parser.add_argument("--only", action="append", default=[], help="a command; repeatable")
+    parser.add_argument("--jobs", type=int, default=2, help="cases at once")
+    parser.add_argument("--list", action="store_true", help="name the commands")
+    parser.add_argument("--json", action="store_true", help="print figures as JSON, nothing else")
+    parser.add_argument("--no-baselines", dest="baselines", action="store_false")
+    parser.add_argument("--report", type=Path, help="write the page here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -31,6 +31,25 @@ CELLS = [
 ]
 
 
+EXTENSIONS = {
+    "jupyter-lsp-jupyterlab-lsp",
+    "jupyter-server-resource-usage",
+    "jupyterlab-code-formatter",
+    "jupyterlab-execute-time",
+    "jupyterlab-git",
+    "jupyterlab-jupytext",
+    "nbdime-jupyterlab",
+}
+# As the language server does it: by the server's Python, with what JupyterLab was started with, in the kernel's packages.
+COMPLETED = """
+server=$(systemctl show -P MainPID gpulab-jupyter@ubuntu.service)
+export $(sudo cat /proc/$server/environ | tr '\\0' '\\n' | grep ^VIRTUAL_ENV=)
+/opt/gpulab/server/bin/python -c "
+import jedi
+print(jedi.Script('import gymnasium; gymnasium.make_v').complete()[0].name)"
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_lab_is_done_from_the_notebook_to_tensorboard(student, notebook, eventually):
@@ -42,6 +61,8 @@ def test_a_lab_is_done_from_the_notebook_to_tensorboard(student, notebook, event
     checks = json.loads(student.gpulab("check", "lab", "--json"))["checks"]
     server = notebook.Server.at(one.url, token=one.run("gpulab-agent token"))
 
+    extensions = server.call("GET", "lab/api/extensions")
+    completed = one.run(COMPLETED)
     outputs = notebook.run(server, "lab.ipynb", CELLS)
     plots = server.call("GET", "api/contents/lab.ipynb")["content"]["cells"][-1]["outputs"]
     said = student.gpulab(
@@ -70,6 +91,8 @@ def test_a_lab_is_done_from_the_notebook_to_tensorboard(student, notebook, event
         "matrix product": "ok",
         "convolution": "ok",
     } == {check["name"]: check["state"] for check in checks}
+    assert EXTENSIONS <= {e["name"] for e in extensions if e["enabled"] and e["status"] == "ok"}
+    assert "make_vec" == completed
     assert "better: True" in outputs[1].splitlines()
     assert "same: True" in outputs[2].splitlines()
     assert any("image/png" in output.get("data", {}) for output in plots)

@@ -18,9 +18,9 @@ from tests.aws.conftest import UBUNTU, a_client
 from tests.aws.launch.conftest import Student
 
 from gpulab.errors import NotAllowed, Unreachable
-from gpulab.launch.money import rebuilding
+from gpulab.launch.money import balance, rebuilding
 from gpulab.launch.offers import prices
-from gpulab.launch.running import extend, keep, stop
+from gpulab.launch.running import extend, instances, keep, overview, stop
 from gpulab.launch.upkeep import doctor, sweep
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.launch.upkeep.rights import least
@@ -119,6 +119,26 @@ def as_rm(student, instance):
     return keep.kept(student.context)
 
 
+def as_open(student, instance):
+    return instances.admit_here(student.context, instance)
+
+
+def as_ls(student, instance):
+    return overview.look(student.context, with_ended=True, ask_instances=False)
+
+
+def as_credit(student, instance):
+    return balance.read_balance(student.context)
+
+
+def as_prices(student, instance):
+    return prices.offers(student.context, gpu="T4", instance_type=None, regions=(REGION,))
+
+
+def as_doctor(student, instance):
+    return list(doctor.checks(student.context))
+
+
 def as_ledger(student, instance):
     return rebuilding.rebuild(student.context, (REGION,), of_everyone=False)
 
@@ -128,6 +148,11 @@ def test_the_least_policy_of_a_command_is_enough_for_it(sandbox, mine):
     instance = mine.up().instance
     acts = {
         "up": as_up,
+        "open": as_open,
+        "ls": as_ls,
+        "credit": as_credit,
+        "prices": as_prices,
+        "doctor": as_doctor,
         "extend": as_extend,
         "sweep": as_sweep,
         "rm": as_rm,

@@ -103,6 +103,18 @@ def test_nothing_of_the_users_own_ssh_settings_reaches_the_instance(sshd, tmp_pa
     assert "no agent" not in weak.stdout
 
 
+def test_keys_in_the_laptops_environment_stay_there(serving, monkeypatch):
+    """AWS keys are often variables; an instance that accepts any variable gets none from us."""
+    server = serving("AcceptEnv *\n")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    look = "echo ${AWS_SECRET_ACCESS_KEY:-nothing}"
+
+    weak = plain_ssh(server, "-o", "SendEnv=AWS_*", command=look).stdout
+    ours = Host(server.target()).run(["sh", "-c", look]).text
+
+    assert ("s3cret\n", "nothing\n") == (weak, ours)
+
+
 class Configured(remote.Sshd):
     """An sshd with the lines that user data puts on an instance in front of its own."""
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from botocore import xform_name
 
 from gpulab.errors import WrongUsage
 from gpulab.launch.upkeep.rights import least, published
@@ -146,3 +147,34 @@ def test_a_command_that_is_not_listed_is_refused_with_those_that_are():
         least(Profile(name="test"), commands=("launch",))
 
     assert "sweep, up" in caught.value.hint
+
+
+# Rights that AWS names otherwise than the call, or asks for beside it.
+CALLED_AS = {
+    "budgets:ModifyBudget": "update_budget",
+    "budgets:ViewBudget": "describe_budget",
+    "iam:PassRole": "RoleArn",
+    "iam:TagInstanceProfile": "create_instance_profile",
+    "iam:TagPolicy": "create_policy",
+    "iam:TagRole": "create_role",
+    "s3:DeleteObjectVersion": "delete_objects",
+    "s3:GetObjectVersion": "get_object",
+    "s3:ListBucket": "list_objects_v2",
+    "s3:ListBucketVersions": "list_object_versions",
+    "s3:PutBucketPublicAccessBlock": "put_public_access_block",
+    "s3:PutEncryptionConfiguration": "put_bucket_encryption",
+    "s3:PutLifecycleConfiguration": "put_bucket_lifecycle_configuration",
+}
+
+
+def test_no_right_is_asked_for_that_nothing_uses():
+    """A right that is left over from a call of last year is a door nobody watches."""
+    code = "".join(
+        path.read_text(encoding="utf-8") for path in (CHECKOUT / "src/gpulab/aws").glob("*.py")
+    )
+    actions = {action for right in RIGHTS for action in right.actions}
+
+    unused = {a for a in actions if CALLED_AS.get(a, xform_name(a.split(":")[1])) not in code}
+
+    assert set() == unused
+    assert set(CALLED_AS) <= actions

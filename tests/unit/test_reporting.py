@@ -303,6 +303,17 @@ def test_an_unknown_price_is_named_and_the_sum_is_called_too_low():
     assert report.problems[0].cause.endswith("it is left out, so the sums are too low")
 
 
+def test_rows_are_in_the_order_in_which_people_count():
+    """`g10` between `g1` and `g2` is where nobody looks for it."""
+    groups = ("g10", "g2", "g1", "", "10", "9b", "9a")
+    students = [a_student(n, group=group) for n, group in enumerate(groups)]
+    facts = [fact for n in range(len(groups)) for fact in a_run(f"i-{n}", owner=f"s{n}")]
+
+    rows = a_report(facts, students=students).rows[Dimension.GROUP]
+
+    assert ["9a", "9b", "10", "-", "g1", "g2", "g10"] == [row.key for row in rows]
+
+
 def test_an_empty_ledger_is_a_report_of_nothing():
     """The first day of a course."""
     report = a_report([])

@@ -198,15 +198,17 @@ def _refuse_problems(report: Report) -> None:
 def _show(
     context: Context, report: Report, dimension: str, *, as_json: bool, as_csv: bool, limit: int
 ) -> None:
-    from gpulab.view.report_table import ROW_COLUMNS, report_json, report_lines, row_json
+    from gpulab.view.report_table import csv_rows, report_json, report_lines
 
     by = Dimension(dimension)
     if as_json:
         context.console.show_json(report_json(report))
     elif as_csv:
-        context.console.show_csv([row_json(row) for row in report.rows[by]], ROW_COLUMNS)
+        context.console.show_csv(*csv_rows(report, by))
     else:
-        lines = report_lines(report, by, bar=_bar(context), limit=limit)
+        columns = context.console.columns
+        width = columns() if columns else None
+        lines = report_lines(report, by, bar=_bar(context), limit=limit, width=width)
         context.console.show("\n".join(lines))
 
 

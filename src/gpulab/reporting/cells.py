@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
@@ -18,6 +19,7 @@ from gpulab.spending.facts import LaunchRecord, LedgerReading
 
 NOBODY = "-"
 _ZERO = Usd()
+_DIGITS = re.compile(r"([0-9]{1,18})")
 
 
 class CellKey(NamedTuple):
@@ -135,8 +137,14 @@ def folded(cells: Mapping[Key, Cell], key_of: Callable[[Key], NewKey]) -> dict[N
 
 
 def rows_of(cells: Mapping[str, Cell]) -> tuple[Row, ...]:
-    """Round every cell; sorted by key."""
-    return tuple(row_of(key, cells[key]) for key in sorted(cells))
+    """Round every cell; sorted by key, and numbers in it by their size: `g2` comes before `g10`."""
+    return tuple(row_of(key, cells[key]) for key in sorted(cells, key=_by_numbers))
+
+
+def _by_numbers(key: str) -> list[tuple[int, str]]:
+    """Split a key where digits begin and end."""
+    parts = _DIGITS.split(key)
+    return [(int(part), "") if n % 2 else (0, part) for n, part in enumerate(parts)]
 
 
 def row_of(key: str, cell: Cell) -> Row:

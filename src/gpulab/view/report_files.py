@@ -10,19 +10,18 @@ from typing import Any
 
 from gpulab.model.report import Dimension, Report
 from gpulab.view.console import csv_cell, plain
-from gpulab.view.report_table import ROW_COLUMNS, report_json, report_lines, row_json
+from gpulab.view.report_table import csv_rows, report_json, report_lines
 
 _SHOWN = 1000
 
 
 def report_files(report: Report, *, title: str) -> dict[str, bytes]:
     """Write each file's bytes, by its name."""
-    rows = [row_json(row) for row in report.rows[Dimension.STUDENT]]
     text = [title, "", *report_lines(report, Dimension.STUDENT, bar="#", limit=_SHOWN)]
     files = {
         "report.json": json.dumps(report_json(report), default=plain, indent=1).encode() + b"\n",
         "report.txt": ("\n".join(text) + "\n").encode(),
-        "by-student.csv": _csv(rows, ROW_COLUMNS),
+        "by-student.csv": _csv(*csv_rows(report, Dimension.STUDENT)),
     }
     try:
         from gpulab.view.report_html import page

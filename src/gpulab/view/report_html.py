@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from gpulab.model.report import Dimension, Report, Row, Standing
 from gpulab.view.report_plots import plots_of
+from gpulab.view.report_table import span_text
 from gpulab.view.words import clean, money, percent
 
 _DIMENSION_TITLES = {
@@ -63,6 +64,7 @@ class _Drawn:
     title: str
     summary: str
     svg: Markup
+    is_wide: bool
 
 
 def page(report: Report, *, title: str = "") -> str:
@@ -83,8 +85,8 @@ def page(report: Report, *, title: str = "") -> str:
         policy=_policy(css, js),
         css=Markup(css),  # noqa: S704 - our own file
         js=Markup(js),  # noqa: S704 - our own file
-        plots=[_Drawn(p.title, p.summary, Markup(p.svg)) for p in plots.plots],  # noqa: S704 - matplotlib escapes its labels
-        span=f"{report.begin:%Y-%m-%d} to {report.end:%Y-%m-%d %H:%M} UTC",
+        plots=[_Drawn(p.title, p.summary, Markup(p.svg), p.is_wide) for p in plots.plots],  # noqa: S704 - matplotlib escapes its labels
+        span=span_text(report),
         timezone=report.timezone,
         price_rule=report.price_rule.value,
         cards=list(_cards(report)),
@@ -150,7 +152,7 @@ def _students(report: Report) -> _Table:
         rows.append(
             [
                 _text(one.owner),
-                *([_text(one.name)] if has_names else []),
+                *([_text(one.name, css="cause")] if has_names else []),
                 _text(one.group),
                 _text(one.standing.value, css=alarm),
                 _money(one.spent_usd),
@@ -203,6 +205,10 @@ def _bill(report: Report) -> _Table:
     rows = [[_text(name), _money(usd)] for name, usd in sorted(bill.by_category.items())]
     rows.append([_text("ledger, of what both know"), _money(bill.ledger_usd)])
     rows.append([_text("statements, of what both know"), _money(bill.statement_usd)])
+    rows += [
+        [_text(f"left out, as another file holds that bill: {name}", css="cause"), _text("")]
+        for name in bill.left_out
+    ]
     return _Table("bill", title, [_Column("What"), _Column("USD", is_number=True)], rows)
 
 

@@ -13,9 +13,9 @@ from datetime import timedelta
 from decimal import Decimal
 from importlib import import_module
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gpulab.model.report import Dimension, Report
+from gpulab.view.report_table import zone_of
 from gpulab.view.words import clean, money
 
 # matplotlib draws in these colours, and each is replaced by a variable of the page's style sheet.
@@ -35,11 +35,13 @@ class Plot:
     Attributes:
         svg: An `<svg>` element that uses classes of `css` only.
         summary: What it shows, for those who cannot see it.
+        is_wide: Whether it takes the page's whole width.
     """
 
     title: str
     svg: str
     summary: str
+    is_wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def _burn_down(report: Report, classes: dict[str, str]) -> Plot | None:
         axes.fill_between(days, [float(one) for one in left], color=_ACCENT, alpha=0.2, linewidth=0)
         axes.plot(days, [float(one) for one in left], color=_ACCENT, linewidth=2)
         axes.set_ylabel("USD left" if budget is not None else "USD spent")
+        _thousands(axes)
         axes.set_ylim(bottom=min(0.0, float(min(left))))
         _date_axis(axes)
 
@@ -103,6 +106,7 @@ def _weeks(report: Report, classes: dict[str, str]) -> Plot | None:
             axes.bar(weeks, heights, bottom=floor, color=_SERIES[n], label=_label(lab), width=0.8)
             floor = [a + b for a, b in zip(floor, heights, strict=True)]
         axes.set_ylabel("USD")
+        _thousands(axes)
         axes.set_xticks(range(len(weeks)), [week[5:] for week in weeks])
         _legend(axes, columns=len(labs))
 
@@ -163,7 +167,7 @@ def _hours(report: Report, classes: dict[str, str]) -> Plot | None:
     day, hour = max(
         ((d, h) for d in range(7) for h in range(24)), key=lambda at: hours[at[0]][at[1]]
     )
-    summary = f"busiest: {_DAYS[day]} {hour}-{hour + 1}, {hours[day][hour]} instance-hours"
+    summary = f"the stronger, the more; most: {_DAYS[day]} {hour}-{hour + 1}, {hours[day][hour]:,.0f} instance-hours"
     return Plot("When instances ran", _svg(draw, classes, "hours"), summary)
 
 
@@ -172,21 +176,23 @@ def _interruptions(report: Report, classes: dict[str, str]) -> Plot | None:
     if not found:
         return None
     types = sorted({one.instance_type for one in found})
-    zone = _zone(report.timezone)
+    zone = zone_of(report)
 
     def draw(axes: Any) -> None:
-        for is_free, marker, label in (
-            (True, "o", "in its first hour, free"),
-            (False, "x", "later"),
+        # Two lanes for each type, and a thin stroke for each run: many may end in one night.
+        for is_free, lane, label in (
+            (True, 0.22, "in its first hour, free"),
+            (False, -0.22, "later, paid"),
         ):
             some = [one for one in found if one.was_free is is_free]
             axes.plot(
                 [one.at.astimezone(zone).replace(tzinfo=None) for one in some],
-                [types.index(one.instance_type) for one in some],
-                marker,
+                [types.index(one.instance_type) + lane for one in some],
+                "|",
                 color=_SERIES[0 if is_free else 1],
                 label=label,
-                alpha=0.7,
+                markersize=18,
+                markeredgewidth=1.6,
             )
         axes.set_yticks(range(len(types)), [_label(one) for one in types])
         axes.set_ylim(-0.7, len(types) - 0.3)
@@ -198,14 +204,8 @@ def _interruptions(report: Report, classes: dict[str, str]) -> Plot | None:
         _date_axis(axes)
 
     summary = f"AWS ended {len(found)} runs, {sum(one.was_free for one in found)} of them free"
-    return Plot("Runs that AWS ended", _svg(draw, classes, "interruptions"), summary)
-
-
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        return ZoneInfo("UTC")
+    drawn = _svg(draw, classes, "interruptions", size=(14.8, 1.4 + 0.7 * len(types)))
+    return Plot("Runs that AWS ended", drawn, summary, is_wide=True)
 
 
 def _legend(axes: Any, *, columns: int) -> None:
@@ -219,13 +219,25 @@ def _date_axis(axes: Any) -> None:
     axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
 
 
+def _thousands(axes: Any) -> None:
+    ticker: Any = import_module("matplotlib.ticker")
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+
+
 def _label(text: str) -> str:
     """Keep a label from outside short, and from being read as an instruction not to show it."""
     shown = clean(text).strip().lstrip("_") or "-"
     return shown if len(shown) <= 24 else shown[:23] + "…"
 
 
-def _svg(draw: Callable[[Any], None], classes: dict[str, str], name: str) -> str:
+def _svg(
+    draw: Callable[[Any], None],
+    classes: dict[str, str],
+    name: str,
+    *,
+    size: tuple[float, float] = (7.2, 3.2),
+) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -246,7 +258,7 @@ def _svg(draw: Callable[[Any], None], classes: dict[str, str], name: str) -> str
     with mpl.rc_context(style), warnings.catch_warnings():
         # A label in a script that the measuring font lacks is drawn by the reader's font.
         warnings.simplefilter("ignore", UserWarning)
-        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gpulab.model.report import Dimension, Report, Row, Standing, StudentStanding
 from gpulab.view.console import table
@@ -34,7 +35,11 @@ STUDENT_COLUMNS = (
     "left_usd",
     "ends_at",
 )
-_BAR_WIDTH = 24
+# What a row by student has beside the sums.
+_OF_STUDENTS = ("name", "group", "standing", "budget_usd", "left_usd", "ends_at")
+_HEADINGS = ("RUNS", "HOURS", "GPU-HOURS", "SPENT", "", "SAVED", "IDLE", "ENDED BY AWS")
+# The column of the bars, and their greatest length.
+_BAR, _BAR_WIDTH = 5, 24
 
 
 def row_json(row: Row) -> dict[str, Any]:
@@ -49,7 +54,7 @@ def student_json(student: StudentStanding) -> dict[str, Any]:
 
 def counted(number: int, noun: str) -> str:
     """Write `1 run`, `2 runs`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -85,31 +90,65 @@ def report_json(report: Report) -> dict[str, Any]:
     }
 
 
-def report_lines(report: Report, dimension: Dimension, *, bar: str, limit: int) -> list[str]:
+def csv_rows(report: Report, dimension: Dimension) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Return the rows of `--csv` and their columns; by student with what is known of each beside the sums."""
+    rows = [row_json(row) for row in report.rows[dimension]]
+    if dimension is not Dimension.STUDENT or not report.students:
+        return rows, ROW_COLUMNS
+    known = {one.owner: student_json(one) for one in report.students}
+    for row in rows:
+        row |= {column: known.get(row["key"], {}).get(column) for column in _OF_STUDENTS}
+    return rows, (*ROW_COLUMNS, *_OF_STUDENTS)
+
+
+def report_lines(
+    report: Report, dimension: Dimension, *, bar: str, limit: int, width: int | None = None
+) -> list[str]:
     """
     Write a report for people: the sums, one table with bars, students to talk to, problems.
 
     Args:
         bar: The character of the bars; `#` where the terminal knows no blocks.
         limit: Rows and problems to show at most.
+        width: Of the terminal; the bars take what the columns leave. `None` for no limit.
     """
-    rows = sorted(report.rows[dimension], key=lambda row: (-row.usd, row.key))
+    rows = sorted(report.rows[dimension], key=lambda row: -row.usd)
     if dimension is Dimension.WEEK:
         rows.sort(key=lambda row: row.key)
-    lines = [*_summary(report), "", _rows_table(rows[:limit], dimension, bar=bar)]
+    names = {one.owner: one.name for one in report.students if dimension is Dimension.STUDENT}
+    lines = [
+        *_summary(report),
+        "",
+        _rows_table(rows[:limit], dimension, names=names, bar=bar, width=width),
+    ]
     if len(rows) > limit:
-        lines.append(f"... and {len(rows) - limit} more, see `--csv`")
+        lines.append(f"... and {len(rows) - limit:,} more, see `--limit` and `--csv`")
     return [*lines, *_students(report, limit), *_bill(report), *_problems(report, limit)]
+
+
+def span_text(report: Report) -> str:
+    """Write from when to when, in the report's own time zone."""
+    zone = zone_of(report)
+    begin, end = report.begin.astimezone(zone), report.end.astimezone(zone)
+    return f"{begin:%Y-%m-%d} to {end:%Y-%m-%d %H:%M %Z}"
+
+
+def zone_of(report: Report) -> ZoneInfo:
+    """Return the time zone of a report's days; UTC where this computer does not know it."""
+    try:
+        return ZoneInfo(report.timezone)
+    except (ZoneInfoNotFoundError, ValueError):
+        return ZoneInfo("UTC")
 
 
 def _summary(report: Report) -> Sequence[str]:
     total = report.total
-    span = f"{report.begin.astimezone():%Y-%m-%d} to {report.end.astimezone():%Y-%m-%d %H:%M %Z}"
     parts = f"instances {money(total.instance_usd)}, disks {money(total.ebs_usd)}, addresses {money(total.ipv4_usd)}"
+    idle = percent(total.idle_hours, total.hours)
     lines = [
-        f"{money(total.usd)} from {span}: {parts}",
-        f"{counted(total.runs, 'run')}, {total.hours:.1f} h, {total.gpu_hours:.1f} GPU-hours, {counted(total.interruptions, 'interruption')}",
-        f"saved {money(total.saved_usd)} against on-demand; idle {percent(total.idle_hours, total.hours)} of the hours, {money(total.wasted_usd)}",
+        f"{money(total.usd)} from {span_text(report)}: {parts}",
+        f"{counted(total.runs, 'run')}, {total.hours:,.1f} h, {total.gpu_hours:,.1f} GPU-hours, {counted(total.interruptions, 'interruption')}",
+        f"saved {money(total.saved_usd)} against on-demand; idle {idle} of the hours, which cost {money(total.wasted_usd)}",
     ]
     if report.budget_usd is not None:
         lines.append(
@@ -118,48 +157,55 @@ def _summary(report: Report) -> Sequence[str]:
     return lines
 
 
-def _rows_table(rows: Sequence[Row], dimension: Dimension, *, bar: str) -> str:
-    most = max((row.usd for row in rows), default=Decimal(0))
+def _rows_table(
+    rows: Sequence[Row],
+    dimension: Dimension,
+    *,
+    names: Mapping[str, str],
+    bar: str,
+    width: int | None,
+) -> str:
+    """Write one line a row. A name comes last: its letters may be wider than a column counts."""
+    has_names = any(names.values())
+    headings = [dimension.value.upper(), *_HEADINGS, *(["NAME"] if has_names else [])]
     cells = [
         [
             row.key,
-            str(row.runs),
-            f"{row.hours:.1f}",
-            f"{row.gpu_hours:.1f}",
+            f"{row.runs:,}",
+            f"{row.hours:,.1f}",
+            f"{row.gpu_hours:,.1f}",
             money(row.usd),
+            "",
             money(row.saved_usd),
             percent(row.idle_hours, row.hours),
-            str(row.interruptions),
-            bar * (int(_BAR_WIDTH * row.usd / most + Decimal("0.5")) if most else 0),
+            f"{row.interruptions:,}",
+            *([names.get(row.key, "")] if has_names else []),
         ]
         for row in rows
     ]
-    headings = [
-        dimension.value.upper(),
-        "RUNS",
-        "HOURS",
-        "GPU-HOURS",
-        "SPENT",
-        "SAVED",
-        "IDLE",
-        "ENDED BY AWS",
-        "",
-    ]
-    return table(cells, headings, right=range(1, 8))
+    right = [n for n in range(1, len(_HEADINGS) + 1) if n != _BAR]
+    taken = max(len(line) for line in table(cells, headings, right=right).splitlines())
+    room = _BAR_WIDTH if width is None else max(0, min(_BAR_WIDTH, width - taken))
+    most = max((row.usd for row in rows), default=Decimal(0))
+    for line, row in zip(cells, rows, strict=True):
+        line[_BAR] = bar * (int(room * row.usd / most + Decimal("0.5")) if most else 0)
+    return table(cells, headings, right=right)
 
 
 def _students(report: Report, limit: int) -> Sequence[str]:
     lines: list[str] = []
-    for standing, title in (
-        (Standing.OVER, "over budget"),
-        (Standing.RUNS_OUT, "will run out before the deadline"),
-        (Standing.NOT_STARTED, "have not started"),
+    for standing, one_is, many_are in (
+        (Standing.OVER, "over budget", "over budget"),
+        (Standing.RUNS_OUT, "runs out before the deadline", "run out before the deadline"),
+        (Standing.NOT_STARTED, "has not started", "have not started"),
     ):
         who = [one for one in report.students if one.standing is standing]
         if who:
-            shown = ", ".join(f"{one.name or one.owner}" for one in who[:limit])
+            shown = ", ".join(
+                f"{one.name} ({one.owner})" if one.name else one.owner for one in who[:limit]
+            )
             more = f" and {len(who) - limit} more" if len(who) > limit else ""
-            lines.append(f"{len(who)} {title}: {shown}{more}")
+            lines.append(f"{len(who)} {one_is if len(who) == 1 else many_are}: {shown}{more}")
     return ["", *lines] if lines else []
 
 

@@ -37,7 +37,8 @@ def workbook(report: Report) -> bytes:
     formats = {
         "head": book.add_format({"bold": True, "bottom": 1}),
         "usd": book.add_format({"num_format": "$#,##0.00"}),
-        "plain": book.add_format({"num_format": "#,##0.##"}),
+        "count": book.add_format({"num_format": "#,##0"}),
+        "hours": book.add_format({"num_format": "#,##0.0"}),
     }
     sheets: list[tuple[str, Sequence[str], Iterable[Mapping[str, Any]]]] = [
         (f"by {d.value}", ROW_COLUMNS, [row_json(row) for row in report.rows[d]]) for d in Dimension
@@ -57,10 +58,16 @@ def _fill(
     for x, column in enumerate(columns):
         sheet.write_string(0, x, column.replace("_", " "), formats["head"])
         for y, row in enumerate(rows, 1):
-            _write(sheet, y, x, row[column], formats["usd" if column in _AMOUNTS else "plain"])
+            _write(sheet, y, x, row[column], formats[_format_of(column)])
     sheet.freeze_panes(1, 1)
     sheet.autofilter(0, 0, max(1, len(rows)), len(columns) - 1)
     sheet.autofit()
+
+
+def _format_of(column: str) -> str:
+    if column in _AMOUNTS:
+        return "usd"
+    return "hours" if column.endswith("hours") else "count"
 
 
 def _write(sheet: Any, y: int, x: int, value: Any, number_format: Any) -> None:

@@ -175,6 +175,8 @@ def _matches(text: str, pieces: Sequence[tuple[str, bool]]) -> bool:
 
 
 def _like(text: str, pattern: str) -> bool:
+    if "*" not in pattern and "?" not in pattern:
+        return text == pattern
     return re.fullmatch(_pattern(pattern), text, re.DOTALL) is not None
 
 

@@ -46,7 +46,8 @@ class Rules:
         money: R17, billing, free tier, cost explorer, price list.
         images: R18, current images and their public parameters; R23, images of one's own.
         vpc: R19, gateways, groups in use, volume checks.
-        credentials: R20, unknown, expired and denied credentials; R24, roles that trust the caller.
+        credentials: R20, unknown, expired and denied credentials; R24, roles that trust the caller; R25, what policies
+            allow to roles, and to users once somebody restricts them.
         network: R22, nothing leaves this machine.
 
     R16 (interruption) and R21 (faults) have no switch: they happen when asked for.

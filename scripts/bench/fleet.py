@@ -241,7 +241,7 @@ def kills(folder: Path, students: int, count: int, seed: int) -> int:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            moment = chance.uniform(0.8, 5.0)
+            moment = chance.uniform(0.8, 8.0)
             time.sleep(moment)
             process.send_signal(signal.SIGKILL)
             process.wait()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -10,6 +13,7 @@ from gpulab.cli.main import run
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import RunningClock
 
+CIDR = ("--cidr", "203.0.113.0/24")
 CHANGES = ("Run", "Create", "Terminate", "Import", "Authorize", "Put", "Delete", "Update")
 
 
@@ -119,6 +123,34 @@ def test_who_cannot_be_served_exits_with_4(course, sandbox, capsys):
     assert 4 == code
     assert "1 of 3 could not be served" in captured.err
     assert "--desired-value 12" in captured.out
+
+
+def test_prewarming_waits_and_then_looks_again(course, sandbox, capsys):
+    """Typed at breakfast: nothing may cost before its time, and what changed meanwhile counts."""
+    hours = 12 - datetime.now(UTC).hour
+    zone = ZoneInfo(
+        f"Etc/GMT{-hours:+d}"
+    )  # noon, wherever that is now: the lab does not cross midnight
+    starts = (datetime.now(zone) + timedelta(minutes=5)).replace(second=0, microsecond=0)
+    plan = (course / "course.toml").read_text().replace("Europe/Copenhagen", str(zone))
+    plan = re.sub(r"(date|first_day) = \S+", rf"\1 = {starts.date()}", plan)
+    plan = plan.replace('starts = "13:00"', f'starts = "{starts:%H:%M}"')
+    (course / "course.toml").write_text(plan.replace('"17:00"', '"19:00"'))
+    # Every launch fails, so that nothing is waited for afterwards.
+    sandbox.refuse("RunInstances", "UnauthorizedOperation", status=403, times=None)
+    ahead = (starts - datetime.now(zone)).total_seconds() - 2
+    begins = starts.astimezone(UTC) - timedelta(seconds=ahead)
+
+    code = run(["fleet", "up", "week1", "--yes", "--prewarm", f"{ahead:.0f}s", *CIDR])
+
+    said = capsys.readouterr().err
+    calls = [c for c in sandbox.calls if c.operation in ("RunInstances", "DescribeInstances")]
+    assert 4 == code
+    assert "Waiting until" in said
+    assert 2 == len([c for c in calls if c.operation == "DescribeInstances"])
+    launches = [c.at for c in calls if c.operation == "RunInstances"]
+    assert launches
+    assert begins - timedelta(seconds=1) <= min(launches)
 
 
 def test_next_weeks_lab_is_not_launched_today(course, capsys):

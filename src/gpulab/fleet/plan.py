@@ -13,6 +13,7 @@ from decimal import Decimal
 
 from gpulab.errors import GpulabError
 from gpulab.fleet.room import Room
+from gpulab.model.budget import TermBudget
 from gpulab.model.course import Course, Lab
 from gpulab.model.fleet import (
     AccountRef,
@@ -26,6 +27,7 @@ from gpulab.model.fleet import (
 )
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
 from gpulab.model.market import Offer
+from gpulab.planning.budgets import with_own_budget
 from gpulab.planning.catalogue import on_demand_prices
 from gpulab.planning.plan import ceiling_usd_per_hour, plan_launch
 from gpulab.planning.snapshot import Limits, Snapshot
@@ -42,11 +44,13 @@ class View:
         snapshot: Its instances are all of ours in every region of the course; its offers those of `regions`.
         regions: Where prices and quotas were read, in order of preference; never empty.
         later_regions: Looked at only if every place in those is full; their on-demand price counts in the worst case.
+        budgets: What each seat's students may spend over the term, by the seat's name; empty where the course says nothing.
     """
 
     snapshot: Snapshot
     regions: tuple[str, ...]
     later_regions: tuple[str, ...] = ()
+    budgets: Mapping[str, TermBudget] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def plan_fleet(
 
 @dataclass
 class _Part:
-    """The plan of one account."""
+    """The plan of one account; `short` counts whose term's budget is smaller than what the lab costs."""
 
     account: AccountRef
     steps: list[Step] = field(default_factory=list)
@@ -118,6 +122,7 @@ class _Part:
     launch_plan: LaunchPlan | None = None
     broken: BrokenAccount | None = None
     expected_usd: Decimal = Decimal(0)
+    short: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -213,20 +218,25 @@ def _place(wanted: Wanted, view: View, part: _Part, steps: Sequence[Step]) -> No
         return
     room = Room(part.account, plan.attempts, view.snapshot.quotas)
     plan = replace(plan, attempts=room.roomy() or plan.attempts, later_regions=view.later_regions)
-    each = at_most_usd(plan)
     left = view.snapshot.credit_left_usd
     for step in steps:
-        if not room.take():
+        term = view.budgets.get(step.name)
+        own = replace(plan, request=with_own_budget(plan.request, term))
+        each = at_most_usd(own)
+        if term is not None and own.request.budget_usd == 0:
+            part.steps.append(_blocked(step, *_no_budget(term)))
+        elif not room.take():
             reason, hint = room.refusal(len(steps))
             part.steps.append(_blocked(step, reason, hint))
         elif left is not None and each > left:
             part.steps.append(_blocked(step, *_no_credit(each, left, part.account)))
         else:
             left = None if left is None else left - each
-            part.steps.append(replace(step, at_most_usd=each))
-            part.expected_usd += min(
-                plan.expected_usd, plan.request.budget_usd or plan.expected_usd
-            )
+            budget = own.request.budget_usd
+            part.steps.append(replace(step, at_most_usd=each, budget_usd=budget))
+            costs = min(plan.expected_usd, plan.request.budget_usd or plan.expected_usd)
+            part.expected_usd += min(costs, budget or costs)
+            part.short += budget is not None and budget < costs
     part.quotas = room.needs(len(steps))
     part.notes = plan.warnings
     if any(step.starts for step in part.steps):
@@ -269,6 +279,12 @@ def _blocked(step: Step, reason: str, hint: str) -> Step:
     return replace(step, action=Action.BLOCKED, reason=reason, hint=hint)
 
 
+def _no_budget(term: TermBudget) -> tuple[str, str]:
+    kept = f", ${term.promised_usd:.2f} kept for what runs" if term.promised_usd else ""
+    reason = f"the term's budget of ${term.usd:.2f} is used up (${term.spent_usd:.2f} spent{kept})"
+    return reason, "Raise `budget_usd` in [course] of course.toml, or leave them out with `--only`"
+
+
 def _no_credit(each: Decimal, left: Decimal, ref: AccountRef) -> tuple[str, str]:
     cent = Decimal("0.01")
     reason = (
@@ -301,6 +317,10 @@ def _notes(wanted: Wanted, parts: Sequence[_Part], now: datetime) -> Iterable[st
             f" then `gpulab fleet up {lab.id}` goes on"
         )
     counted: dict[str, int] = {}
+    if short := sum(part.short for part in parts):
+        yield (
+            f"{short:,} have less left of the term's budget than the lab costs: their instances end themselves when that is used up"
+        )
     for note in (note for part in parts for note in part.notes):
         counted[note] = counted.get(note, 0) + 1
     for note, times in counted.items():

@@ -74,11 +74,6 @@ class Account:
         """Return the context in which a seat's instance is launched: the tags are its owner's."""
         return self._of(seat.owner)
 
-    def rest(self) -> None:
-        """Let go of what takes memory between two calls, where hundreds of accounts are open."""
-        if self.ref.role_arn:
-            self.context.cloud.release()
-
     def _of(self, owner: str) -> Context:
         context = self.context
         return replace(
@@ -111,13 +106,6 @@ class Accounts:
             if ref.key not in self._open:
                 self._open[ref.key] = self._make(ref)
             return self._open[ref.key]
-
-    def rest(self, ref: AccountRef) -> None:
-        """Let go of what an account takes in memory; of one that could not be opened there is nothing."""
-        with self._lock:
-            account = self._open.get(ref.key)
-        if account is not None:
-            account.rest()
 
     def base(self, ref: AccountRef) -> Cloud:
         """Return the way to AWS of an account's profile: whose credentials assume its role."""

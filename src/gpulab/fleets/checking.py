@@ -71,7 +71,6 @@ def _account(accounts: Accounts, need: Need) -> AccountCheck:
     found.append(_plan(account))
     found += [_quota(accounts, account, family, n) for family, n in need.vcpus.items()]
     left, credit = _credit(account, need)
-    account.rest()
     return AccountCheck(need, (*found, credit), left)
 
 

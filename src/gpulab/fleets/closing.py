@@ -85,9 +85,6 @@ def look(
             return _standing(accounts, ref, known)
         except GpulabError as error:
             return Standing(ref, trouble=trouble_of(error))
-        finally:
-            if len(refs) > _AT_ONCE:
-                accounts.rest(ref)
 
     with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(refs)))) as pool:
         return tuple(pool.map(ask, refs))

@@ -8,9 +8,10 @@ token bucket, and it does not wait until the instance runs, since one look shows
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from gpulab.errors import (
     AccountNotReady,
@@ -77,14 +78,22 @@ class AccountLaunches:
 
     Args:
         plan: What to try, in order; of any seat, but for its name.
-        agreed: The worst case of one launch that was agreed to, USD.
+        budgets: What each seat's instance may cost before it ends itself, by the seat's name.
         halt: Set when the command is interrupted.
     """
 
-    def __init__(self, account: Account, plan: LaunchPlan, *, halt: threading.Event) -> None:
+    def __init__(
+        self,
+        account: Account,
+        plan: LaunchPlan,
+        *,
+        budgets: Mapping[str, Decimal | None],
+        halt: threading.Event,
+    ) -> None:
         self._account = account
         self._plan = plan
         self._agreed = at_most_usd(plan)
+        self._budgets = budgets
         self._halt = halt
         self._lock = threading.RLock()
         self._full: dict[Place, datetime] = {}
@@ -118,8 +127,9 @@ class AccountLaunches:
         return self.recorded(context, Launched(instance, offer, plan))
 
     def plan_of(self, seat: Seat, plan: LaunchPlan) -> LaunchPlan:
-        """Name a plan after a seat."""
-        return replace(plan, request=replace(plan.request, name=seat.name))
+        """Name a plan after a seat, and bound what its instance may spend."""
+        budget = self._budgets.get(seat.name, plan.request.budget_usd)
+        return replace(plan, request=replace(plan.request, name=seat.name, budget_usd=budget))
 
     def mark_full(self, place: Place) -> None:
         """Remember that a place has none free, for every seat and for other commands."""

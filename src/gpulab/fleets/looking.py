@@ -6,9 +6,10 @@ Also settles what interrupted commands left open, as far as looking goes: nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from gpulab.aws import instances
 from gpulab.errors import GpulabError
@@ -16,8 +17,11 @@ from gpulab.fleet.plan import View
 from gpulab.fleets.accounts import Account, Accounts
 from gpulab.fleets.settling import Settled, settle
 from gpulab.launch.offers.look import snapshot
+from gpulab.model.budget import TermBudget
 from gpulab.model.fleet import AccountRef, Seat
 from gpulab.model.instance import Instance, LaunchRequest
+from gpulab.spending.budget import term_budget
+from gpulab.spending.facts import timeline_of
 from gpulab.store.journal import Intent
 
 _AT_ONCE = 16
@@ -47,19 +51,16 @@ def look(
         may_settle: Whether the journals may be written; not while another command launches this lab.
     """
     refs = list({seat.account.key: seat.account for seat in seats}.values())
-    names = {seat.name for seat in seats}
-    counts = {ref.key: sum(s.account.key == ref.key for s in seats) for ref in refs}
+    by_account = {ref.key: [s for s in seats if s.account.key == ref.key] for ref in refs}
+    allowed = accounts.course.budget_usd
 
     def ask(ref: AccountRef) -> tuple[View, Settled] | GpulabError:
         try:
-            return _account(
-                accounts.account(ref), request, names, counts[ref.key] > 1, may_settle=may_settle
-            )
+            account, theirs = accounts.account(ref), by_account[ref.key]
+            view, settled = _account(account, request, theirs, may_settle=may_settle)
+            return replace(view, budgets=_budgets(account, theirs, allowed)), settled
         except GpulabError as error:
             return error
-        finally:
-            if len(refs) > _AT_ONCE:
-                accounts.rest(ref)
 
     with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(refs)))) as pool:
         answers = dict(zip((ref.key for ref in refs), pool.map(ask, refs), strict=True))
@@ -89,18 +90,37 @@ def live_of(accounts: Accounts, ref: AccountRef, course_id: str, lab_id: str) ->
 def _account(
     account: Account,
     request: LaunchRequest,
-    names: Iterable[str],
-    is_shared: bool,  # noqa: FBT001 - called once, beside its meaning
+    seats: Sequence[Seat],
     *,
     may_settle: bool,
 ) -> tuple[View, Settled]:
     """A lone student's launch fits into the first region nearly always; a whole class may need the room of all."""
-    regions = request.regions if is_shared else request.regions[:1]
+    regions = request.regions if len(seats) > 1 else request.regions[:1]
     context = account.looking
     seen = snapshot(context, replace(request, regions=regions), is_every_region_needed=True)
     later = tuple(r for r in request.regions if r not in regions)
     elsewhere = [i for r in later for i in instances.in_region(context.cloud, r, owner="").mine]
     listed = (*seen.instances, *elsewhere)
-    settled = settle(account, names, listed, may_write=may_settle)
+    settled = settle(account, {seat.name for seat in seats}, listed, may_write=may_settle)
     everything = (*listed, *settled.unlisted)
     return View(replace(seen, instances=everything), regions, later), settled
+
+
+def _budgets(
+    account: Account, seats: Sequence[Seat], allowed: Decimal | None
+) -> dict[str, TermBudget]:
+    """Compare the term's budget of each seat's students with the account's ledger; asks AWS nothing."""
+    if allowed is None:
+        return {}
+    reading = timeline_of(account.context.ledger.facts())
+    now = account.context.now()
+    return {
+        seat.name: term_budget(
+            reading,
+            allowed * len(seat.students),
+            # A group's members have also had instances of their own.
+            owners={seat.owner, *(student.owner for student in seat.students)},
+            now=now,
+        )
+        for seat in seats
+    }

@@ -71,9 +71,6 @@ def members(
             return live_of(accounts, ref, accounts.course.id, lab.id)
         except GpulabError as error:
             return error
-        finally:
-            if len(refs) > _ACCOUNTS_AT_ONCE:
-                accounts.rest(ref)
 
     with ThreadPoolExecutor(min(_ACCOUNTS_AT_ONCE, max(1, len(refs)))) as pool:
         said = dict(zip((ref.key for ref in refs), pool.map(ask, refs), strict=True))

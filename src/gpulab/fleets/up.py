@@ -176,6 +176,7 @@ class _Run:
             step.account.key: AccountLaunches(
                 accounts.account(step.account),
                 decided.plan.launch_plans[step.account.key],
+                budgets={s.name: s.budget_usd for s in decided.plan.steps if s.starts},
                 halt=self._halt,
             )
             for step in decided.plan.steps

@@ -75,6 +75,7 @@ class Step:
         seat: `None` only for an extra instance.
         instance: The one that is up; `None` for a launch.
         at_most_usd: Worst case of what this step starts; 0 where it starts nothing.
+        budget_usd: What its instance may cost before it ends itself: the lab's, or what is left of the student's term; `None` for no limit.
         reason: Why, a half-sentence; empty for a plain launch or keep.
         hint: What to do about it; empty when there is nothing useful to say.
     """
@@ -84,6 +85,7 @@ class Step:
     seat: Seat | None
     instance: Instance | None = None
     at_most_usd: Decimal = Decimal(0)
+    budget_usd: Decimal | None = None
     reason: str = ""
     hint: str = ""
 

@@ -33,6 +33,11 @@ _ENDERS = {by.value: by for by in EndedBy}
 # one at a launch means that nobody was looking.
 _STALE = timedelta(days=2)
 
+# Exact sums can be made of these; a slip such as 1E+999999 has a million digits.
+_USUAL = range(-40, 15)
+_LONGEST_AMOUNT = 60
+_MOST_DIGITS = 15
+
 # A sighting of the state running so soon after the launch is that of the first run, not of a restart.
 _BOOTS_WITHIN = timedelta(minutes=5)
 
@@ -165,7 +170,7 @@ class _Reader:
             instance_type=instance_type,
             market=market,
             launched_at=min(fact.at for fact in facts),
-            gpus=int(said["gpus"]) if said.get("gpus", "").isdecimal() else None,
+            gpus=_whole(said.get("gpus", "")),
             on_demand_usd_per_hour=_amount(said.get("on_demand_usd_per_hour")),
             expires_at=self._planned_end(instance_id) or read_moment(said.get("expires_at")),
         )
@@ -291,7 +296,8 @@ class _Reader:
             for fact in facts:
                 said = fact.details
                 seconds, idle = said.get("seconds", ""), said.get("idle_seconds", "")
-                if seconds.isdecimal() and idle.isdecimal():
+                is_usual = len(seconds) <= _MOST_DIGITS >= len(idle)
+                if is_usual and seconds.isdecimal() and idle.isdecimal():
                     yield Usage(instance_id, fact.at, int(seconds), int(idle))
                 else:
                     self._unreadable(fact)
@@ -351,4 +357,10 @@ def _amount(text: str | None) -> Decimal | None:
         value = Decimal(text) if text else None
     except InvalidOperation:
         return None
-    return value if value is not None and value.is_finite() and value >= 0 else None
+    if value is None or not value.is_finite() or value < 0:
+        return None
+    return value if value.adjusted() in _USUAL and len(text or "") <= _LONGEST_AMOUNT else None
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import datetime, timedelta
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 
+# As long as exact sums get (`spending.exact`): a document may name amounts of forty digits.
+_LONG = Context(prec=400)
 _BIDI = {chr(c) for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)}
 
 
 def money(usd: Decimal) -> str:
     """Write an amount as `$0.16`; amounts under a cent keep four decimals, so that they do not read as free."""
     places = Decimal("0.0001") if Decimal(0) < abs(usd) < Decimal("0.01") else Decimal("0.01")
-    rounded = usd.quantize(places, rounding=ROUND_HALF_UP)
+    rounded = usd.quantize(places, rounding=ROUND_HALF_UP, context=_LONG)
     return f"-${-rounded:,}" if rounded < 0 else f"${rounded:,}"
 
 
 def per_hour(usd: Decimal) -> str:
     """Write a rate as `$0.2158/h`; four decimals, as AWS prices move in the fourth."""
-    return f"${usd.quantize(Decimal('0.0001'), rounding=ROUND_HALF_UP)}/h"
+    return f"${usd.quantize(Decimal('0.0001'), rounding=ROUND_HALF_UP, context=_LONG)}/h"
 
 
 def span(length: timedelta) -> str:

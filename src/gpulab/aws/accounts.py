@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from gpulab.aws.errors import code_of
+from gpulab.aws.errors import code_of, explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import AwsError, GpulabError, NotFound
 from gpulab.model.setup import Image, Subnet
@@ -40,6 +40,7 @@ class Identity:
         return "assumed-role/voclabs/" in self.arn
 
 
+@explained("ask AWS who you are")
 def identity(cloud: Cloud) -> Identity:
     """
     Ask whose credentials these are; needs no right.

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from gpulab.aws.errors import explained
 from gpulab.aws.images import root_gib
 from gpulab.aws.session import Cloud
 from gpulab.errors import NotFound
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
 
+@explained("read the images")
 def baked(cloud: Cloud, region: str, *, owner: str = "") -> tuple[BakedImage, ...]:
     """
     Find the images with a lab environment, newest first, unfinished ones too.
@@ -44,6 +46,7 @@ def baked(cloud: Cloud, region: str, *, owner: str = "") -> tuple[BakedImage, ..
     return tuple(sorted(found, key=lambda i: (i.made_at or oldest, i.image.id), reverse=True))
 
 
+@explained("make an image")
 def create(
     cloud: Cloud, region: str, instance_id: str, *, name: str, tags: Mapping[str, str]
 ) -> str:
@@ -70,6 +73,7 @@ def create(
     return made["ImageId"]
 
 
+@explained("copy an image")
 def copy(
     cloud: Cloud, image: BakedImage, region: str, *, token: str, tags: Mapping[str, str]
 ) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -17,6 +17,7 @@ from gpulab.aws.session import Cloud
 from gpulab.errors import GpulabError
 from gpulab.model.balance import SourceAnswer, Spent
 from gpulab.model.credit import Credit
+from gpulab.model.moment import read_moment
 
 GET_CREDITS = "billing:GetCredits"
 ACCOUNT_PLAN = "freetier:GetAccountPlanState"
@@ -183,4 +184,4 @@ def _decimal(text: Any) -> Decimal | None:
 
 
 def _utc(moment: Any) -> datetime | None:
-    return moment.astimezone(UTC) if isinstance(moment, datetime) else None
+    return read_moment(moment) if isinstance(moment, datetime) else None

@@ -14,6 +14,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import NotFound
 from gpulab.model.guard import AccountBudget, BudgetAction, Principals
@@ -26,6 +27,7 @@ _REGION = "us-east-1"
 _FULL = 100
 
 
+@explained("read the budget")
 def read_budget(cloud: Cloud, account_id: str, name: str) -> AccountBudget | None:
     """
     Read a budget and whom it tells; `None` when there is none of that name.
@@ -116,6 +118,7 @@ def delete_budget(cloud: Cloud, account_id: str, name: str) -> bool:
     return True
 
 
+@explained("read the budget's actions")
 def read_actions(cloud: Cloud, account_id: str, name: str) -> tuple[BudgetAction, ...]:
     """
     Read the actions of a budget that attach a policy; empty when there is no such budget.
@@ -140,6 +143,7 @@ def read_actions(cloud: Cloud, account_id: str, name: str) -> tuple[BudgetAction
     return tuple(_action(a) for a in found if "IamActionDefinition" in a["Definition"])
 
 
+@explained("make the budget's action")
 def create_action(
     cloud: Cloud,
     account_id: str,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpulab.aws import guard, tagged
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import NotFound
 from gpulab.model.instance import TAG_OWNER
@@ -35,6 +36,7 @@ class CourseSetup:
     found: tuple[Tagged, ...]
 
 
+@explained("look for the course's setup")
 def in_region(
     cloud: Cloud, region: str, *, owner: str, instance_ids: Collection[str]
 ) -> CourseSetup:

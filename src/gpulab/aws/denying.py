@@ -11,6 +11,7 @@ from contextlib import suppress
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import NotFound
 from gpulab.model.guard import Principals
@@ -39,6 +40,7 @@ def role_arn(account_id: str, owner: str) -> str:
     return f"arn:aws:iam::{account_id}:role/gpulab-budget-{owner}"
 
 
+@explained("make the policy that forbids launches")
 def ensure_policy(cloud: Cloud, account_id: str, owner: str) -> str:
     """
     Make the deny policy; return its ARN.
@@ -61,6 +63,7 @@ def ensure_policy(cloud: Cloud, account_id: str, owner: str) -> str:
     return arn
 
 
+@explained("make the budget's role")
 def ensure_role(cloud: Cloud, account_id: str, owner: str, targets: Principals) -> tuple[str, bool]:
     """
     Make the role that may attach the deny policy to the targets and take it off, and nothing else.
@@ -89,6 +92,7 @@ def ensure_role(cloud: Cloud, account_id: str, owner: str, targets: Principals) 
     return arn, is_new
 
 
+@explained("read what the policy forbids")
 def why_powerless(cloud: Cloud, account_id: str, owner: str, targets: Principals) -> str:
     """
     Read policy and role back; say what is wrong with them, a half-sentence, `""` when nothing is.

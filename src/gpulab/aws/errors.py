@@ -59,7 +59,7 @@ _NONE_FREE = "Another zone, type or region may have one"
 _RAISE = "`gpulab doctor` shows the quotas and the request that raises them"
 _OURS = "This is a fault in gpulab, or something new at AWS; `gpulab doctor` may know more"
 _SUPPORT = "Sign in at https://console.aws.amazon.com and follow what AWS asks for, or write to AWS Support"
-_TEACHER = "Ask whoever runs the account to allow it; docs/iam/ holds the policy"
+_TEACHER = "Ask whoever runs the account to allow it; `gpulab doctor --policy` prints the policy"
 _AGAIN = "Check the network, a VPN or a proxy, then repeat the command"
 _REPEAT = "Nobody knows yet whether it took effect; repeat the command, it asks with the same token"
 
@@ -211,7 +211,8 @@ def explained(
     decode: Callable[[str], str] | None = None,
 ) -> Iterator[None]:
     """
-    Re-raise what goes wrong inside as the class that says what to do next.
+    Re-raise what goes wrong inside as the class that says what to do next: AWS's refusals, lost answers, and answers that lack what we
+    read in them. Also a decorator, for a function that reads.
 
     Args:
         doing: What is being done, `launch g4dn.xlarge in us-east-1a`; completes "could not ...".
@@ -227,6 +228,8 @@ def explained(
         raise explain(error, doing, now=now, decode=decode) from error
     except BotoCoreError as error:
         raise _without_answer(error, doing) from error
+    except _UNREADABLE as error:
+        raise _unreadable(error, doing) from error
 
 
 def explain(
@@ -295,7 +298,7 @@ def _with_action(row: _Row, words: str, decode: Callable[[str], str] | None) -> 
     return _Row(
         row.kind,
         f"these credentials may not call {action}",
-        f'Ask whoever runs the account to allow "{action}"; docs/iam/ holds the policy',
+        f'Ask whoever runs the account to allow "{action}"; `gpulab doctor --policy` prints the policy',
     )
 
 
@@ -358,6 +361,26 @@ _CONFIGURATION = (
     boto.InfiniteLoopConfigError,
     boto.InvalidConfigError,
 )
+
+
+# What reading an answer raises that is not as its documentation says.
+_UNREADABLE = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+def _unreadable(error: Exception, doing: str) -> GpulabError:
+    kind = AwsError if _only_looks(doing) else Ambiguous
+    return kind(
+        f"could not {doing}: AWS's answer cannot be read ({type(error).__name__})",
+        hint=_OURS if _only_looks(doing) else _REPEAT,
+        detail=str(error)[:1000],
+    )
 
 
 def _only_looks(doing: str) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import AwsError, NotAllowed, NotFound
 from gpulab.model.instance import TAG_COURSE, TAG_OWNER
@@ -78,6 +79,7 @@ def arm(
     return Guard(until)
 
 
+@explained("read the scheduled end")
 def read(cloud: Cloud, region: str, instance_id: str, *, owner: str) -> Guard:
     """Read what is armed for an instance; what may not be read counts as not armed, with the reason."""
     client: EventBridgeSchedulerClient = cloud.client("scheduler", region)
@@ -119,6 +121,7 @@ def remove(cloud: Cloud, region: str, name: str) -> None:
         return
 
 
+@explained("list the scheduled ends")
 def schedules(cloud: Cloud, region: str, *, owner: str) -> Mapping[str, str]:
     """
     Find our schedules in a region: the instance that each one ends, by name, sorted.
@@ -146,6 +149,7 @@ def schedule_name(instance_id: str, owner: str) -> str:
     return f"{_PREFIX}{owner}-{instance_id}"
 
 
+@explained("make the role that ends instances")
 def ensure_role(cloud: Cloud, *, owner: str, account_id: str) -> str:
     """
     Make sure the role exists with which the scheduler may end our instances, and nothing else; return its ARN.
@@ -157,6 +161,7 @@ def ensure_role(cloud: Cloud, *, owner: str, account_id: str) -> str:
     return _ensure(cloud, f"gpulab-end-{owner}", TAG_OWNER, owner, account_id)
 
 
+@explained("make the role that ends instances")
 def ensure_course_role(cloud: Cloud, *, course: str, account_id: str) -> str:
     """
     Make sure the role exists with which the scheduler may end the instances of a course, whoever owns them; return its ARN.

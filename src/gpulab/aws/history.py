@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from gpulab.aws.errors import explained
 from gpulab.aws.instances import end_in
 from gpulab.aws.session import Cloud
 from gpulab.model import fact
@@ -41,6 +42,7 @@ class History:
     unknown: tuple[str, ...] = field(default=())
 
 
+@explained("read what the account remembers")
 def history_of(cloud: Cloud, region: str, *, owner: str, now: datetime) -> History:
     """
     Read everything with our tags in a region.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import NotAllowed, NotFound, SetupMissing
 from gpulab.model.setup import GPU_IMAGE, PLAIN_IMAGE, Image
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _PUBLISHERS = frozenset({"amazon", "898082745236", "099720109477"})
 
 
+@explained("find the image")
 def find_image(cloud: Cloud, region: str, *, has_gpu: bool) -> Image:
     """
     Find the current image for instances with or without a GPU.

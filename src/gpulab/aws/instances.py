@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import AwsError, NotFound
 from gpulab.model import instance as tags_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
 _IDS_A_CALL = 100
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LIVE_STATES = ["pending", "running", "shutting-down", "stopping", "stopped"]
 # `User initiated (2026-11-16 09:00:00 GMT)`
 _WHEN = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)")
@@ -115,6 +117,7 @@ def launch_parameters(call: LaunchCall) -> dict[str, Any]:
     return parameters
 
 
+@explained("launch an instance")
 def run(cloud: Cloud, region: str, parameters: Mapping[str, Any], user_data: bytes) -> Instance:
     """
     Make one launch call; never repeated by botocore.
@@ -133,6 +136,7 @@ def run(cloud: Cloud, region: str, parameters: Mapping[str, Any], user_data: byt
     return read_instance(reply["Instances"][0], region)
 
 
+@explained("list the instances")
 def in_region(
     cloud: Cloud, region: str, *, owner: str, with_ended: bool = False
 ) -> RegionInstances:
@@ -154,6 +158,7 @@ def in_region(
     return RegionInstances(_newest_first(i for i in mine if _is_mine(i, owner)), used)
 
 
+@explained("find the instances")
 def find(
     cloud: Cloud, region: str, *, filters: Mapping[str, Sequence[str]]
 ) -> tuple[Instance, ...]:
@@ -165,6 +170,7 @@ def find(
     return _newest_first(read_instance(row, region) for row in _rows(cloud, region, filters))
 
 
+@explained("read the instance")
 def read(cloud: Cloud, region: str, instance_id: str) -> Instance:
     """
     Read one instance.
@@ -181,6 +187,7 @@ def read(cloud: Cloud, region: str, instance_id: str) -> Instance:
     return read_instance(rows[0], region)
 
 
+@explained("read the instances")
 def read_many(cloud: Cloud, region: str, ids: Sequence[str]) -> tuple[Instance, ...]:
     """
     Read instances by their ids, a hundred a call; those EC2 does not know (yet, or any more) are left out.
@@ -240,7 +247,7 @@ def read_instance(row: Mapping[str, Any], region: str) -> Instance:
     volumes = (m.get("Ebs", {}).get("VolumeId", "") for m in row.get("BlockDeviceMappings", []))
     return Instance(
         id=row["InstanceId"],
-        name=tags.get(tags_of.TAG_NAME, ""),
+        name=_name(tags.get(tags_of.TAG_NAME, ""), row["InstanceId"]),
         owner=tags.get(tags_of.TAG_OWNER, ""),
         place=Place(region, zone, row["InstanceType"], _market(row)),
         state=State(row["State"]["Name"]),
@@ -263,6 +270,11 @@ def end_in(row: Mapping[str, Any]) -> datetime | None:
     """Return when EC2 says that the last run ended; `None` while it runs, and after an end from inside, whose time EC2 does not tell."""
     found = _WHEN.search(row.get("StateTransitionReason", ""))
     return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) if found else None
+
+
+def _name(tag: str, instance_id: str) -> str:
+    """Whoever may tag in a shared account chooses this text, and a folder of the user's is called by it."""
+    return tag if not tag or _NAME.fullmatch(tag) else instance_id
 
 
 def _rows(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import InvalidRequest, NotAllowed, NotFound
 from gpulab.model.market import Market, SpotPrice
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _LINUX = "Linux/UNIX"
 
 
+@explained("read the spot prices")
 def spot_prices(
     cloud: Cloud, region: str, instance_types: Iterable[str], *, now: datetime
 ) -> tuple[SpotPrice, ...]:
@@ -33,24 +35,28 @@ def spot_prices(
         EC2 `DescribeSpotPriceHistory`; the last change before `StartTime` is part of the answer.
     """
     newest: dict[tuple[str, str], SpotPrice] = {}
+    wanted = set(instance_types)
     pages = cloud.pages(
         "ec2",
         region,
         "describe_spot_price_history",
         doing=f"read spot prices in {region}",
-        InstanceTypes=sorted(instance_types),
+        InstanceTypes=sorted(wanted),
         ProductDescriptions=[_LINUX],
         StartTime=now,
         EndTime=now,
     )
     for row in (row for page in pages for row in page["SpotPriceHistory"]):
         price = _spot_price(row)
+        if price.instance_type not in wanted:
+            continue
         key = (price.instance_type, price.zone)
         if key not in newest or newest[key].seen_at < price.seen_at:
             newest[key] = price
     return tuple(newest[key] for key in sorted(newest))
 
 
+@explained("read on-demand prices")
 def on_demand_price(cloud: Cloud, region: str, instance_type: str) -> Decimal | None:
     """
     Read today's on-demand price, USD per hour, Linux, shared tenancy; `None` where the account may not ask or AWS lists none.
@@ -82,6 +88,7 @@ def on_demand_price(cloud: Cloud, region: str, instance_type: str) -> Decimal | 
     return next((p for p in map(_listed_price, reply["PriceList"]) if p is not None), None)
 
 
+@explained("read the quota")
 def quota_limit(cloud: Cloud, region: str, family: str, market: Market) -> int | None:
     """
     Read how many vCPUs of a family may run; `None` where the account may not ask.

@@ -13,6 +13,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import AwsError, NotFound, SetupMissing, WrongUsage
 from gpulab.model.setup import Subnet
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SSH_PORT = 22
 
 
+@explained("find the subnets")
 def find_subnets(cloud: Cloud, region: str) -> tuple[Subnet, ...]:
     """
     Find one subnet per zone, all in one network: the default network's, or else the one with most zones.
@@ -53,6 +55,7 @@ def find_subnets(cloud: Cloud, region: str) -> tuple[Subnet, ...]:
     )
 
 
+@explained("import the key pair")
 def ensure_key_pair(cloud: Cloud, region: str, public_key: str, *, tags: Mapping[str, str]) -> str:
     """
     Make sure the region knows a public key; return its name there.
@@ -92,6 +95,7 @@ def key_pair_name(public_key: str) -> str:
     return f"gpulab-{hashlib.sha256(_key_blob(public_key)).hexdigest()[:16]}"
 
 
+@explained("make the security group")
 def ensure_security_group(
     cloud: Cloud, region: str, *, name: str, vpc_id: str, tags: Mapping[str, str]
 ) -> tuple[str, bool]:
@@ -151,6 +155,7 @@ def admit(
         _close_to_others(cloud, region, group_id, cidr)
 
 
+@explained("read the security group's rules")
 def ingress(cloud: Cloud, region: str, group_id: str) -> tuple[tuple[str, str, int, int], ...]:
     """Read what may come in: (rule id, range or source group, first port, last port), sorted; -1 means every port."""
     ec2: EC2Client = cloud.client("ec2", region)

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from botocore.loaders import create_loader
 
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import GpulabError, WrongUsage
 
@@ -76,6 +77,7 @@ def check_region(region: str) -> None:
     raise WrongUsage(f"AWS has no region `{region}`", hint=hint)
 
 
+@explained("list the regions")
 def enabled_regions(cloud: Cloud, *, ask_in: str) -> tuple[str, ...]:
     """
     Name the regions that are switched on for the account, sorted.

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from gpulab.aws import guard, instances
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import NotFound
 from gpulab.model.instance import (
@@ -32,6 +33,7 @@ _ADDRESS_USD_PER_HOUR = Decimal("0.005")
 _SNAPSHOT_USD_PER_GIB_MONTH = Decimal("0.05")
 
 
+@explained("look for leftovers")
 def in_region(cloud: Cloud, region: str, *, owner: str) -> tuple[Tagged, ...]:
     """
     Find everything of ours in a region.

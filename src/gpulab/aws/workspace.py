@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import AwsError, NotFound, StoreError
 from gpulab.model.moment import read_moment
@@ -91,6 +92,7 @@ def put(cloud: Cloud, bucket: Bucket, key: str, body: bytes) -> None:
         s3.put_object(Bucket=bucket.name, Key=key, Body=body, ExpectedBucketOwner=bucket.account_id)
 
 
+@explained("list the kept work")
 def names(cloud: Cloud, bucket: Bucket, *, owner: str) -> tuple[str, ...]:
     """List the names with kept work, sorted; a folder that begins with a dot holds none."""
     pages = cloud.pages(
@@ -136,6 +138,7 @@ def read_manifest(cloud: Cloud, bucket: Bucket, prefix: str) -> KeptManifest | N
         ) from error
 
 
+@explained("list the kept work")
 def missing(cloud: Cloud, bucket: Bucket, prefix: str, manifest: KeptManifest) -> tuple[str, ...]:
     """Name the files of a manifest that are not in the bucket with that size; one call for a thousand files."""
     pages = cloud.pages(
@@ -188,6 +191,7 @@ def download(cloud: Cloud, bucket: Bucket, file: KeptFile, place: Path) -> None:
             part.unlink(missing_ok=True)
 
 
+@explained("delete kept work")
 def delete_prefix(cloud: Cloud, bucket: Bucket, prefix: str) -> int:
     """
     Delete everything under a prefix, all versions; return how many were deleted. It cannot be undone.

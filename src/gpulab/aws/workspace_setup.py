@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.aws.workspace import Bucket
 from gpulab.errors import AwsError, NotAllowed
@@ -28,6 +29,7 @@ def bucket_name(account_id: str, region: str) -> str:
     return f"gpulab-{account_id}-{region}"
 
 
+@explained("make the bucket")
 def ensure_bucket(cloud: Cloud, account_id: str, region: str) -> Bucket:
     """
     Make sure the bucket exists, is private, encrypted, versioned, and forgets old versions after 30 days. Repeatable.
@@ -66,6 +68,7 @@ def ensure_bucket(cloud: Cloud, account_id: str, region: str) -> Bucket:
     return bucket
 
 
+@explained("make the instances' role")
 def ensure_instance_role(cloud: Cloud, bucket: Bucket, *, owner: str) -> str:
     """
     Make sure the role exists with which instances reach their owner's prefix, and nothing else; return its profile's name.

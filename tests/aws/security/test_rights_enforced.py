@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 from tests.aws.conftest import UBUNTU, a_client
 from tests.aws.launch.conftest import Student
 
+from gpulab.cli.main import run
 from gpulab.errors import NotAllowed, Unreachable
 from gpulab.launch.money import balance, rebuilding
 from gpulab.launch.offers import prices
@@ -413,3 +414,25 @@ def test_the_launch_that_the_attacks_change_is_allowed_as_it_is(sandbox, people)
     refused = [outcome(attack, mallory) for attack in (Attacker.run, end_anothers, open_port)]
 
     assert (1, ["denied"] * 3) == (len(launched), refused)
+
+
+def test_the_policy_to_ask_for_is_printed_without_asking_anybody(sandbox, capsys):
+    """It is needed exactly where nothing is allowed yet."""
+    codes = [
+        run(["doctor", "--policy", "--for", "stop", "--for", "ssh"]),
+        run(["doctor", "--for", "stop"]),
+        run(["doctor", "--policy", "--for", "launch"]),
+    ]
+
+    said = capsys.readouterr()
+    actions = {a for s in json.loads(said.out)["Statement"] for a in as_list(s["Action"])}
+    assert [0, 2, 2] == codes
+    assert {"ec2:TerminateInstances", "s3:GetObject"} <= actions
+    assert actions.isdisjoint({"ec2:RunInstances", "iam:PassRole"})
+    assert "error: `--for` and `--type` belong to `--policy`" in said.err
+    assert "error: no rights are listed for `launch`" in said.err
+    assert 0 == len(sandbox.calls)
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]

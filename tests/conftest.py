@@ -49,12 +49,20 @@ class WaitsForReal(BaseException):
     """A unit test slept; pass it a `sleep` of its own instead."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of `machine` and `live` the marker of their folder."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the tests of `machine` and `live` the marker of their folder; what costs money is chosen by `-m live` only."""
     for item in items:
         tier = _tier(item)
         if tier in ("machine", "live"):
             item.add_marker(tier)
+    live = [item for item in items if item.get_closest_marker("live")]
+    if config.option.markexpr != "live" and live:
+        config.hook.pytest_deselected(items=live)
+        items[:] = [item for item in items if item not in live]
+    elif live and not os.environ.get("GPULAB_LIVE_BUDGET_USD"):
+        raise pytest.UsageError(
+            "live tests spend money: say how much they may with GPULAB_LIVE_BUDGET_USD=2"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,9 +94,13 @@ def _strangers_computer(
 
 @pytest.fixture(autouse=True)
 def _own_gpulab_home(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Give each test a `GPULAB_HOME` of its own that does not exist yet."""
+    """Give each test a `GPULAB_HOME` of its own that does not exist yet; live tests use the developer's, as they use the account."""
+    if _tier(request.node) == "live":
+        return
     home = tmp_path_factory.getbasetemp() / f"gpulab-home-{next(_homes)}"
     monkeypatch.setenv("GPULAB_HOME", str(home))
 

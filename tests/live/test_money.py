@@ -1,0 +1,151 @@
+"""Money in a real account: what is shipped, what is left, what a spot hour costs, and what a spent budget forbids."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from gpulab.aws.errors import from_code
+from gpulab.aws.workspace_setup import ensure_bucket
+from gpulab.errors import GpulabError
+from gpulab.launch.money.balance import read_balance
+from gpulab.launch.upkeep import guards
+from gpulab.planning.catalogue import instance_types, on_demand_prices
+from gpulab.planning.quotas import family_of
+
+_TYPES = ("g4dn.xlarge", "g4dn.2xlarge", "g5.xlarge", "g6.xlarge")
+_FEED = "spot-feed/"
+_QUOTAS = ("L-3819A6DF", "L-DB2E81BA")
+
+
+def test_shipped_prices_are_those_of_the_price_list(account, record_property):
+    """They stand in where an account may not ask, and the plan's upper bound is made of them."""
+    pricing = account.cloud.client("pricing", "us-east-1")
+    differ = []
+    for name in _TYPES:
+        filters = {
+            "instanceType": name,
+            "regionCode": "us-east-1",
+            "operatingSystem": "Linux",
+            "tenancy": "Shared",
+            "preInstalledSw": "NA",
+            "capacitystatus": "Used",
+        }
+        listed = pricing.get_products(
+            ServiceCode="AmazonEC2",
+            Filters=[{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in filters.items()],
+        )["PriceList"]
+        said = {_on_demand_usd(json.loads(product)) for product in listed}
+        shipped = on_demand_prices()["us-east-1", name].usd_per_hour
+        differ += [f"{name}: shipped {shipped}, listed {usd}" for usd in said if usd != shipped]
+
+    record_property("seen", "; ".join(differ) or f"{len(_TYPES)} prices agree")
+    assert [] == differ
+
+
+def test_shipped_types_and_quotas_are_those_of_ec2(account, record_property):
+    """A type with other vCPUs, or a quota under another code, would make the plan refuse or AWS."""
+    known = {t.name: t for t in instance_types()}
+    said = account.ec2.describe_instance_types(InstanceTypes=list(_TYPES))["InstanceTypes"]
+    vcpus = {t["InstanceType"]: t["VCpuInfo"]["DefaultVCpus"] for t in said}
+    quotas = account.cloud.client("service-quotas", account.region)
+    names = [
+        quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["QuotaName"]
+        for code in _QUOTAS
+    ]
+
+    record_property("seen", "; ".join(names))
+    assert {name: known[name].vcpus for name in _TYPES} == vcpus
+    assert {known[name].quota_family for name in _TYPES} == {family_of(name) for name in _TYPES}
+    assert all("G and VT" in name for name in names)
+
+
+def test_the_credit_is_read_from_aws(account, record_property):
+    """GetCredits is new, and the balance is what a student trusts most."""
+    balance = read_balance(account.context, is_fresh=True).balance
+
+    sources = {a.source: a.unavailable or f"{len(a.credits)} credits" for a in balance.answers}
+    record_property("seen", f"left {balance.left_usd}; {sources}")
+    assert [] == [s for s, text in sources.items() if "not allowed" in text]
+    assert balance.left_usd is not None
+
+
+def test_the_spot_price_rule_against_the_data_feed(account, record_property):
+    """Each instance-hour costs the price in force when it began: the ledger's rule, against AWS's own account of it."""
+    number = account.cloud.client("sts", account.region).get_caller_identity()["Account"]
+    bucket = ensure_bucket(account.cloud, number, account.region).name
+    try:
+        account.ec2.describe_spot_datafeed_subscription()
+    except account.ec2.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] != "InvalidSpotDatafeed.NotFound":
+            raise
+        account.ec2.create_spot_datafeed_subscription(Bucket=bucket, Prefix=_FEED.rstrip("/"))
+    lines = _feed_lines(account, bucket)
+    if not lines:
+        pytest.skip("subscribed; the feed comes an hour or two later: run this again then")
+
+    wrong = [line for line in lines if line["charged"] != _by_our_rule(account, line)]
+
+    record_property("seen", f"{len(lines)} hours, {len(wrong)} differ: {wrong[:2]}")
+    assert [] == wrong
+
+
+def test_a_spent_budget_forbids_launches(account, record_property):
+    """AWS counts cost a day late, so it is armed one day (`gpulab guard arm --budget 1`) and looked at on another."""
+    found = {check.name: check for check in guards.checks(account.context)}
+    armed = [name for name, check in found.items() if check.is_armed]
+    if "no launches" not in armed:
+        pytest.skip("not armed: `gpulab guard arm --budget 1 --email ...`, and again a day later")
+
+    code = ""
+    try:
+        account.ec2.run_instances(
+            DryRun=True,
+            ImageId="ami-00000000000000000",
+            InstanceType="t3.micro",
+            MinCount=1,
+            MaxCount=1,
+        )
+    except account.ec2.exceptions.ClientError as error:
+        code = error.response["Error"]["Code"]
+
+    record_property("seen", f"{found['no launches'].text}; a launch answers {code}")
+    assert "UnauthorizedOperation" == code
+    assert isinstance(from_code(code, "", "launch"), GpulabError)
+
+
+def _on_demand_usd(product: dict[str, Any]) -> Decimal:
+    (term,) = product["terms"]["OnDemand"].values()
+    (dimension,) = term["priceDimensions"].values()
+    return Decimal(dimension["pricePerUnit"]["USD"]).normalize()
+
+
+def _feed_lines(account: Any, bucket: str) -> list[dict[str, Any]]:
+    """Read the feed: tab-separated, one line an instance-hour. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-data-feeds.html"""
+    s3, found = account.cloud.client("s3", account.region), []
+    listed = s3.list_objects_v2(Bucket=bucket, Prefix=_FEED).get("Contents", [])
+    for key in sorted(entry["Key"] for entry in listed):
+        text = gzip.decompress(s3.get_object(Bucket=bucket, Key=key)["Body"].read()).decode()
+        for row in (line.split("\t") for line in text.splitlines() if not line.startswith("#")):
+            at = datetime.strptime(row[0], "%Y-%m-%d %H:%M:%S %Z").replace(tzinfo=UTC)
+            kind = row[1].rpartition(":")[2]
+            charged = Decimal(row[7].split()[0])
+            found.append({"at": at, "type": kind, "instance": row[3], "charged": charged})
+    return found
+
+
+def _by_our_rule(account: Any, line: dict[str, Any]) -> Decimal:
+    at = line["at"]
+    prices = account.ec2.describe_spot_price_history(
+        InstanceTypes=[line["type"]],
+        ProductDescriptions=["Linux/UNIX"],
+        StartTime=at - timedelta(seconds=1),
+        EndTime=at,
+    )["SpotPriceHistory"]
+    near = sorted((Decimal(p["SpotPrice"]) for p in prices), key=lambda p: abs(p - line["charged"]))
+    return near[0] if near else Decimal(0)

@@ -39,7 +39,7 @@ class Figures:
         wish_to_jupyter_s: Of each session, from the first command to `Ready`, with every failure between.
         noticed_late_s: Of each launch, from JupyterLab's answer on the machine to `Ready`: gpulab's own share.
         unknown_resources: What the bill names and no ledger does.
-        apart_usd: Billed and estimated, by student.
+        apart: Instances whose estimate is more than a cent off.
     """
 
     commands: Counter[str] = field(default_factory=Counter)
@@ -58,6 +58,7 @@ class Figures:
     billed_usd: Decimal = Decimal(0)
     estimated_usd: Decimal = Decimal(0)
     most_apart: tuple[str, Decimal] = ("", Decimal(0))
+    apart: list[str] = field(default_factory=list)
     outages: Counter[str] = field(default_factory=Counter)
     samples: list[Sample] = field(default_factory=list)
     tracebacks: list[str] = field(default_factory=list)

@@ -30,6 +30,7 @@ from gpulab.remote.target import SshTarget
 from gpulab.sandbox.calls import ConnectionLost
 from gpulab.sandbox.machines import Birth, Disk, Ingress, LiveMetadata
 from gpulab.sandbox.wire import read_call
+from gpulab.sandbox.world import World
 from soaking.agent_program import load_agent
 from soaking.clockwork import Clockwork, Ended
 
@@ -90,7 +91,6 @@ class Machines:
         self.random = random.Random(seed)
         self.on_boot: Callable[[Machine], None] = lambda machine: None
         self._folder = folder
-        self._agent: Any = None
 
     def boot(self, birth: Birth, *, on_exit: Callable[[str], None]) -> Machine:
         """Make a machine and let it boot."""
@@ -124,17 +124,6 @@ class Machines:
         """Open an instance as if over ssh."""
         return Host(self, target)
 
-    @property
-    def agent(self) -> Any:
-        """The agent's own program, with the world's clock and with its connections to S3 led into the world."""
-        if self._agent is None:
-            self._agent = load_agent()
-            self._agent.time = self.clockwork.as_time()
-            self._agent.connect = lambda endpoint: S3Connection(self.clockwork, endpoint)
-            # The host's disk is not what is tested, and syncing it would make everybody on this computer wait.
-            self._agent.os = _Without(os, sync=lambda: None)
-        return self._agent
-
 
 class Machine:
     """One machine; see `gpulab.sandbox.machines.Machine` for what its calls promise."""
@@ -152,6 +141,7 @@ class Machine:
         self.ssh_at: datetime | None = None
         self._kind, self._on_exit = kind, on_exit
         self._clockwork, self._now = kind.clockwork, kind.clockwork.world.now
+        self._agent = self._own_agent()
         self._live = LiveMetadata(tags=birth.tags)
         self._noticed_at: datetime | None = None
         self._written: dict[str, tuple[str, datetime]] = {}
@@ -217,7 +207,7 @@ class Machine:
         if not self._is_save_planned:
             self._is_save_planned = True
             self._clockwork.after(
-                self._kind.random.uniform(0, self._kind.agent.SAVE_S), self._save_when_seen
+                self._kind.random.uniform(0, self._agent.SAVE_S), self._save_when_seen
             )
 
     def status(self) -> dict[str, Any]:
@@ -247,8 +237,8 @@ class Machine:
         while not self._busy.acquire(blocking=False):
             self._nap(1)
         try:
-            said = self._kind.agent.save(self.here, self)
-        except self._kind.agent.Problem:
+            said = self._agent.save(self.here, self)
+        except self._agent.Problem:
             self._kind.tally.failed_saves += 1
             raise
         except OSError as error:
@@ -262,11 +252,16 @@ class Machine:
 
     def manifest(self) -> list[dict[str, Any]]:
         """List the work with hashes, by the agent's own code."""
-        return list(self._kind.agent.manifest(self.here))
+        return list(self._agent.manifest(self.here))
 
     def extend(self, until: str) -> None:
         """Move the deadline."""
         self._deadline = datetime.fromisoformat(until.replace("Z", "+00:00"))
+
+    @property
+    def problem(self) -> type[Exception]:
+        """What the agent's program raises when it cannot save."""
+        return self._agent.Problem  # type: ignore[no-any-return]
 
     # -- the metadata service, as the agent asks it ----------------------------------------------------------------------------
 
@@ -285,6 +280,15 @@ class Machine:
             return json.dumps(dict(self._live.credentials or {})).encode()
         return None
 
+    def _own_agent(self) -> Any:
+        """The agent's own program, with the world's clock and with its connections to S3 led into the world."""
+        agent = load_agent()
+        agent.time = self._clockwork.as_time()
+        agent.connect = lambda endpoint: S3Connection(self, self._clockwork.world, endpoint)
+        # The host's disk is not what is tested, and syncing it would make everybody on this computer wait.
+        agent.os = _Without(os, sync=lambda: None)
+        return agent
+
     # -- its life --------------------------------------------------------------------------------------------------------------
 
     def _boot(self) -> None:
@@ -294,10 +298,10 @@ class Machine:
         place = self.root / "etc/gpulab/spec.json"
         place.parent.mkdir(parents=True)
         place.write_text(json.dumps(spec))
-        self.here = self._kind.agent.Here(str(self.root))
+        self.here = self._agent.Here(str(self.root))
         self.here.work.mkdir(parents=True)
         limits = self.root / "var/lib/gpulab/limits.json"
-        self._kind.agent.write_json(limits, {"instance": self.birth.instance_id})
+        self._agent.write_json(limits, {"instance": self.birth.instance_id})
         self._deadline = datetime.fromisoformat(spec["deadline"].replace("Z", "+00:00"))
         self.ssh_at = self._now()
         self._restore()
@@ -307,8 +311,8 @@ class Machine:
 
     def _restore(self) -> None:
         try:
-            said = self._kind.agent.restore(self.here, self)
-        except self._kind.agent.Problem:
+            said = self._agent.restore(self.here, self)
+        except self._agent.Problem:
             return  # the first save does it again, and keeps nothing before it has
         self.is_restored = True
         self._kind.tally.restores += 1
@@ -337,17 +341,18 @@ class Machine:
     _is_saving_last = True
 
     def _save_at_end(self) -> None:
-        with contextlib.suppress(self._kind.agent.Problem):
+        with contextlib.suppress(self._agent.Problem):
             self.save()
         self._is_saving_last = False
 
     def _save_when_seen(self) -> None:
+        """Save at this look, and at each one after it until everything is kept."""
         self._is_save_planned = False
         while self._unkept():
-            try:
+            with contextlib.suppress(self._agent.Problem):
                 self.save()
-            except self._kind.agent.Problem:
-                self._nap(self._kind.agent.SAVE_S)
+            if self._unkept():
+                self._nap(self._agent.SAVE_S)
 
     def _save_on_notice(self) -> None:
         if self.here is None:
@@ -358,7 +363,7 @@ class Machine:
         while True:
             try:
                 self.save()
-            except self._kind.agent.Problem:
+            except self._agent.Problem:
                 self._nap(10)
             else:
                 return
@@ -372,13 +377,12 @@ class Machine:
         """What is in the kept copy, hash by path, as the agent's own note of its last manifest says."""
         if self.here is None:
             return {}
-        known = self._kind.agent.read_json(self.root / "var/lib/gpulab/kept.json")
+        known = self._agent.read_json(self.root / "var/lib/gpulab/kept.json")
         return {path: entry["sha256"] for path, entry in known.get("entries", {}).items()}
 
     def _write_down(self, at: datetime, *, by: str, reason: str) -> None:
-        agent = self._kind.agent
-        moment = agent.iso(at.timestamp())
-        agent.fact(self.here, "ended", moment, by=by, how="terminated", reason=reason)
+        moment = self._agent.iso(at.timestamp())
+        self._agent.fact(self.here, "ended", moment, by=by, how="terminated", reason=reason)
 
     def _off(self, cause: str) -> None:
         if self.is_off:
@@ -435,7 +439,7 @@ class Host:
     def _saved(self, machine: Machine) -> Completed:
         try:
             return Completed(0, json.dumps(machine.save()).encode(), "")
-        except self._machines.agent.Problem as problem:
+        except machine.problem as problem:
             return Completed(1, b"", f"error: {problem}")
         except Ended:
             raise Unreachable("Connection reset") from None
@@ -444,8 +448,8 @@ class Host:
 class S3Connection:
     """What the agent takes for an `http.client.HTTPSConnection`; its requests go straight into the world."""
 
-    def __init__(self, clockwork: Clockwork, endpoint: str) -> None:
-        self._world, self._endpoint = clockwork.world, endpoint.rstrip("/")
+    def __init__(self, machine: Machine, world: World, endpoint: str) -> None:
+        self._machine, self._world, self._endpoint = machine, world, endpoint.rstrip("/")
         self._answer: Any = None
 
     def request(self, method: str, path: str, body: bytes = b"", headers: Any = None) -> None:
@@ -454,7 +458,10 @@ class S3Connection:
 
         Raises:
             OSError: The connection broke.
+            Ended: The machine is off.
         """
+        if self._machine.is_off:
+            raise Ended
         url = self._endpoint + quote(path, safe="/-_.~%?&=")
         sent = {**(headers or {}), "Host": self._endpoint.partition("://")[2]}
         try:

@@ -13,6 +13,8 @@ from typing import Any
 
 import boto3
 
+from gpulab.model.fact import FactKind
+from gpulab.model.timeline import Timeline
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import ManualClock
 from gpulab.spending.charging import cost_of
@@ -28,6 +30,7 @@ from soaking.weather import Weather
 _FIRST_MONDAY = datetime(2026, 2, 2, 11, 35, tzinfo=UTC)
 _WEEK = timedelta(weeks=1)
 _LABS = 6
+_CENT = Decimal("0.01")
 _OLD_VERSIONS = timedelta(days=30)
 
 
@@ -175,6 +178,30 @@ class Term:
             apart = abs(usd - owed)
             if apart > self.figures.most_apart[1]:
                 self.figures.most_apart = (student.account, apart)
+            if apart > _CENT:
+                self.figures.apart += self._instances_apart(student, timeline)
+
+    def _instances_apart(self, student: Student, timeline: Timeline) -> list[str]:
+        """Name the instances whose estimate is more than a cent off, with every end that the ledger knows of them."""
+        ends: dict[str, list[str]] = {}
+        for fact in student.ledger().ledger.facts(FactKind.ENDED):
+            at = f"{fact.at:%d %H:%M:%S}"
+            ends.setdefault(fact.subject, []).append(
+                f"{at} {fact.source} {fact.details.get('reason', '')}"
+            )
+        found = []
+        bill = self.world.bill()
+        for life in timeline.instances:
+            volumes = tuple(v for v in timeline.volumes if v.instance_id == life.id)
+            own = Timeline((life,), volumes)
+            usd = Usd.of(cost_of(own, as_of=self.now()).charges).rounded()
+            owed = bill.of(life.id) + sum((bill.of(v.id) for v in volumes), Decimal(0))
+            if abs(usd - owed) > _CENT:
+                begun = f"{life.runs[0].begins_at:%d %H:%M:%S}"
+                found.append(
+                    f"{life.id} from {begun}: estimated {usd:.4f}, billed {owed:.4f}; ends {ends.get(life.id)}"
+                )
+        return found
 
 
 def play(

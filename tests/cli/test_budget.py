@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import boto3
 import pytest
 
 from gpulab.cli.main import run
 from gpulab.model.fact import launched
 from gpulab.model.market import Market
 from gpulab.sandbox import Sandbox
+from gpulab.sandbox.clock import RunningClock
+from gpulab.sandbox.rules import Delays, Rules
 from gpulab.store.home import Home
 from gpulab.store.ledger import Ledger
+
+UBUNTU = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
 
 
 @pytest.fixture
@@ -97,3 +103,45 @@ def test_without_a_budget_nothing_is_said(sandbox, capsys):
     run(["ls", "--quick", "--json"])
 
     assert json.loads(capsys.readouterr().out)["budget"] is None
+
+
+@pytest.fixture
+def running():
+    """An instance of mine that another computer launched, on demand, with no end of its own yet."""
+    none = timedelta(0)
+    at_once = Rules(delays=Delays(boot=none, consistency=none))
+    with Sandbox(clock=RunningClock(), rules=at_once) as world:
+        tags = [
+            {"Key": f"gpulab:{key}", "Value": value}
+            for key, value in (("name", "week4"), ("owner", "me"), ("launch", "l-1"))
+        ]
+        boto3.client("ec2").run_instances(
+            ImageId=boto3.client("ssm").get_parameter(Name=UBUNTU)["Parameter"]["Value"],
+            InstanceType="g4dn.xlarge",
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
+        )  # fmt: skip
+        yield world
+
+
+def test_extend_says_what_it_may_cost_and_keeps_to_the_budget(running, capsys):
+    """Two hours of a g4dn.xlarge on demand with its address and its 8 GiB disk; the second time they do not fit any more."""
+    run(["init", "--no-resources"])
+    capsys.readouterr()
+
+    free = run(["extend", "week4", "--hours", "2"])
+    said = capsys.readouterr().out
+    run(["init", "--budget", "2", "--no-resources"])
+    capsys.readouterr()
+    limited = run(["extend", "week4", "--hours", "2"])
+    refused = capsys.readouterr().err
+
+    assert (0, 3) == (free, limited)
+    assert said.startswith("week4 now ends ")
+    assert said.endswith("in 2 h; at most $1.06 more until then\n")
+    # Some seconds of a slow machine are a cent.
+    assert re.match(
+        r"error: week4 may cost up to \$2\.1[0-3] until then, and \$1\.9[6-9] of", refused
+    )
+    assert re.search(r"hint: `gpulab extend week4 --hours 1\.[67]` fits\n$", refused)

@@ -36,6 +36,7 @@ def main() -> int:
     """Play, print, write the report; 1 when something did not hold."""
     asked = _asked()
     chosen = [p for p in plays() if not asked.only or p.name in asked.only]
+    chosen = [] if asked.only_baselines else chosen
     if asked.list:
         print("\n".join(p.name for p in chosen))
         return 0
@@ -44,7 +45,7 @@ def main() -> int:
     for play, share in zip(chosen, _shares(asked.cases, chosen), strict=True):
         _play(play, share, tally, jobs=asked.jobs, is_quiet=asked.json)
     if asked.baselines:
-        tally.baselines = baselines.play(jobs=asked.jobs)
+        tally.baselines = baselines.play(asked.only_baselines, jobs=asked.jobs)
     tally.real_s = time.monotonic() - began
     if asked.report:
         asked.report.write_text(page(tally, today=datetime.now(UTC).date(), commit=_commit()))
@@ -112,6 +113,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the commands")
     parser.add_argument("--json", action="store_true", help="print figures as JSON, nothing else")
     parser.add_argument("--no-baselines", dest="baselines", action="store_false")
+    parser.add_argument("--only-baselines", metavar="CALL", help="only those, broken at this call")
     parser.add_argument("--report", type=Path, help="write the page here")
     return parser.parse_args()
 

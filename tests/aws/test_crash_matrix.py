@@ -1,0 +1,69 @@
+"""
+A sample of the crash matrix (`scripts/crash_matrix.py`): real commands killed, cut off and starved at the boundaries they cross, then recovered.
+
+The whole of it takes hours and writes `docs/reliability.md`; this much, the same each time, takes about a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="needs fork, which is not on Windows"
+)
+
+_SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "crash_matrix.py"
+_BREAKS = {
+    "kill before",
+    "kill after",
+    "interrupt",
+    "reply lost",
+    "always lost",
+    "refused",
+    "error",
+}
+_COMMANDS = ("up", "stop", "rm", "fleet up")
+
+
+def run(*words: str) -> dict[str, Any]:
+    """Run the matrix in a process of its own, since it forks and takes possession of botocore."""
+    done = subprocess.run(
+        [sys.executable, str(_SCRIPT), "--json", *words],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.stdout, done.stderr[-2000:]
+    return dict(json.loads(done.stdout))
+
+
+def test_money_and_work_survive_a_sample_of_all_breaks_and_ways_back():
+    """Whatever dies at whichever moment: one instance or none, every dollar known, no work lost, no secret told."""
+    only = [word for name in _COMMANDS for word in ("--only", name)]
+
+    found = run("--cases", "48", "--no-baselines", *only)
+
+    assert [] == found["found"]
+    assert set(_COMMANDS) == set(found["cases"])
+    assert set(found["kinds"]) >= _BREAKS
+    assert {"again", "other", "sweep", "empty", "laptop"} == set(found["recoveries"])
+
+
+def test_the_same_breaks_show_what_other_launchers_lose():
+    """A harness that finds nothing anywhere would prove nothing: a lost answer must make the others launch twice."""
+    found = run("--only-baselines", "RunInstances")
+
+    doubles = {
+        name: kinds["two or more after running again"] for name, kinds in found["baselines"].items()
+    }
+    assert doubles["naive"] > 0
+    assert doubles["tags and failover"] > 0
+    assert found["baselines"]["naive"]["untagged after running again"] > 0

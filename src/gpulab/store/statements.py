@@ -15,7 +15,7 @@ import gzip
 import hashlib
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
@@ -65,7 +65,7 @@ def _read_table(path: Path, digest: str) -> Statement:
         digest=digest,
         lines=sum(row[5] for row in rows),
         unreadable=sum(row[5] if row[0] is None else row[6] for row in rows),
-        sums=tuple(_sum(*row[:5]) for row in rows if row[0] is not None and row[4] is not None),
+        sums=tuple(_sums(rows)),
     )
 
 
@@ -130,9 +130,13 @@ def format_of(path: Path, columns: Collection[str]) -> StatementFormat:
     )
 
 
-def _sum(day: date, resource: str | None, category: str, kind: str, units: int) -> StatementSum:
-    name = resource.rsplit("/", 1)[-1] if resource else ""
-    return StatementSum(day, name, _CATEGORIES[category], kind, Decimal(units).scaleb(-10, EXACT))
+def _sums(rows: Iterable[tuple[Any, ...]]) -> Iterator[StatementSum]:
+    """Make values of what DuckDB added up; written out, as ten million lines give some hundred thousand."""
+    scaled = EXACT.scaleb
+    for day, resource, category, kind, units, _, _ in rows:
+        if day is not None and units is not None:
+            name = resource.rsplit("/", 1)[-1] if resource else ""
+            yield StatementSum(day, name, _CATEGORIES[category], kind, scaled(units, -10))
 
 
 def feed_lines(path: Path) -> list[str] | None:

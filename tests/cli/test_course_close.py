@@ -77,9 +77,9 @@ def test_a_dry_run_says_what_would_go_and_changes_nothing(course, sandbox, capsy
 
     said = capsys.readouterr().err
     assert 0 == code
-    assert "running   2 instances: their work is saved, then they end" in said
-    assert "setup     2 scheduled ends, 1 security groups, 1 key pairs, 1 roles: removed" in said
-    assert "note      1 labs are not over yet" in said
+    assert "running   2 instances: saved, then ended" in said
+    assert "setup     2 scheduled ends, 1 security group, 1 key pair, 1 role: removed" in said
+    assert "note      1 lab not over yet" in said
     changes = ("Run", "Create", "Terminate", "Put", "Delete", "Update")
     assert [] == [
         c.operation for c in list(sandbox.calls)[calls:] if c.operation.startswith(changes)
@@ -104,7 +104,10 @@ def test_the_term_ends_with_a_report_and_the_roster_stays(course, sandbox, capsy
     assert [] == sandbox.instances("pending", "running")
     assert 2 == report["total"]["runs"]
     assert (course / "roster.csv").exists()
-    assert "2 instances ended, 2 security" not in captured.err
+    assert (
+        "2 instances ended, 1 security group removed, 1 key pair removed, 1 role removed"
+        in captured.err
+    )
     assert "kept      the roster: `gpulab course close --purge-roster` deletes it" in captured.out
 
 

@@ -239,11 +239,12 @@ def exec_(
     as_json: bool,
 ) -> None:
     """
-    Run one command on every instance of a lab, many at once.
+    Run one command on every instance of a lab, many at once; one quoted word is a line of shell, pipe and all.
 
     \b
     Example:
       gpulab fleet exec week4 -- nvidia-smi -L
+      gpulab fleet exec week4 'df -h ~/work | tail -1'
       gpulab fleet exec week4 --only 's17*' -- git -C work/notebooks pull
       gpulab fleet exec week4 --failed --timeout 5m -- gpulab-agent status
     """
@@ -261,9 +262,8 @@ def exec_(
             lines = "".join(f"{member.label}: {line}\n" for line in text.splitlines())
             context.console.show((lines or f"{member.label}:\n").rstrip("\n"))
 
-    outcomes = acting.run(
-        accounts, _up(found), list(words), timeout_s=span.total_seconds(), take=take
-    )
+    command = ["bash", "-c", words[0]] if len(words) == 1 else list(words)
+    outcomes = acting.run(accounts, _up(found), command, timeout_s=span.total_seconds(), take=take)
     _finish(context, accounts, lab, outcomes, as_json=as_json, said=said)
 
 

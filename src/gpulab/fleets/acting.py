@@ -75,11 +75,16 @@ def run(
         text = said.stdout.decode("utf-8", "replace") + said.stderr
         take(member, said.exit_code, text)
         if said.exit_code != 0:
-            last = (text.strip().splitlines() or [""])[-1][:200]
-            raise CommandFailed(f"`{command[0]}` ended with {said.exit_code}: {last}")
+            last = "".join(f": {line[:200]}" for line in text.strip().splitlines()[-1:])
+            raise CommandFailed(f"`{_shown(command)}` ended with {said.exit_code}{last}")
         return ""
 
     return each(accounts, chosen, act)
+
+
+def _shown(command: Sequence[str]) -> str:
+    """The program, or the line of shell."""
+    return command[-1] if command[:2] == ["bash", "-c"] else command[0]
 
 
 def push(

@@ -14,10 +14,10 @@ from gpulab.model.leftover import Kind
 from gpulab.view.fleet import causes_lines, outcome_json
 from gpulab.view.words import local_time
 
-_PLURALS = {
-    Kind.SCHEDULE: "scheduled ends",
-    Kind.SECURITY_GROUP: "security groups",
-    Kind.KEY_PAIR: "key pairs",
+_NOUNS = {
+    Kind.SCHEDULE: "scheduled end",
+    Kind.SECURITY_GROUP: "security group",
+    Kind.KEY_PAIR: "key pair",
 }
 
 
@@ -27,27 +27,31 @@ def standing_text(course: Course, found: Sequence[Standing], *, now: datetime) -
     kinds = Counter(resource.kind for one in found for resource in one.setup)
     roles = sum(one.has_role for one in found)
     busy = sum(not one.is_clear for one in found)
-    setup = [f"{kinds[kind]:,} {word}" for kind, word in _PLURALS.items() if kinds[kind]]
-    setup += [f"{roles:,} roles"] if roles else []
+    setup = [_many(kinds[kind], noun) for kind, noun in _NOUNS.items() if kinds[kind]]
+    setup += [_many(roles, "role")] if roles else []
     lines = [
         f"{course.id}: {course.name}",
         f"  accounts  {len(found):,}, something is left in {busy:,}",
-        f"  running   {running:,} instances: their work is saved, then they end",
-        f"  setup     {', '.join(setup) or 'nothing'}: removed",
+        f"  running   {_many(running, 'instance')}: saved, then ended"
+        if running
+        else "  running   nothing",
+        f"  setup     {', '.join(setup)}: removed" if setup else "  setup     nothing is left",
     ]
     ahead = [lab for lab in course.labs if lab.ends_at > now]
     if ahead:
         first = f"{ahead[0].id} {local_time(ahead[0].starts_at, now=now)}"
-        lines.append(f"  note      {len(ahead)} labs are not over yet, the first: {first}")
+        lines.append(f"  note      {_many(len(ahead), 'lab')} not over yet, the first: {first}")
     return "\n".join([*lines, *_troubles(found)])
 
 
 def question(found: Sequence[Standing], *, save: bool) -> str:
     """Ask once for the whole."""
     running = sum(len(one.members) for one in found)
-    ending = f"save and end {running:,} instances, " if running else ""
+    ending = f"save and end {_many(running, 'instance')}, " if running else ""
     if running and not save:
-        ending = f"end {running:,} instances WITHOUT saving: what was not kept before is lost, "
+        ending = (
+            f"end {_many(running, 'instance')} WITHOUT saving: what was not kept before is lost, "
+        )
     return f"End the term: {ending}remove what the course has set up?"
 
 
@@ -63,10 +67,10 @@ def ended_text(outcomes: Sequence[Outcome], cleared: Sequence[Cleared]) -> str:
     """Count what ended and went, then each cause of what did not."""
     counts = Counter(str(outcome.result) for outcome in outcomes)
     gone = Counter(resource.kind for one in cleared for resource in one.removed)
-    words = [f"{n:,} instances {word}" for word, n in counts.items()]
-    words += [f"{gone[kind]:,} {word} removed" for kind, word in _PLURALS.items() if gone[kind]]
+    words = [f"{_many(n, 'instance')} {word}" for word, n in counts.items()]
+    words += [f"{_many(gone[kind], noun)} removed" for kind, noun in _NOUNS.items() if gone[kind]]
     roles = sum(one.is_role_removed for one in cleared)
-    words += [f"{roles:,} roles removed"] if roles else []
+    words += [f"{_many(roles, 'role')} removed"] if roles else []
     return "\n".join(
         [", ".join(words) or "nothing was left", *causes_lines(outcomes), *_troubles(cleared)]
     )
@@ -111,6 +115,10 @@ def closed_json(
         "report": report,
         "roster_purged": is_purged,
     }
+
+
+def _many(count: int, noun: str) -> str:
+    return f"1 {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _troubles(found: Sequence[Standing] | Sequence[Cleared]) -> list[str]:

@@ -47,6 +47,8 @@ class FakeHost:
             return Completed(0, STATUS, "")
         if command[0] == "false":
             return Completed(1, b"", "it is false\n")
+        if command[:2] == ["bash", "-c"]:
+            return Completed(2, b"", "")
         return Completed(0, f"{self.target.instance_id}\n".encode(), "")
 
 
@@ -114,6 +116,16 @@ def test_a_command_that_fails_says_its_code_and_its_last_line(up):
     outcomes = list(acting.run(accounts, look()[:1], ["false"], timeout_s=5, take=lambda *_: None))
 
     assert ["`false` ended with 1: it is false"] == [o.trouble.message for o in outcomes]
+
+
+def test_a_silent_line_of_shell_that_fails_is_named_whole(up):
+    """`bash` ended with 2 would tell nobody what was typed."""
+    _, accounts, look, _ = up
+    line = ["bash", "-c", "ls | grep x"]
+
+    outcomes = list(acting.run(accounts, look()[:1], line, timeout_s=5, take=lambda *_: None))
+
+    assert ["`ls | grep x` ended with 2"] == [o.trouble.message for o in outcomes]
 
 
 def test_an_instance_that_cannot_be_saved_runs_on(up, sandbox):

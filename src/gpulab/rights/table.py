@@ -153,7 +153,7 @@ STUDENT = (
     Right(
         "LookForSpotRole",
         ("iam:GetRole",),
-        _words("doctor"),
+        _words("doctor init"),
         on=("arn:aws:iam::*:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot",),
     ),
     Right(

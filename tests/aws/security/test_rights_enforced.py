@@ -76,6 +76,24 @@ def test_setting_up_needs_what_setup_json_allows(sandbox, tmp_path):
     assert made.has_spot_role
 
 
+def test_setting_up_in_a_course_account_does_without_and_says_so(sandbox, tmp_path):
+    """A student there may make no bucket and no role; the spot role was made by the teacher, and looking is enough."""
+    a_client("ec2").describe_vpcs()  # the teacher has been here: a ready account has the spot role
+    sandbox.restrict(ME, published("course-account.json"), tags={"gpulab": "x"})
+
+    made = prepare(Student(sandbox, tmp_path).context)
+
+    assert ("", "", "", True) == (
+        made.keep_bucket,
+        made.instance_role,
+        made.scheduler_role,
+        made.has_spot_role,
+    )
+    assert ["the work is kept on this computer", "only the timer on the instance ends it"] == [
+        note.rpartition("; ")[2] for note in made.notes
+    ]
+
+
 @pytest.mark.parametrize("policy", ["own-account.json", "course-account.json"])
 def test_a_students_whole_day_passes(sandbox, mine, policy):
     """Check, launch, move house, extend, stop, sweep, count, forget: nothing of it is refused."""

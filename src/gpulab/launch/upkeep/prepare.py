@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from gpulab.aws import guard, workspace_setup
-from gpulab.aws.accounts import Identity, identity, make_spot_role
+from gpulab.aws.accounts import Identity, identity, make_spot_role, spot_role_exists
 from gpulab.aws.session import Cloud
 from gpulab.errors import CredentialsInvalid, GpulabError
 from gpulab.launch.context import Context
@@ -108,7 +108,9 @@ def own_id(context: Context) -> str:
 
 
 def _spot_role(cloud: Cloud) -> bool:
-    make_spot_role(cloud)
+    # Whoever may not make it may often look, and in a course account it was made long ago.
+    if not spot_role_exists(cloud):
+        make_spot_role(cloud)
     return True
 
 

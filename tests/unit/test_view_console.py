@@ -91,6 +91,33 @@ def test_the_seconds_of_a_step_run_on_while_one_waits():
     assert None is ticker.do
 
 
+def test_what_is_quick_is_never_seen():
+    """`gpulab ls` in a moment needs no line about itself."""
+    console = a_console()
+
+    with console.patience("Looking"):
+        pass
+
+    assert ("", "") == (console.err.getvalue(), console.out.getvalue())
+
+
+def test_what_is_slow_is_said_once_it_is():
+    """Three seconds without a word read as a hang; the line begins while one waits."""
+    ticker = Ticker()
+    console = a_console(is_live=True, ticking=ticker)
+
+    with console.patience("Looking"):
+        before = console.err.getvalue()
+        for _ in range(2):
+            ticker.do()
+        meanwhile = console.err.getvalue()
+
+    assert "" == before
+    assert "Looking ... 3.0 s" in meanwhile
+    assert console.err.getvalue().endswith("  Looking: done, 4.0 s\n")
+    assert ticker.do is None
+
+
 def test_a_step_never_wraps_but_ends_whole():
     """A wrapped line cannot be drawn over, and the screen would fill with copies of it."""
     console = a_console(is_live=True, columns=lambda: 30)

@@ -59,9 +59,10 @@ def _show(context: Context, *, is_all: bool, quick: bool, as_json: bool, as_csv:
     from gpulab.view.instances import COLUMNS, row_json, rows_text, totals_text
     from gpulab.view.keeping import kept_text
 
-    seen = overview.look(context.launch, with_ended=is_all, ask_instances=not quick)
+    with context.console.patience("Looking at your instances"):
+        seen = overview.look(context.launch, with_ended=is_all, ask_instances=not quick)
+        kept = keep.kept(context.launch) if is_all else ()
     rows = seen.rows
-    kept = keep.kept(context.launch) if is_all else ()
     if as_json:
         context.console.show_json(
             {

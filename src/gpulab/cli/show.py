@@ -31,8 +31,9 @@ def command(context: Context, name: str | None, as_json: bool) -> None:
     from gpulab.view.instances import row_json
     from gpulab.view.showing import show_text
 
-    instance = instances.find(context.launch, name)
-    details = instances.details(context.launch, instance)
+    with context.console.patience("Asking AWS and the instance"):
+        instance = instances.find(context.launch, name)
+        details = instances.details(context.launch, instance)
     row = overview.row(context.launch, instance, status=details.status)
     if as_json:
         context.console.show_json({**row_json(row), "details": details})

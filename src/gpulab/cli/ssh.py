@@ -52,7 +52,8 @@ def command(ctx: click.Context, name: str | None) -> int:
 
     context: Context = ctx.obj
     words = _for_the_shell_there(ctx.meta["gpulab.remote_command"])
-    instance = instances.find(context.launch, name)
+    with context.console.patience("Finding the instance"):
+        instance = instances.find(context.launch, name)
     host = instances.host(context.launch, instance)
     return subprocess.call(host.shell_argv(words or None))
 

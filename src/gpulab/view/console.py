@@ -16,6 +16,9 @@ from typing import Any, TextIO
 from gpulab.errors import GpulabError, WrongUsage
 from gpulab.view.words import clean, seconds
 
+# Longer than this without a word reads as a hang.
+_PATIENCE_S = 2.0
+
 
 @dataclass(frozen=True)
 class Console:
@@ -127,12 +130,30 @@ class Console:
             raise
         step.end("done")
 
+    @contextmanager
+    def patience(self, text: str) -> Iterator[None]:
+        """Show a step once it takes longer than two seconds; one that does not is never seen."""
+        step = Step(self, text, self.monotonic(), hidden_s=_PATIENCE_S)
+        step.draw()
+        try:
+            yield
+        except BaseException:
+            step.end("failed")
+            raise
+        step.end("done")
+
 
 class Step:
-    """One line of progress, whose seconds run on while a person watches."""
+    """
+    One line of progress, whose seconds run on while a person watches.
 
-    def __init__(self, console: Console, text: str, began: float) -> None:
+    Args:
+        hidden_s: It is not shown before it has taken so long.
+    """
+
+    def __init__(self, console: Console, text: str, began: float, *, hidden_s: float = 0.0) -> None:
         self._console = console
+        self._hidden_s = hidden_s
         self._text = text
         self._began = began
         self._detail = ""
@@ -169,6 +190,9 @@ class Step:
     def end(self, how: str) -> None:
         """Write the final line."""
         took = self._console.monotonic() - self._began
+        if took < self._hidden_s:
+            self._stop()
+            return
         self.drop()
         self._console.say(f"  {self._line()}: {how}, {seconds(took)}")
 
@@ -180,7 +204,10 @@ class Step:
         """Write the line over itself, cut where it would wrap: a wrapped line cannot be taken back."""
         if not self._is_drawn:
             return
-        took = seconds(self._console.monotonic() - self._began)
+        took_s = self._console.monotonic() - self._began
+        if took_s < self._hidden_s:
+            return
+        took = seconds(took_s)
         width = self._console.columns() - 1 if self._console.columns else 10_000
         line = f"  {self._line()}"[: max(10, width - len(took) - 5)]
         self._console.err.write(f"\r\x1b[2K{line} ... {took}")

@@ -87,11 +87,14 @@ def test_the_spot_price_rule_against_the_data_feed(account, record_property):
         account.ec2.create_spot_datafeed_subscription(Bucket=bucket, Prefix=_FEED.rstrip("/"))
     lines = _feed_lines(account, bucket)
     if not lines:
-        pytest.skip("subscribed; the feed comes an hour or two later: run this again then")
+        pytest.skip(
+            "subscribed; the feed comes an hour or two later: run this again then, it ends the subscription"
+        )
 
     wrong = [line for line in lines if line["charged"] != _by_our_rule(account, line)]
 
     record_property("seen", f"{len(lines)} hours, {len(wrong)} differ: {wrong[:2]}")
+    account.ec2.delete_spot_datafeed_subscription()
     assert [] == wrong
 
 

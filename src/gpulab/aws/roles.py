@@ -7,11 +7,13 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from botocore.credentials import ReadOnlyCredentials
+
+from gpulab.aws.errors import explained
 from gpulab.errors import NotAllowed
 
 if TYPE_CHECKING:
@@ -39,14 +41,9 @@ class Role:
 
 @dataclass(frozen=True)
 class RoleKey:
-    """
-    The temporary key of an assumed role.
+    """The temporary key of an assumed role."""
 
-    Attributes:
-        arguments: As botocore's `create_client` takes them.
-    """
-
-    arguments: Mapping[str, str]
+    key: ReadOnlyCredentials
     expires_at: datetime
 
     def is_old(self, now: datetime) -> bool:
@@ -54,6 +51,7 @@ class RoleKey:
         return now >= self.expires_at - _RENEW_BEFORE
 
 
+@explained("assume the role")
 def assume(cloud: Cloud, role: Role) -> RoleKey:
     """
     Ask for the key of a role.
@@ -83,11 +81,5 @@ def assume(cloud: Cloud, role: Role) -> RoleKey:
             code=error.code,
             detail=error.detail,
         ) from error
-    return RoleKey(
-        {
-            "aws_access_key_id": given["AccessKeyId"],
-            "aws_secret_access_key": given["SecretAccessKey"],
-            "aws_session_token": given["SessionToken"],
-        },
-        given["Expiration"].astimezone(UTC),
-    )
+    key = ReadOnlyCredentials(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
+    return RoleKey(key, given["Expiration"].astimezone(UTC))

@@ -1,7 +1,7 @@
 """
 The way to AWS for one profile: credentials, regions, endpoints, retries. Hides botocore's session and its clients.
 
-One botocore session a process: a second one costs 0.14 s for nothing. Retries are said explicitly, as botocore's default changed in
+One botocore session a process, and one more where roles are assumed: each costs 0.14 s. Retries are said explicitly, as botocore's default changed in
 2026. The launch client never retries by itself: a full zone is a server error (HTTP 500), and standard mode would ask it again blindly.
 """
 
@@ -17,11 +17,14 @@ from typing import Any
 
 import botocore.session
 from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import create_loader
 
 from gpulab import __version__
 from gpulab.aws.errors import explained
+from gpulab.aws.replies import check_reply
+from gpulab.aws.role_clients import AsRole, sign_with_the_calls_key
 from gpulab.aws.roles import Role, RoleKey, assume
 from gpulab.errors import GpulabError
 
@@ -35,6 +38,8 @@ _PATIENT = Config(
     read_timeout=20,
     max_pool_connections=20,
 )
+# Accounts that share a client are called this many at once.
+_MANY = Config(max_pool_connections=32)
 _ONCE = Config(
     user_agent_extra=_WHO,
     retries={"mode": "standard", "total_max_attempts": 1},
@@ -54,8 +59,8 @@ class Cloud:
         now: This computer's clock, to tell a wrong clock from wrong credentials.
         is_on_ec2: Whether this computer is an EC2 instance. Elsewhere the metadata service is never asked: without credentials
             it would cost seconds before the error.
-        role: Assumed with these credentials at the first call, and again before it expires; then every client is the role's.
-        via: The cloud whose credentials assume the role; it is not closed by us, so that many accounts share one session.
+        role: Assumed at the first call, and again before it expires; then every client is the role's.
+        via: The cloud whose credentials assume the role; all accounts that are reached through it share its clients.
     """
 
     def __init__(
@@ -76,7 +81,8 @@ class Cloud:
         self.now = now or (lambda: datetime.now(UTC))
         self._is_on_ec2 = is_on_ec2
         self._session: botocore.session.Session | None = None
-        self._clients: dict[tuple[str, str, bool], Any] = {}
+        self._role_session: botocore.session.Session | None = None
+        self._clients: dict[tuple[str, str, bool, bool], Any] = {}
         self._lock = threading.RLock()
 
     def client(self, service: str, region: str, *, is_patient: bool = True) -> Any:
@@ -91,14 +97,11 @@ class Cloud:
             WrongUsage: The AWS configuration is broken.
             CredentialsInvalid: There are none.
         """
-        key = (service, region, is_patient)
-        with self._lock:
-            credentials = self._role_credentials()
-            if key not in self._clients:
-                config = _PATIENT if is_patient else _ONCE
-                maker = self._via or self
-                self._clients[key] = maker._new_client(service, region, config, credentials)
-            return self._clients[key]
+        if self._via is not None:
+            shared = self._via._kept_client(service, region, is_patient=is_patient, for_roles=True)
+            self._role_credentials()
+            return AsRole(shared, self._role_credentials)
+        return self._kept_client(service, region, is_patient=is_patient, for_roles=False)
 
     def pages(
         self, service: str, region: str, operation: str, *, doing: str, **parameters: Any
@@ -117,11 +120,6 @@ class Cloud:
         """Re-raise what goes wrong inside as our errors; `doing` completes "could not ..."."""
         return explained(doing, now=self.now, decode=self._decoded_action)
 
-    def release(self) -> None:
-        """Let go of the clients, which take a megabyte each; the next call makes new ones. A role's key is kept."""
-        with self._lock:
-            self._clients = {}
-
     def access_key_id(self) -> str:
         """
         Return the id of the access key in use, to tell accounts apart in caches; it is not a secret.
@@ -131,7 +129,7 @@ class Cloud:
         """
         with self._lock:
             if self._role is not None:
-                return str(self._role_credentials()["aws_access_key_id"])
+                return str(self._role_credentials().access_key)
         with self.explained("read the AWS credentials"):
             found = self._open().get_credentials()
             if found is None:
@@ -149,28 +147,54 @@ class Cloud:
         moment = getattr(found, "_expiry_time", None)
         return moment.astimezone(UTC) if isinstance(moment, datetime) else None
 
-    def _new_client(
-        self, service: str, region: str, config: Config, credentials: Mapping[str, Any]
-    ) -> Any:
-        with self._lock, self.explained(f"reach {service} in {region}"):
-            return self._open().create_client(
-                service, region_name=region, config=config, **credentials
-            )
+    def _kept_client(self, service: str, region: str, *, is_patient: bool, for_roles: bool) -> Any:
+        key = (service, region, is_patient, for_roles)
+        with self._lock:
+            if key not in self._clients:
+                with self.explained(f"reach {service} in {region}"):
+                    self._clients[key] = self._new_client(*key)
+            return self._clients[key]
 
-    def _role_credentials(self) -> Mapping[str, Any]:
-        """Return the role's key as arguments of a client, renewed in time; nothing without a role."""
-        if self._role is None or self._via is None:
-            return {}
-        if self._role_key is None or self._role_key.is_old(self.now()):
-            self._role_key = assume(self._via, self._role)
-            self._clients.clear()
-        return self._role_key.arguments
+    def _new_client(
+        self,
+        service: str,
+        region: str,
+        is_patient: bool,  # noqa: FBT001 - the parts of a key
+        for_roles: bool,  # noqa: FBT001
+    ) -> Any:
+        config = _PATIENT if is_patient else _ONCE
+        session = self._for_roles() if for_roles else self._open()
+        client = session.create_client(
+            service, region_name=region, config=config.merge(_MANY) if for_roles else config
+        )
+        # Before botocore's own handlers of single operations, which turn the text of a policy into a dict.
+        client.meta.events.register("after-call.*.*", check_reply)
+        return client
+
+    def _role_credentials(self) -> ReadOnlyCredentials:
+        """Return the role's key, renewed in time."""
+        assert self._role is not None
+        assert self._via is not None
+        with self._lock:
+            if self._role_key is None or self._role_key.is_old(self.now()):
+                self._role_key = assume(self._via, self._role)
+            return self._role_key.key
 
     def _open(self) -> botocore.session.Session:
         with self._lock:
             if self._session is None:
                 self._session = self._new_session()
+                if not self._is_on_ec2:
+                    self._session.get_component("credential_provider").remove("iam-role")
             return self._session
+
+    def _for_roles(self) -> botocore.session.Session:
+        """The session whose clients all accounts share that are reached through this one."""
+        with self._lock:
+            if self._role_session is None:
+                self._role_session = self._new_session()
+                sign_with_the_calls_key(self._role_session)
+            return self._role_session
 
     def _new_session(self) -> botocore.session.Session:
         session = botocore.session.Session(profile=self._profile or None)
@@ -178,8 +202,6 @@ class Cloud:
             if path is not None:
                 session.set_config_variable(name, str(path))
         session.register_component("data_loader", _models(session.get_config_variable("data_path")))
-        if not self._is_on_ec2:
-            session.get_component("credential_provider").remove("iam-role")
         return session
 
     def _decoded_action(self, encoded: str) -> str:

@@ -59,14 +59,8 @@ def _read_table(path: Path, digest: str) -> Statement:
         source, columns = opened(connection, path)
         known = format_of(path, columns)
         rows = connection.execute(summing(known, source, columns), [str(path)]).fetchall()
-    return Statement(
-        name=path.name,
-        format=known.name,
-        digest=digest,
-        lines=sum(row[5] for row in rows),
-        unreadable=sum(row[5] if row[0] is None else row[6] for row in rows),
-        sums=tuple(_sums(rows)),
-    )
+    sums, lines, unreadable = _added(rows)
+    return Statement(path.name, known.name, digest, lines, unreadable, sums)
 
 
 @contextmanager
@@ -130,13 +124,18 @@ def format_of(path: Path, columns: Collection[str]) -> StatementFormat:
     )
 
 
-def _sums(rows: Iterable[tuple[Any, ...]]) -> Iterator[StatementSum]:
-    """Make values of what DuckDB added up; written out, as ten million lines give some hundred thousand."""
-    scaled = EXACT.scaleb
-    for day, resource, category, kind, units, _, _ in rows:
+def _added(rows: Iterable[tuple[Any, ...]]) -> tuple[tuple[StatementSum, ...], int, int]:
+    """Return the sums, the lines and the unreadable lines; in one go, as ten million lines give some hundred thousand rows."""
+    scaled, sums = EXACT.scaleb, []
+    lines = unreadable = 0
+    for day, resource, category, kind, units, count, bad in rows:
+        lines += count
+        unreadable += count if day is None else bad
         if day is not None and units is not None:
             name = resource.rsplit("/", 1)[-1] if resource else ""
-            yield StatementSum(day, name, _CATEGORIES[category], kind, scaled(units, -10))
+            usd = scaled(units, -10)
+            sums.append(StatementSum(day, name, _CATEGORIES[category], kind, usd))
+    return tuple(sums), lines, unreadable
 
 
 def feed_lines(path: Path) -> list[str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpulab.errors import WrongUsage
@@ -82,19 +82,9 @@ def _joined(rows: Iterable[Right]) -> list[Right]:
     joined: dict[tuple[Any, ...], Right] = {}
     for row in rows:
         key = (row.on, row.whose, row.limits, json.dumps(row.when, sort_keys=True))
-        first = joined.get(key)
-        actions = (*first.actions, *row.actions) if first else row.actions
-        kept = first or row
-        joined[key] = Right(
-            kept.name,
-            tuple(dict.fromkeys(actions)),
-            kept.commands,
-            kept.on,
-            kept.whose,
-            kept.limits,
-            kept.when,
-            kept.part,
-        )
+        first = joined.setdefault(key, row)
+        actions = dict.fromkeys((*first.actions, *row.actions))
+        joined[key] = replace(first, actions=tuple(actions))
     return list(joined.values())
 
 

@@ -61,8 +61,10 @@ class Permissions:
         asked = asked_by(world, call, caller=key.arn, tags=limited.tags if limited else {})
         for witness in self.witnesses:
             witness(call, asked)
-        for one in asked if limited else ():
-            decision = decide(limited.policies if limited else (), one)
+        if limited is None:
+            return
+        for one in asked:
+            decision = decide(limited.policies, one)
             if decision is not Decision.ALLOWED and not _is_free(one.action):
                 raise refused(call, one, key.arn, decision)
 

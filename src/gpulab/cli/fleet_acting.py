@@ -244,7 +244,7 @@ def exec_(
     \b
     Example:
       gpulab fleet exec week4 -- nvidia-smi -L
-      gpulab fleet exec week4 'df -h ~/work | tail -1'
+      gpulab fleet exec week4 'du -sh work/*'
       gpulab fleet exec week4 --only 's17*' -- git -C work/notebooks pull
       gpulab fleet exec week4 --failed --timeout 5m -- gpulab-agent status
     """

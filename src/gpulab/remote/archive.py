@@ -128,7 +128,8 @@ def refuse_member(member: tarfile.TarInfo, *, windows: bool = os.name == "nt") -
     kinds = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
     if member.type not in kinds or getattr(member, "sparse", None) is not None:
         raise unsafe(member.name, "a link, a device or a sparse file")
-    if reason := unsafe_name(member.name.removesuffix("/"), windows=windows):
+    name = member.name.removesuffix("/") if member.isdir() else member.name
+    if reason := unsafe_name(name, windows=windows):
         raise unsafe(member.name, reason)
 
 
@@ -218,7 +219,10 @@ class _CarefulTarInfo(tarfile.TarInfo):
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) and self.size > _LARGEST_HEADER:
             raise unsafe(self.name, f"a header of {self.size} bytes")
-        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
+        try:
+            return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
+        except (ValueError, LookupError, ArithmeticError) as error:
+            raise tarfile.ReadError(f"{self.name!a}: {error}") from error
 
 
 class _Unpacking:
@@ -244,11 +248,13 @@ class _Unpacking:
         refuse_member(member)
         self._count(member)
         self._refuse_collision(member)
+        if self._wanted is not None and member.isdir():
+            raise unsafe(member.name, "a folder that was not asked for")
+        if self._wanted is not None and member.name not in self._wanted:
+            raise unsafe(member.name, "a file that was not asked for")
         if member.isdir():
             self._on_disk(lambda: (self._folder / member.name).mkdir(parents=True, exist_ok=True))
             return
-        if self._wanted is not None and member.name not in self._wanted:
-            raise unsafe(member.name, "a file that was not asked for")
         source = archive.extractfile(member)
         assert source is not None
         self.files[member.name] = self._on_disk(lambda: self._write(source, member))
@@ -288,8 +294,9 @@ class _Unpacking:
     def _attributes(self, member: tarfile.TarInfo) -> instance_side.Entry:
         if self._wanted is not None:
             return self._wanted[member.name]
-        # Times before 1970 and past 2106 are not accepted by every file system.
-        seconds = min(max(int(member.mtime), 0), 0xFFFFFFFF)
+        # Times before 1970 and past 2106 are not accepted by every file system; a pax header may even say `nan`.
+        is_usual = 0 <= member.mtime <= 0xFFFFFFFF
+        seconds = int(member.mtime) if is_usual else 0
         return {"mtime_ns": seconds * 10**9, "executable": bool(member.mode & 0o100)}
 
     def _on_disk(self, write: Callable[[], _T]) -> _T:

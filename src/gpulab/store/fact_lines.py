@@ -13,6 +13,7 @@ from gpulab.model.fact import Fact, FactKind, Source
 
 _KINDS = {kind.value: kind for kind in FactKind}
 _SOURCES = {source.value: source for source in Source}
+_YEARS = range(1970, 2101)
 _KEYS = {"kind", "subject", "at", "source", "details"}
 
 
@@ -32,10 +33,13 @@ def facts_of(rows: Sequence[tuple[str, str, str, str, str]]) -> tuple[Fact, ...]
         # One parse for all of them: a term has a hundred thousand.
         details = json.loads(f"[{','.join(row[4] for row in rows)}]")
         _check_all(details)
-        return tuple(
+        facts = tuple(
             Fact(_KINDS[kind], subject, datetime.fromisoformat(at), said, _SOURCES[source])
             for (kind, subject, at, source, _), said in zip(rows, details, strict=True)
         )
+        for year in {fact.at.year for fact in facts}:
+            _check_year(year)
+        return facts
     except (KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -82,7 +86,14 @@ def _moment(value: Any) -> datetime:
     moment = datetime.fromisoformat(_text(value))
     if moment.tzinfo is None:
         raise ValueError("naive_timestamp: `at` has no offset")
+    _check_year(moment.year)
     return moment
+
+
+def _check_year(year: int) -> None:
+    # A report of two thousand years takes minutes, and nobody rented an instance in the year 1.
+    if year not in _YEARS:
+        raise ValueError(f"`at` is in the year {year}")
 
 
 def _check_all(details: Sequence[Any]) -> None:

@@ -258,6 +258,27 @@ def test_an_ssh_that_takes_its_time_to_die_loses_nothing(front, upstreams):
     assert OK == read(client, len(OK))
 
 
+def test_an_ssh_that_hangs_after_it_closed_loses_nothing(front, upstreams):
+    """Its listening socket lives on, so only the next link tells that it was not the server that closed."""
+    first, client = upstreams(), a_client(front)
+    front.connect({PORT: first.endpoint})
+    client.sendall(GET)
+    hanging = first.accept()
+    read(hanging, len(GET))
+
+    hanging.close()
+    first.accept()
+    second = upstreams()
+    front.disconnect()
+    front.connect({PORT: second.endpoint})
+    server = second.accept()
+    asked = read(server, len(GET))
+    server.sendall(OK)
+
+    assert GET == asked
+    assert OK == read(client, len(OK))
+
+
 def test_waiting_browsers_get_the_page_and_others_wait_on(front, upstreams):
     """The student reads what happened in the tab, not in a terminal that is covered."""
     page = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nsoon"

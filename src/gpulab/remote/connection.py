@@ -138,6 +138,13 @@ class Connection:
             self._park()
             self._loop.retry_soon(self)
 
+    def reconsider(self) -> None:
+        """The link has gone or is another one: whatever closed, it was not the server."""
+        if self._is_in_doubt:
+            self._park()
+            if self._loop.upstream is not None:
+                self.reach()
+
     def say_goodbye(self, answer: bytes) -> None:
         """Send a last answer and close once the client has read it."""
         self._is_leaving = True

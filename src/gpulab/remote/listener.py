@@ -130,10 +130,13 @@ class _Loop:
 
     def set_upstream(self, upstream: dict[int, Endpoint] | None) -> None:
         self.upstream = upstream
+        if upstream is not None:
+            self.generation += 1
+            self.heard_at = self.monotonic()
+        for connection in list(self._timers):
+            connection.reconsider()
         if upstream is None:
             return
-        self.generation += 1
-        self.heard_at = self.monotonic()
         for connection in list(self.parked):
             connection.reach()
 

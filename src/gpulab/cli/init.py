@@ -111,7 +111,9 @@ def command(
         return
     for line in done.lines:
         console.show(line)
-    console.say("Next: `gpulab doctor`, then `gpulab up`")
+    console.say(
+        "Next: `gpulab doctor`, then `gpulab up`; `gpulab guard` shows what AWS itself can do against running costs"
+    )
 
 
 _CREDENTIALS = (

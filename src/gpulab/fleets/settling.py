@@ -1,7 +1,7 @@
 """
 What interrupted commands left open in one account's journal, for all of a class at once: three calls, not three for each student.
 
-The rules are those of a single launch (`launch/resuming.py`): what EC2 shows is written down, what it does not show within ten minutes
+The rules are those of a single launch (`launch/protocol/resuming.py`): what EC2 shows is written down, what it does not show within ten minutes
 was never made, and what is younger stays open, to be asked for again with the same token and the same bytes.
 """
 

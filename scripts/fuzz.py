@@ -1,5 +1,5 @@
 """
-Feeds gpulab's readers bad input, guided by the branches it takes (atheris: libFuzzer for Python); Linux or macOS.
+Feeds gpulab's readers bad input, guided by the branches it takes (atheris: libFuzzer for Python, in an environment of its own); Linux only.
 
     python3 scripts/fuzz.py --list
     python3 scripts/fuzz.py                          # every target, 10,000 inputs each
@@ -13,6 +13,8 @@ build/fuzz/findings; once mended, it belongs into tests/corpus/TARGET, which the
 from __future__ import annotations
 
 import argparse
+import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -27,8 +29,7 @@ from typing import Any
 import environment
 from environment import CHECKOUT
 
-_TESTS = CHECKOUT / "tests"
-_CORPUS = _TESTS / "corpus"
+_CORPUS = CHECKOUT / "tests" / "corpus"
 _OUTPUT = CHECKOUT / "build" / "fuzz"
 _LONGEST = 16_384
 _SCRIPTS = 50
@@ -86,13 +87,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _python() -> Path:
     """Make the environment with atheris, unless this Python has it already."""
-    try:
-        import atheris  # noqa: F401
-        import hypothesis  # noqa: F401
-    except ImportError:
-        made = environment.prepare(CHECKOUT / ".cache" / "fuzz", "fuzz", editable=True)
-        return made.python
-    return Path(sys.executable)
+    if all(importlib.util.find_spec(name) for name in ("atheris", "moto", "duckdb")):
+        return Path(sys.executable)
+    return environment.prepare(CHECKOUT / ".cache" / "fuzz", "fuzz", editable=True).python
 
 
 def _call(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -203,8 +200,6 @@ def _feed_large(room: str, name: str) -> None:
 
 
 def _keep(finding: Any, given: bytes) -> str:
-    import hashlib
-
     folder = _OUTPUT / "findings" / finding.target
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / hashlib.sha256(given).hexdigest()[:16]

@@ -23,6 +23,7 @@ from environment import CHECKOUT, LOCKS
 _LOCKS: dict[str, tuple[str, ...]] = {
     "run": (),
     "demo": ("--extra", "sandbox", "--group", "build"),
+    "fuzz": ("--extra", "sandbox", "--extra", "report", "--group", "build", "--group", "fuzz"),
     "dev": ("--all-extras", "--group", "dev"),
 }
 _HEADER = "# Written by scripts/relock.py; for pyproject.toml's requirements {digest}.\n"

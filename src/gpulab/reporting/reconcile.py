@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from gpulab.model.discrepancy import Discrepancy, DiscrepancyKind
 from gpulab.model.report import Bill
-from gpulab.model.statement import Category, Statement
+from gpulab.model.statement import Category, Statement, usd_of
 from gpulab.model.timeline import Charge, ChargeKind
 from gpulab.reporting.days import LocalDays
 from gpulab.spending.exact import Usd, seconds_between
@@ -37,12 +37,12 @@ def reconcile(
     billed = _billed(once)
     first, last = min(line.day for line in sums), max(line.day for line in sums)
     counted = _counted(charges, first, last)
-    by_category: dict[str, Decimal] = defaultdict(Decimal)
+    by_category: dict[Category, int] = defaultdict(int)
     for line in sums:
-        by_category[line.category.value] += line.usd
+        by_category[line.category] += line.units
     compared = [r for r in billed if r in counted]
     bill = Bill(
-        by_category=dict(by_category),
+        by_category={category.value: usd_of(units) for category, units in by_category.items()},
         first_day=first,
         last_day=last,
         ledger_usd=sum((_total(counted[r]) for r in compared), Decimal(0)),
@@ -53,13 +53,13 @@ def reconcile(
 
 
 def _billed(statements: Iterable[Statement]) -> _ByResource:
-    found: _ByResource = defaultdict(lambda: defaultdict(Decimal))
+    found: dict[str, dict[date, int]] = defaultdict(lambda: defaultdict(int))
     for statement in statements:
         for line in statement.sums:
             is_ours = line.resource.startswith(("i-", "vol-"))
             if is_ours and line.category is Category.USAGE and line.kind in _COMPARED:
-                found[line.resource][line.day] += line.usd
-    return found
+                found[line.resource][line.day] += line.units
+    return {r: {day: usd_of(n) for day, n in days.items()} for r, days in found.items()}
 
 
 def _counted(charges: Iterable[Charge], first: date, last: date) -> _ByResource:

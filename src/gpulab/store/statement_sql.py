@@ -96,8 +96,8 @@ def summing(known: StatementFormat, source: str, columns: Mapping[str, str]) -> 
         columns: Type of each column of the file, in DuckDB's words.
 
     Returns:
-        SQL whose rows are day, resource, category, kind, whole units of 1e-10 USD, lines and unreadable lines; the day is NULL for lines
-        without a time. Our own texts and column names only; the file's name is its one parameter.
+        SQL whose rows are day, id of the resource (empty for none), category, kind, whole units of 1e-10 USD, lines and unreadable lines;
+        the day is NULL for lines without a time. Our own texts and column names only; the file's name is its one parameter.
     """
 
     def column(name: str) -> str:
@@ -107,7 +107,8 @@ def summing(known: StatementFormat, source: str, columns: Mapping[str, str]) -> 
     is_usd = f"coalesce({column(known.currency)}, 'USD') = 'USD'"
     # Texts are told apart once for each group, not once for each line: that is what keeps ten million lines quick.
     return f"""
-        SELECT day, resource, {_CATEGORY} AS category, {_KIND} AS kind, units, lines, lines - readable
+        SELECT day, coalesce(split_part(resource, '/', -1), ''), {_CATEGORY} AS category, {_KIND} AS kind,
+               units, lines, CASE WHEN day IS NULL THEN lines ELSE lines - readable END
         FROM (
             SELECT TRY_CAST({column(known.begin)} AS TIMESTAMP)::DATE AS day,
                    {column(known.resource)} AS resource,

@@ -15,16 +15,16 @@ import gzip
 import hashlib
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpulab.errors import StoreError, WrongUsage
-from gpulab.model.statement import Category, Statement, StatementSum
-from gpulab.spending.exact import EXACT
+from gpulab.model.statement import Category, Statement, StatementSum, units_of
 from gpulab.store.statement_sql import FORMATS, StatementFormat, summing
 
 if TYPE_CHECKING:
@@ -124,18 +124,21 @@ def format_of(path: Path, columns: Collection[str]) -> StatementFormat:
     )
 
 
-def _added(rows: Iterable[tuple[Any, ...]]) -> tuple[tuple[StatementSum, ...], int, int]:
-    """Return the sums, the lines and the unreadable lines; in one go, as ten million lines give some hundred thousand rows."""
-    scaled, sums = EXACT.scaleb, []
-    lines = unreadable = 0
-    for day, resource, category, kind, units, count, bad in rows:
-        lines += count
-        unreadable += count if day is None else bad
-        if day is not None and units is not None:
-            name = resource.rsplit("/", 1)[-1] if resource else ""
-            usd = scaled(units, -10)
-            sums.append(StatementSum(day, name, _CATEGORIES[category], kind, usd))
-    return tuple(sums), lines, unreadable
+def _added(
+    rows: Sequence[tuple[Any, ...]],
+) -> tuple[tuple[StatementSum, ...], int, int]:
+    """
+    Return the sums, the lines and the unreadable lines.
+
+    Column by column and without a call for each row: ten million lines give some hundred thousand of them.
+    """
+    lines, unreadable = sum(row[5] for row in rows), sum(row[6] for row in rows)
+    readable = [row for row in rows if row[0] is not None and row[4] is not None]
+    if not readable:
+        return (), lines, unreadable
+    days, names, categories, kinds, units, _, _ = zip(*readable, strict=True)
+    cells = zip(days, names, map(_CATEGORIES.__getitem__, categories), kinds, units, strict=True)
+    return tuple(map(tuple.__new__, repeat(StatementSum), cells)), lines, unreadable
 
 
 def feed_lines(path: Path) -> list[str] | None:
@@ -176,7 +179,7 @@ def _read_feed(path: Path, digest: str, lines: list[str]) -> Statement:
         lines=len(data),
         unreadable=unreadable,
         sums=tuple(
-            StatementSum(day, instance, Category.USAGE, "instance", usd)
+            StatementSum(day, instance, Category.USAGE, "instance", units_of(usd))
             for (day, instance), usd in sorted(sums.items())
         ),
     )

@@ -21,10 +21,6 @@ from gpulab.model.moment import read_moment
 
 GET_CREDITS = "billing:GetCredits"
 ACCOUNT_PLAN = "freetier:GetAccountPlanState"
-COST_EXPLORER = "ce:GetCostAndUsage"
-
-# Cost Explorer costs this for each request, pages included (AWS Cost Explorer pricing, November 2026).
-COST_EXPLORER_USD = Decimal("0.01")
 
 # These services have one endpoint for the world.
 _REGION = "us-east-1"

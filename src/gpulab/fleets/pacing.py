@@ -30,8 +30,6 @@ class Rate:
 
 # AWS: 5, then 2 a second. Two and a fortieth less, since calls that are sent evenly do not arrive evenly.
 LAUNCH = Rate(3, 1.95)
-# AWS: 50, then 5 a second, shared with whatever else the account does.
-CHANGE = Rate(5, 1.0)
 # AWS: 100, then 20 a second.
 LOOK = Rate(5, 5.0)
 

@@ -11,18 +11,6 @@ from gpulab.model.course import Course, Lab, Problem, Student
 from gpulab.view.console import table
 from gpulab.view.words import money
 
-LAB_COLUMNS = (
-    "id",
-    "title",
-    "starts_at",
-    "ends_at",
-    "environment",
-    "gpu",
-    "instance_type",
-    "budget_usd",
-    "by_group",
-)
-
 
 def problem_lines(problems: Iterable[Problem]) -> list[str]:
     """Write each problem as `file:line: what`, as compilers do, so that editors can jump there; its hint below it."""

@@ -14,8 +14,6 @@ from gpulab.view.words import local_time, money, span
 
 _SHOWN = 20
 
-OUTCOME_COLUMNS = ("name", "label", "group", "account", "result", "instance", "address", "detail")
-
 
 def plan_text(plan: FleetPlan, *, now: datetime) -> str:
     """Say what would be done, for whom, what it costs at most, and what does not fit."""

@@ -17,7 +17,7 @@ from gpulab.launch.events import (
     StartPlan,
     Warned,
 )
-from gpulab.launch.money.facts import record_found
+from gpulab.launch.money.facts import record_disks, record_found
 from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.offers.route import Route
 from gpulab.launch.protocol import resuming
@@ -108,7 +108,16 @@ def _found(context: Context, instance: Instance) -> Generator[Event, None, Insta
         raise error.reworded(error.message, hint=hint) from error
     region = instance.place.region
     yield from _written_down(context, lambda: complete(context, region, instance.id))
+    yield from _written_down(context, lambda: _record_disks(context, running))
     return running
+
+
+def _record_disks(context: Context, instance: Instance) -> None:
+    """Write down the disk as it was asked for, where the account has not shown it: EC2 names it before it lists it."""
+    made = context.journal.read().made
+    disk_gib = next((m.disk_gib for m in made if m.instance_id == instance.id), None)
+    if disk_gib is not None:
+        record_disks(context, instance, disk_gib=disk_gib)
 
 
 def _written_down(context: Context, write: Callable[[], None]) -> Iterator[Event]:

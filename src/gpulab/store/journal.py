@@ -58,6 +58,7 @@ class Made:
     Attributes:
         at: When its result was written; aware UTC.
         environment: Which lab environment it was launched with; `""` if its tags did not say.
+        disk_gib: Size of the root volume that was asked for; `None` if the call did not say.
     """
 
     launch_id: str
@@ -66,6 +67,7 @@ class Made:
     instance_id: str
     at: datetime
     environment: str = ""
+    disk_gib: int | None = None
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,14 @@ def _made(intent: Intent, instance_id: str, at: datetime) -> Made:
         instance_id,
         at,
         _tag(intent.parameters, TAG_ENVIRONMENT),
+        _disk_gib(intent.parameters),
     )
+
+
+def _disk_gib(parameters: Mapping[str, Any]) -> int | None:
+    for mapping in parameters.get("BlockDeviceMappings", []):
+        return int(mapping["Ebs"]["VolumeSize"])
+    return None
 
 
 def _tag(parameters: Mapping[str, Any], key: str) -> str:

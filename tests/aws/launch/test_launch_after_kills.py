@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from gpulab.aws.accounts import Identity
 from gpulab.errors import StoreError
+from gpulab.launch import up
+from gpulab.launch.events import Launched
 from gpulab.launch.money.balance import read_balance
+from gpulab.launch.money.rebuilding import refresh
 from gpulab.launch.protocol import attempts, resuming
 from gpulab.launch.running import instances, stop
 from gpulab.launch.upkeep import sweep
@@ -60,6 +64,23 @@ def test_a_launch_that_was_taken_up_again_is_in_the_ledger(killed_before_the_led
     assert 0 <= seconds_apart(student) < BOOT_S
 
 
+def test_the_disk_of_a_launch_that_was_taken_up_again_costs_from_its_beginning(student):
+    """`gpulab ls`, the report and the budget would be too low while EC2 does not list the disk yet."""
+    steps = up.until_running(student.context, student.request(), confirm=lambda question: True)
+    next(step for step in steps if isinstance(step, Launched))
+    steps.close()
+    student.sandbox.refuse("DescribeVolumes", "InternalError", times=None)
+    again = student.again()
+
+    runs = [again.up(), again.up()]
+
+    disks = again.context.ledger.facts(FactKind.VOLUME)
+    instance = runs[0].instance
+    assert list(instance.volume_ids) == [one.subject for one in disks]
+    assert (instance.id, "60") == (disks[0].details["instance_id"], disks[0].details["size_gb"])
+    assert instance.launched_at == disks[0].at
+
+
 def test_a_launch_that_only_the_journal_knows_is_read_from_the_account(killed_before_the_ledger):
     """Nobody types `up` again, and `gpulab credit` must not say that nothing flows."""
     student = killed_before_the_ledger
@@ -82,6 +103,35 @@ def test_a_launch_that_a_listing_settles_is_in_the_ledger(student, monkeypatch):
 
     known = {f.subject for f in student.context.ledger.facts(FactKind.LAUNCHED)}
     assert set(student.live()) == known
+
+
+def test_what_a_class_runs_is_not_taken_for_gone_because_its_owner_is_another(student):
+    """`gpulab credit` in the middle of a lab closed the books of a whole class: its instances carry the students' ids."""
+    student.up()
+    profile = replace(student.context.profile, owner="teacher")
+    student.context = replace(student.context, profile=profile)
+    student.sandbox.advance(seconds=1800)
+
+    refresh(student.context)
+
+    student.sandbox.advance(seconds=1800)
+    assert 0 <= seconds_apart(student) < BOOT_S
+
+
+def test_what_others_launched_in_a_shared_account_stays_out_of_the_books(student, make_student):
+    """Everybody's instances are read to judge a class's; only the class's are written down."""
+    student.up()
+    other = make_student(owner="other")
+    other.up(name="theirs")
+    profile = replace(student.context.profile, owner="teacher")
+    student.context = replace(student.context, profile=profile)
+    student.sandbox.advance(seconds=1800)
+
+    refresh(student.context)
+
+    mine = {f.subject for f in student.context.ledger.facts(FactKind.LAUNCHED)}
+    theirs = {f.subject for f in other.context.ledger.facts(FactKind.LAUNCHED)}
+    assert (1, set()) == (len(mine), mine & theirs)
 
 
 def test_stop_completes_what_the_ledger_lacks_before_the_end(killed_before_the_ledger):

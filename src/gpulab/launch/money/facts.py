@@ -101,7 +101,25 @@ def record_running(context: Context, instance: Instance, *, at: datetime, disk_g
     Raises:
         StoreError: The ledger cannot be written.
     """
-    disks = [
+    disks = _disks(instance, disk_gib)
+    context.ledger.append([fact.started(instance.id, at=at), *disks])
+
+
+def record_disks(context: Context, instance: Instance, *, disk_gib: int) -> None:
+    """
+    Write what the disks of an instance that was found again begin to cost; those that the ledger knows stay as they are.
+
+    EC2 may say which disks an instance has before it shows the disks themselves, and until then nobody else can tell their size.
+
+    Raises:
+        StoreError: The ledger cannot be read or written.
+    """
+    known = {one.subject for one in context.ledger.facts(fact.FactKind.VOLUME)}
+    context.ledger.append(d for d in _disks(instance, disk_gib) if d.subject not in known)
+
+
+def _disks(instance: Instance, disk_gib: int) -> list[fact.Fact]:
+    return [
         fact.volume(
             volume_id,
             at=instance.launched_at,
@@ -114,7 +132,6 @@ def record_running(context: Context, instance: Instance, *, at: datetime, disk_g
         )
         for volume_id in instance.volume_ids
     ]
-    context.ledger.append([fact.started(instance.id, at=at), *disks])
 
 
 def record_end(

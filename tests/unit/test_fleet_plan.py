@@ -31,6 +31,10 @@ def plan_shared(count, view, *, course=None, now=NOW, **changes):
     return plan_fleet(wish, {SHARED: view}, now=now)
 
 
+def plan_seats(count):
+    return build.wanted(build.a_course(), build.students(count), now=NOW).everyone
+
+
 def actions(plan):
     return [str(step.action) for step in plan.steps]
 
@@ -240,6 +244,29 @@ def test_more_instances_than_the_course_allows_refuse_the_plan():
     plan = plan_shared(5, build.a_view(), course=build.a_course(limits="max_instances = 4"))
 
     assert ("5 instances are more than the 4 that `limits.max_instances` allows",) == plan.refusals
+
+
+def test_a_class_that_another_key_started_is_not_started_a_second_time():
+    """The teacher's other laptop has no key of the course, so it would take everybody's running instance for a stranger's."""
+    strangers = (build.an_instance("w1-sother00001"), build.an_instance("w1-sother00002"))
+
+    plan = plan_shared(2, build.a_view(instances=strangers))
+    some = plan_shared(2, build.a_view(instances=strangers), seats=plan_seats(2)[:1])
+
+    assert 1 == len(plan.refusals)
+    assert "2 instances of w1 run and belong to nobody here" in plan.refusals[0]
+    assert "courses/" in plan.refusals[0]
+    assert () == some.refusals
+
+
+def test_one_who_left_the_roster_does_not_hold_the_others_up():
+    """Somebody of the class is up, so the key is the right one."""
+    seat = plan_seats(2)[0]
+    there = (build.an_instance(seat.name), build.an_instance("w1-sleft000001"))
+
+    plan = plan_shared(2, build.a_view(instances=there))
+
+    assert () == plan.refusals
 
 
 def test_more_dollars_than_the_course_allows_refuse_the_plan():

@@ -107,7 +107,7 @@ def plan_fleet(
         broken=tuple(part.broken for part in parts if part.broken is not None),
         at_most_usd=at_most,
         expected_usd=sum((part.expected_usd for part in parts), Decimal(0)),
-        refusals=tuple(_refusals(wanted.course, steps, at_most)),
+        refusals=(*_of_another_key(wanted, steps), *_refusals(wanted.course, steps, at_most)),
         notes=tuple(_notes(wanted, parts, now)),
     )
 
@@ -292,6 +292,23 @@ def _no_credit(each: Decimal, left: Decimal, ref: AccountRef) -> tuple[str, str]
         f" of {ref.number or ref.profile} is left"
     )
     return reason, "Add credit to the account, or lower `budget_usd` of the lab"
+
+
+def _of_another_key(wanted: Wanted, steps: Sequence[Step]) -> Iterable[str]:
+    """
+    Refuse to start a class a second time beside the one that runs: without the course's key every seat has another name.
+
+    Whoever starts some seats by name has looked.
+    """
+    names = {seat.name for seat in wanted.everyone}
+    strangers = [s for s in steps if s.action is Action.EXTRA and s.name not in names]
+    is_all = len(wanted.seats) == len(wanted.everyone)
+    if is_all and strangers and all(s.starts for s in steps if s.seat is not None):
+        course, lab = wanted.course.id, wanted.lab.id
+        yield (
+            f"{len(strangers):,} instances of {lab} run and belong to nobody here: a computer with another key of the course started them;"
+            f" copy `~/.gpulab/courses/{course}/secret` from there, or start some beside them with `--only`"
+        )
 
 
 def _refusals(course: Course, steps: Sequence[Step], at_most: Decimal) -> Iterable[str]:

@@ -7,7 +7,7 @@ Repeatable: a fact that is known already stays as it is. Says what nobody could 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -68,7 +68,7 @@ def rebuild(context: Context, regions: tuple[str, ...], *, of_everyone: bool = F
     unknown += [f"{region}: {error.message}" for region, error in answers.failed.items()]
     kept, problems = _kept_facts(context)
     new = context.ledger.append([*facts, *kept])
-    gone = _gone(context, histories)
+    gone = _gone(context, histories, owner=owner)
     new += context.ledger.append(gone)
     unknown += [f"{one.subject} is gone; its planned end is taken for its end" for one in gone]
     return Rebuilt(len(facts) + len(kept), new, (*unknown, *problems))
@@ -93,13 +93,14 @@ def refresh(context: Context, *, at_once: bool = False) -> None:
     regions = {_region(launch.zone) for launch in _open(reading)} | unwritten
     if not regions or (not at_once and not unwritten and context.cache.get(_REFRESHED)):
         return
-    now = context.now()
+    now, owner = context.now(), _whose(context, reading)
     histories = ask_each(
         sorted(regions),
-        lambda region: history_of(context.cloud, region, owner=context.owner, now=now),
+        lambda region: history_of(context.cloud, region, owner=owner, now=now),
     ).or_raise()
-    context.ledger.append(fact for history in histories.values() for fact in history.facts)
-    context.ledger.append(_gone(context, histories))
+    found = [one for history in histories.values() for one in history.facts]
+    context.ledger.append(found if owner else _launched_here(context, reading, found))
+    context.ledger.append(_gone(context, histories, owner=owner))
     context.cache.put(_REFRESHED, value=True, lasting=timedelta(minutes=10))
 
 
@@ -138,11 +139,37 @@ def _region(zone: str) -> str:
     return zone.rstrip("abcdefghijklmnopqrstuvwxyz")
 
 
-def _gone(context: Context, histories: Mapping[str, History]) -> list[Fact]:
+def _whose(context: Context, reading: LedgerReading) -> str:
+    """Say whose instances must be read to judge what is open: one's own, or `""` where a class was launched for others."""
+    others = {launch.owner for launch in _open(reading)} - {"", context.owner}
+    return "" if others else context.owner
+
+
+def _launched_here(
+    context: Context, reading: LedgerReading, found: Iterable[Fact]
+) -> Iterator[Fact]:
+    """Leave out what somebody else launched in a shared account: it is not in our books."""
+    facts, story = list(found), context.journal.read()
+    launches = {one.launch_id for one in (*story.made, *story.open_intents)}
+    ids = set(reading.launches) | {
+        one.subject
+        for one in facts
+        if one.details.get("launch_id") in launches or one.details.get("owner") == context.owner
+    }
+    for one in facts:
+        if (
+            one.kind is FactKind.PRICE
+            or one.subject in ids
+            or one.details.get("instance_id") in ids
+        ):
+            yield one
+
+
+def _gone(context: Context, histories: Mapping[str, History], *, owner: str) -> list[Fact]:
     """
     Close what EC2 does not know any more: it ended, at its planned end at the latest.
 
-    A fresh instance may be missing for some seconds, so it is left open.
+    A fresh instance may be missing for some seconds, so it is left open; so is what nobody asked for, since it is another owner's.
     """
     now = context.now()
     there = {fact.subject for history in histories.values() for fact in history.facts}
@@ -155,6 +182,7 @@ def _gone(context: Context, histories: Mapping[str, History]) -> list[Fact]:
         )
         for launch in _open(timeline_of(context.ledger.facts()))
         if _region(launch.zone) in histories
+        and (not owner or launch.owner in ("", owner))
         and launch.instance_id not in there
         and now - launch.launched_at > _SURELY_THERE
     ]

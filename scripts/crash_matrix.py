@@ -3,6 +3,7 @@ Break every command at every boundary it crosses, recover it in five ways, and l
 
     python scripts/crash_matrix.py                      every case: hours
     python scripts/crash_matrix.py --cases 2000         so many, the same ones each time, of every kind
+    python scripts/crash_matrix.py --minutes 60         as many as that gives
     python scripts/crash_matrix.py --only up --only rm  some commands; `--list` names them
     python scripts/crash_matrix.py --report docs/reliability.md
 
@@ -42,8 +43,14 @@ def main() -> int:
         return 0
     tally, began = Tally(), time.monotonic()
     casting.rehearse()
+    left = sum(play.weight for play in chosen)
     for play, share in zip(chosen, _shares(asked.cases, chosen), strict=True):
-        _play(play, share, tally, jobs=asked.jobs, is_quiet=asked.json)
+        until = None
+        if asked.minutes:
+            now = time.monotonic()
+            until = now + (began + asked.minutes * 60 - now) * play.weight / left
+        left -= play.weight
+        _play(play, share, tally, until, jobs=asked.jobs, is_quiet=asked.json)
     if asked.baselines:
         tally.baselines = baselines.play(asked.only_baselines, jobs=asked.jobs)
     tally.real_s = time.monotonic() - began
@@ -53,16 +60,18 @@ def main() -> int:
     return int(bool(tally.violations))
 
 
-def _play(play: Play, share: int | None, tally: Tally, *, jobs: int, is_quiet: bool) -> None:
+def _play(
+    play: Play, share: int | None, tally: Tally, until: float | None, *, jobs: int, is_quiet: bool
+) -> None:
     stage = casting.make_stage(play)
     try:
         boundaries, calls = casting.record(stage, play)
         cases = casting.cases_of(play, boundaries)
-        chosen = list(cases) if share is None else casting.sample(cases, share)
+        chosen = casting.sample(cases, len(cases) if share is None else share)
         if play.name == "up":
             chosen += _torn(stage, play, tally, is_quick=share is not None and share < 200)
         tally.begin(play, boundaries=len(set(boundaries)), calls=calls, possible=len(cases))
-        for result in casting.play_all(stage, play, chosen, jobs=jobs):
+        for result in casting.play_all(stage, play, chosen, jobs=jobs, until=until):
             tally.add(play, result)
             for violation in result.violations if not is_quiet else ():
                 print(f"{violation.kind} | {result.case.name} | {violation.text}", flush=True)
@@ -108,6 +117,7 @@ def _commit() -> str:
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--cases", type=int, help="how many; every one when not given")
+    parser.add_argument("--minutes", type=float, help="stop after so many; every kind comes early")
     parser.add_argument("--only", action="append", default=[], help="a command; repeatable")
     parser.add_argument("--jobs", type=int, default=2, help="cases at once")
     parser.add_argument("--list", action="store_true", help="name the commands")

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -136,8 +137,15 @@ def record(stage: Stage, play: Play) -> tuple[list[str], int]:
     return said["boundaries"], said["calls"]
 
 
-def play_all(stage: Stage, play: Play, cases: Iterable[Case], *, jobs: int) -> Iterator[Result]:
-    """Play cases, so many at once, each in a fork of the stage; results come as they end."""
+def play_all(
+    stage: Stage, play: Play, cases: Iterable[Case], *, jobs: int, until: float | None = None
+) -> Iterator[Result]:
+    """
+    Play cases, so many at once, each in a fork of the stage; results come as they end.
+
+    Args:
+        until: No further one begins after this moment of the monotonic clock.
+    """
     gc.collect()
     gc.freeze()
     listed = list(cases)
@@ -145,7 +153,8 @@ def play_all(stage: Stage, play: Play, cases: Iterable[Case], *, jobs: int) -> I
     def one(case: Case) -> Any:
         return lambda own: _play(own, play, case)
 
-    for number, said in act_all(stage, [one(case) for case in listed], jobs=jobs):
+    doings = (one(case) for case in listed if until is None or time.monotonic() < until)
+    for number, said in act_all(stage, doings, jobs=jobs):
         yield _result(listed[number], said)
 
 
@@ -155,7 +164,7 @@ def act(stage: Stage, doing: Any) -> dict[str, Any]:
 
 
 def act_all(
-    stage: Stage, doings: Sequence[Any], *, jobs: int
+    stage: Stage, doings: Iterable[Any], *, jobs: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Do things in forks of the stage, so many at once; the number of each and what it says come as they end."""
     waiting, running = iter(enumerate(doings)), dict[int, tuple[int, int]]()

@@ -163,6 +163,7 @@ class Guest:
 
     def save(self) -> dict[str, Any]:
         """Put the work into the bucket: the files, then the manifest that names them."""
+        self.restore()  # as at its boot, whether anybody has called since or not
         keep = self.spec.get("keep")
         if not keep:
             return {}

@@ -44,10 +44,12 @@ def judge(
         *_untagged(stage),
         *_secrets(stage, [first, *after]),
     ]
+    is_elsewhere = play.is_kept_here and how in ("empty", "laptop")
     if how != "sweep":
         found += _recovered(stage, play, after)
-        found += [Violation("not done", text) for text in play.done(stage)]
-    found += _lost_work(stage, play)
+        problems = () if is_elsewhere else play.done(stage)
+        found += [Violation("not done", text) for text in problems]
+    found += () if is_elsewhere else _lost_work(stage, play)
     return found
 
 

@@ -27,6 +27,8 @@ class Play:
         has_first_files: Whether instances begin with work in them.
         again_codes: Exit codes the repeated command may return.
         keeps_work: Whether what stood on machines must be kept; not where the command deletes it.
+        is_kept_here: Whether the work is kept in the state folder, so that another computer or an empty folder has none of it.
+        has_key: Whether a course's key belongs to it, which must go along to another computer.
         weight: Its share of a sample.
         counted_by: Brings the ledger up to date on the same computer; empty where no instance is meant.
         rebuilt_by: The same on a new one.
@@ -40,6 +42,8 @@ class Play:
     has_first_files: bool = True
     again_codes: tuple[int, ...] = (0,)
     keeps_work: bool = True
+    is_kept_here: bool = False
+    has_key: bool = False
     weight: int = 1
     counted_by: tuple[str, ...] = ("credit", "--fresh")
     rebuilt_by: tuple[str, ...] = ("ledger", "rebuild")
@@ -260,7 +264,14 @@ def plays() -> Sequence[Play]:
     return (
         Play("up", UP, initialised, 1, weight=4),
         Play("stop", ("stop", NAME), _up, 0, _has_kept_work, weight=2),
-        Play("stop, work kept here", ("stop", NAME), _up_at_home, 0, _has_kept_work),
+        Play(
+            "stop, work kept here",
+            ("stop", NAME),
+            _up_at_home,
+            0,
+            _has_kept_work,
+            is_kept_here=True,
+        ),
         Play("up again with the work", UP, _stopped, 1),
         Play("extend", ("extend", NAME, "--until", until), _up, 1, _ends_agree),
         Play("push", ("push", NAME, "mine"), _pushed, 1, _push_arrived),
@@ -275,7 +286,7 @@ def plays() -> Sequence[Play]:
             again_codes=(0, 2),
             keeps_work=False,
         ),
-        Play("sweep", ("sweep", "--apply", "--yes"), _leftovers, 0, _is_swept),
+        Play("sweep", ("sweep", "--apply", "--yes"), _leftovers, 0, _is_swept, counted_by=()),
         Play("init", ("init", "--yes"), lambda stage: None, 0),
         *_of_a_class(),
         *_of_images(),
@@ -291,10 +302,20 @@ def plays() -> Sequence[Play]:
 
 
 def _of_a_class() -> tuple[Play, ...]:
-    counted = ("fleet", "ls", "w1")
     begin = ("fleet", "up", "w1", "--now", "--yes", "--cidr", "203.0.113.0/24")
     return tuple(
-        Play(name, words, prepare, alive, done, weight=2, counted_by=counted, rebuilt_by=())
+        Play(
+            name,
+            words,
+            prepare,
+            alive,
+            done,
+            weight=2,
+            counted_by=("credit", "--fresh"),
+            rebuilt_by=("ledger", "rebuild", "--everyone"),
+            is_kept_here=True,
+            has_key=True,
+        )
         for name, words, prepare, alive, done in (
             ("fleet up", begin, _class, _STUDENTS, _nothing),
             ("fleet stop", ("fleet", "stop", "w1", "--yes"), _class_up, 0, _nothing),

@@ -27,14 +27,30 @@ def recover(stage: Stage, play: Play, how: str) -> list[Ran]:
         case "sweep":
             return _swept(stage)
         case "empty":
-            shutil.rmtree(stage.home)
-            stage.advance(60)
-            stage.new_folder()
-            return [stage.run("init", "--yes"), stage.run(*play.words)]
+            return _with_empty_folder(stage, play)
         case _:
+            key = stage.home / "courses"
             stage.take_along(("mine", "course", "facts.jsonl"), "other-laptop")
+            if play.has_key and key.is_dir():
+                shutil.copytree(key, stage.home / "courses")
             stage.advance(60)
             return [stage.run("init", "--yes"), stage.run(*play.words)]
+
+
+def _with_empty_folder(stage: Stage, play: Play) -> list[Ran]:
+    """Begin anew; a course's key is brought back from a copy once a class that runs is not known without it."""
+    saved, key = stage.home.parent / "saved", stage.home / "courses"
+    if play.has_key and key.is_dir():
+        shutil.copytree(key, saved)
+    shutil.rmtree(stage.home)
+    stage.advance(60)
+    stage.new_folder()
+    rans = [stage.run("init", "--yes"), stage.run(*play.words)]
+    if saved.is_dir() and rans[-1].code != 0:
+        shutil.rmtree(key, ignore_errors=True)
+        shutil.copytree(saved, key)
+        rans.append(stage.run(*play.words))
+    return rans
 
 
 def account(stage: Stage, play: Play, how: str) -> list[Ran]:

@@ -203,8 +203,12 @@ def _journals(tally: Tally) -> str:
 
 def _open_ends(tally: Tally) -> str:
     return (
-        f"## What this cannot show\n\n- {tally.unmet} of the breaks were not reached, because the command took another way that time (calls of"
-        " several regions at once come in any order).\n- A machine is a folder with a model of the agent; booted machines are tested in"
-        " `tests/machine`.\n- Disk full is an error at every further write, not a full disk; killed writes of the ledger itself are played by"
-        " `scripts/bench/ledger_kills.py`."
+        f"## What this cannot show\n\n- {tally.unmet} of the breaks were not reached, because the command took another way that time"
+        " (calls of several regions at once come in any order).\n"
+        "- The machines let every computer of the owner in over ssh. A real one lets in the key it was launched with, so that another computer"
+        " needs a copy of the profile's `keys/` to save, push or pull.\n"
+        "- A machine is a folder with a model of the agent; booted machines are tested in `tests/machine`.\n"
+        "- Disk full is an error at every further write, not a full disk; killed writes of the ledger itself are played by"
+        " `scripts/bench/ledger_kills.py`.\n"
+        "- `gpulab sandbox` itself is not among the commands."
     )

@@ -121,7 +121,7 @@ def test_what_a_class_runs_is_not_taken_for_gone_because_its_owner_is_another(st
 def test_what_others_launched_in_a_shared_account_stays_out_of_the_books(student, make_student):
     """Everybody's instances are read to judge a class's; only the class's are written down."""
     student.up()
-    other = make_student(owner="other")
+    other = make_student(launches="other", owner="other")
     other.up(name="theirs")
     profile = replace(student.context.profile, owner="teacher")
     student.context = replace(student.context, profile=profile)

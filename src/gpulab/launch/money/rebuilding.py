@@ -150,7 +150,7 @@ def _launched_here(
 ) -> Iterator[Fact]:
     """Leave out what somebody else launched in a shared account: it is not in our books."""
     facts, story = list(found), context.journal.read()
-    launches = {one.launch_id for one in (*story.made, *story.open_intents)}
+    launches = {m.launch_id for m in story.made} | {i.launch_id for i in story.open_intents}
     ids = set(reading.launches) | {
         one.subject
         for one in facts

@@ -66,6 +66,7 @@ def close(
       gpulab course close --purge-roster
     """
     from gpulab.fleets import closing
+    from gpulab.fleets.former import former
     from gpulab.view.closing import question, standing_text
 
     if _was_purged(context, course_folder):
@@ -73,11 +74,12 @@ def close(
     found, course = classroom.read_sound(context, course_folder)
     accounts = open_accounts(context, course)
     refs, seats = _everybody(found, course)
+    left = former(accounts, refs, secret=found.secret)
     with contextlib.ExitStack() as locks:
         for held in _locks(accounts, course):
             locks.enter_context(held)
-        with context.console.step(f"look at {len(refs):,} accounts"):
-            standing = closing.look(accounts, refs, seats)
+        with context.console.step(f"look at {len(refs) + len(left):,} accounts"):
+            standing = closing.look(accounts, refs, seats, former=left)
         context.console.say(standing_text(course, standing, now=context.now()))
         if dry_run:
             context.console.say("Nothing was changed (`--dry-run`)")
@@ -86,9 +88,11 @@ def close(
             context.console.say("Nothing was changed")
             return
         outcomes = _end(context, accounts, standing, save=not no_save)
-        standing = closing.look(accounts, refs, seats) if outcomes else standing
+        if outcomes:
+            standing = closing.look(accounts, refs, seats, former=left)
         cleared = tuple(closing.clear(accounts, standing))
-        written = _report(context, accounts, found, refs, report_folder or found.folder / "closed")
+        into = report_folder or found.folder / "closed"
+        written = _report(context, accounts, found, (*refs, *left), into)
     is_done = not any(one.trouble for one in cleared)
     is_purged = is_done and _finish(context, found, course, purge=purge_roster, yes=yes)
     _tell(context, accounts, outcomes, cleared, written, is_purged=is_purged, as_json=as_json)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpulab.aws import course_setup, instances
 from gpulab.errors import GpulabError, Refused, Throttled
@@ -18,6 +18,7 @@ from gpulab.fleet.books import facts_of
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleets import acting
 from gpulab.fleets.accounts import Account, Accounts
+from gpulab.fleets.former import HINT
 from gpulab.fleets.members import Member
 from gpulab.fleets.settling import settle
 from gpulab.launch.account import setup
@@ -70,13 +71,18 @@ class Cleared:
 
 
 def look(
-    accounts: Accounts, refs: Sequence[AccountRef], seats: Iterable[Seat]
+    accounts: Accounts,
+    refs: Sequence[AccountRef],
+    seats: Iterable[Seat],
+    *,
+    former: Sequence[AccountRef] = (),
 ) -> tuple[Standing, ...]:
     """
     Look at what is left in each account; changes nothing but the books, which learn what has ended.
 
     Args:
         seats: Of every lab, to say whom an instance serves.
+        former: Accounts that nobody in the roster has any more, see `fleets.former`.
     """
     known = {(seat.account.key, seat.name): seat for seat in seats}
 
@@ -84,10 +90,12 @@ def look(
         try:
             return _standing(accounts, ref, known)
         except GpulabError as error:
-            return Standing(ref, trouble=trouble_of(error))
+            trouble = trouble_of(error)
+            return Standing(ref, trouble=replace(trouble, hint=HINT) if ref in former else trouble)
 
-    with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(refs)))) as pool:
-        return tuple(pool.map(ask, refs))
+    every = (*refs, *former)
+    with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(every)))) as pool:
+        return tuple(pool.map(ask, every))
 
 
 def end(accounts: Accounts, found: Sequence[Standing], *, save: bool) -> Iterator[Outcome]:

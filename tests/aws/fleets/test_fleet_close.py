@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 
@@ -12,6 +13,7 @@ from gpulab.errors import Unreachable
 from gpulab.fleet.enrolment import template
 from gpulab.fleet.seats import account_of
 from gpulab.fleets import closing
+from gpulab.fleets.former import HINT, former
 from gpulab.model.fact import FactKind
 from gpulab.remote import hostkeys
 from gpulab.sandbox.credentials import action_of
@@ -226,3 +228,42 @@ def kill_at(number, sandbox, patch):
         return answer
 
     patch.setattr(sandbox, "handle", dying)
+
+
+def test_who_left_the_roster_while_the_instance_ran_is_ended_and_counted(term, sandbox):
+    """A student drops the course in the middle of a lab; the instance bills on in the student's own account."""
+    over = term(2, kind="own")
+    gone, refs = over.refs[1], over.refs[:1]
+    accounts = over.accounts()
+
+    left = former(accounts, refs, secret=b"k" * 32)
+    found = closing.look(accounts, refs, over.seats[:1], former=left)
+    ended = list(closing.end(accounts, found, save=False))
+
+    assert (gone,) == left
+    assert ["ended"] * 2 == [str(o.result) for o in ended]
+    assert [] == over.klass.live()
+    facts = closing.facts(accounts, (*refs, *left))
+    assert 2 == len({fact.subject for fact in facts if fact.kind is FactKind.LAUNCHED})
+
+
+def test_an_account_that_left_and_cannot_be_reached_is_named(term, sandbox):
+    """The role trusts another external id by now: nobody may say that nothing is left there."""
+    over = term(2, kind="own")
+    accounts = over.accounts()
+
+    left = former(accounts, over.refs[:1], secret=b"x" * 32)
+    found = closing.look(accounts, over.refs[:1], over.seats[:1], former=left)
+    cleared = {c.account.number: c.trouble for c in closing.clear(accounts, found)}
+
+    assert [over.refs[1].number] == [ref.number for ref in left]
+    assert HINT == cleared[over.refs[1].number].hint
+
+
+def test_another_courses_accounts_are_not_this_courses(term):
+    """Two courses are held through one profile."""
+    over = term(2, kind="own")
+    accounts = over.accounts()
+    accounts.course = dataclasses.replace(accounts.course, id="other")
+
+    assert () == former(accounts, over.refs[:1], secret=b"k" * 32)

@@ -1,0 +1,84 @@
+"""
+Accounts in which this computer has launched for a course and which nobody in the roster has any more. Makes no call.
+
+A student who leaves the roster takes neither the instance nor its cost with them: the ledgers and journals here still know both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from gpulab.fleet.seats import external_id_of
+from gpulab.fleets.accounts import Accounts
+from gpulab.model.course import Course
+from gpulab.model.fact import FactKind
+from gpulab.model.fleet import AccountRef
+from gpulab.model.instance import TAG_COURSE, TAG_OWNER
+from gpulab.store.home import Folder
+from gpulab.store.journal import Intent, Journal
+from gpulab.store.ledger import Ledger
+
+HINT = (
+    "Nobody in the roster has this account any more. Put its student back into roster.csv and try again;"
+    " if the account itself is gone, move its folder below ~/.gpulab/profiles away"
+)
+
+
+def former(
+    accounts: Accounts, refs: Iterable[AccountRef], *, secret: bytes
+) -> tuple[AccountRef, ...]:
+    """
+    Return the accounts beside `refs` in which the course has launched, with the way that led into each.
+
+    Args:
+        refs: Of the roster.
+        secret: The course's key, which the roles' external ids were made with.
+    """
+    course, known = accounts.course, {ref.key for ref in refs}
+    root = accounts.outside.home.root / "profiles"
+    own = root / course.accounts.profile
+    by_role = [
+        _through_role(course, folder.name, owners[-1], secret)
+        for folder in sorted(own.glob("accounts/*"))
+        if folder.name not in known and (owners := tuple(_owners(folder, course)))
+    ]
+    by_profile = [
+        AccountRef(f"profile-{name}", name)
+        for name in _same_world(accounts)
+        if f"profile-{name}" not in known and tuple(_owners(root / name, course))
+    ]
+    return (*by_role, *by_profile)
+
+
+def _through_role(course: Course, number: str, owner: str, secret: bytes) -> AccountRef:
+    role = course.accounts.role_name or "gpulab-course"
+    arn = f"arn:aws:iam::{number}:role/{role}"
+    return AccountRef(number, course.accounts.profile, arn, external_id_of(owner, secret=secret))
+
+
+def _same_world(accounts: Accounts) -> list[str]:
+    """Name the profiles that lead to the same AWS as the course's: a rehearsal's never stand beside real ones."""
+    config, name = accounts.outside.config, accounts.course.accounts.profile
+    world = config.profile(name).aws_config_file
+    return [
+        n for n in {**config.profiles, name: None} if config.profile(n).aws_config_file == world
+    ]
+
+
+def _owners(root: Path, course: Course) -> Iterator[str]:
+    """Yield whom the course launched for in one account, in the order of the ledger, then of launches nobody wrote the end of."""
+    folder = Folder(root)
+    for fact in Ledger(folder.ledger).facts(FactKind.LAUNCHED):
+        if fact.details.get("course") == course.id:
+            yield fact.details.get("owner", "")
+    if folder.journal.exists():
+        for intent in Journal(folder.journal).read().open_intents:
+            tags = _tags(intent)
+            if tags.get(TAG_COURSE) == course.id:
+                yield tags.get(TAG_OWNER, "")
+
+
+def _tags(intent: Intent) -> dict[str, str]:
+    specifications = intent.parameters.get("TagSpecifications", ())
+    return {tag["Key"]: tag["Value"] for one in specifications for tag in one["Tags"]}

@@ -16,7 +16,7 @@ from tests.aws.launch.conftest import Student
 
 from gpulab.aws import baking
 from gpulab.bootstrap import load_environment
-from gpulab.errors import AwsError, CommandFailed, GpulabError, WrongUsage
+from gpulab.errors import AwsError, CommandFailed, GpulabError
 from gpulab.launch import bake
 from gpulab.launch.account import images
 from gpulab.launch.events import Declined, ImageChosen, ImageMade, Running
@@ -471,8 +471,18 @@ def test_a_copy_is_encrypted_tagged_and_usable_in_its_region(sandbox, baker):
     (call,) = (c for c in sandbox.calls if c.operation == "CopyImage")
     assert True is call.params["Encrypted"]
     assert (True, image.lock, image.base_name) == (copied.is_usable, copied.lock, copied.base_name)
-    with pytest.raises(WrongUsage, match=r"eu-west-1 has .* already"):
-        list(images.copy(baker.context, image, "eu-west-1"))
+
+
+def test_copying_again_to_a_region_that_has_it_is_done_at_once(sandbox, baker):
+    """After a lost connection the same command is typed again; it must not end as if something had failed, nor copy twice."""
+    baked(baker)
+    (image,) = listed(baker)
+    list(images.copy(baker.context, image, "eu-west-1"))
+
+    events = list(images.copy(baker.context, image, "eu-west-1"))
+
+    assert ["ImageCopied"] == [type(event).__name__ for event in events]
+    assert 1 == sum(call.operation == "CopyImage" for call in sandbox.calls)
 
 
 def test_a_copy_that_fails_leaves_nothing_there(sandbox, baker, monkeypatch):

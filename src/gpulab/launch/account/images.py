@@ -103,17 +103,19 @@ def find(context: Context, name: str, regions: Sequence[str] = ()) -> BakedImage
 
 def copy(context: Context, image: BakedImage, region: str) -> Iterator[Event]:
     """
-    Copy a tested image to another region, encrypted, and wait until it can be used there.
+    Copy a tested image to another region, encrypted, and wait until it can be used there. One that is there already is left as it is.
 
     Raises:
-        WrongUsage: It was not tested, or is there already.
+        WrongUsage: It was not tested.
         GpulabError: AWS refuses, or it did not get ready; then nothing of the copy is left.
     """
     if not image.is_usable:
         raise WrongUsage(f"{image.image.id} was not tested", hint="`gpulab image test` does it")
     there = baking.baked(context.cloud, region)
-    if any(i.lock == image.lock and i.bake_id == image.bake_id and i.is_usable for i in there):
-        raise WrongUsage(f"{region} has {image.image.name} already")
+    for copied in there:
+        if (copied.lock, copied.bake_id, copied.is_usable) == (image.lock, image.bake_id, True):
+            yield ImageCopied(context.now(), copied.image)
+            return
     token = f"{image.bake_id}-{region}"[:64]
     try:
         made = baking.copy(context.cloud, image, region, token=token, tags=tags(context, image))

@@ -79,7 +79,8 @@ def _advice(ran: Ran, broken: Broken) -> Iterable[Violation]:
         return
     if broken.kind == "error":
         kind, says = error_table()[broken.detail]
-        if ran.code != kind.exit_code or says not in ran.err:
+        # A command with several parts tells each part's cause and ends with 4.
+        if ran.code not in (kind.exit_code, 4) or says not in ran.err:
             why = f"{broken.detail} must end with {kind.exit_code} and say {says!r}"
             yield Violation("advice", f"{why}: {ran.code}, {ran.err[-300:]}")
     elif broken.kind == "expired" and "credentials" not in ran.err:

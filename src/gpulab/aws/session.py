@@ -152,16 +152,12 @@ class Cloud:
         with self._lock:
             if key not in self._clients:
                 with self.explained(f"reach {service} in {region}"):
-                    self._clients[key] = self._new_client(*key)
+                    self._clients[key] = self._new_client(
+                        service, region, is_patient=is_patient, for_roles=for_roles
+                    )
             return self._clients[key]
 
-    def _new_client(
-        self,
-        service: str,
-        region: str,
-        is_patient: bool,  # noqa: FBT001 - the parts of a key
-        for_roles: bool,  # noqa: FBT001
-    ) -> Any:
+    def _new_client(self, service: str, region: str, *, is_patient: bool, for_roles: bool) -> Any:
         config = _PATIENT if is_patient else _ONCE
         session = self._for_roles() if for_roles else self._open()
         client = session.create_client(

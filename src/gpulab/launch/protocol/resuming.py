@@ -5,7 +5,7 @@ What earlier commands left open: launches whose answer was never written down. F
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from datetime import timedelta
 
 from gpulab.aws import instances
@@ -75,6 +75,26 @@ def look_back(context: Context) -> tuple[Intent, ...]:
         except GpulabError:
             left.append(intent)
     return tuple(left)
+
+
+def unlisted(
+    context: Context, listed: Collection[str], *, regions: Collection[str]
+) -> tuple[Instance, ...]:
+    """
+    Read what was launched moments ago and a listing has missed: it costs, and whoever stops it must find it.
+
+    Args:
+        listed: Ids of what was listed; nothing is asked when it holds all.
+        regions: Those that answered.
+    """
+    now = context.now()
+    young = (
+        made
+        for made in context.journal.read().made
+        if now - made.at < _UNLISTED and made.region in regions and made.instance_id not in listed
+    )
+    read = (_read_patiently(context, made) for made in young)
+    return tuple(i for i in read if i is not None and not i.state.is_over)
 
 
 def known_elsewhere(context: Context, request: LaunchRequest) -> Instance | None:

@@ -85,7 +85,9 @@ def listing(context: Context, regions: Sequence[str] = (), *, with_ended: bool =
             context.cloud, region, owner=context.owner, with_ended=with_ended
         ),
     )
-    found = [i for said in answers.or_raise().values() for i in said.mine]
+    said = answers.or_raise()
+    found = [i for one in said.values() for i in one.mine]
+    found += resuming.unlisted(context, {i.id for i in found}, regions=said)
     remember_names(context.folder.cache, (i.name for i in found if i.name and not i.state.is_over))
     return Listing(
         instances=tuple(sorted(found, key=lambda i: (i.launched_at, i.id), reverse=True)),

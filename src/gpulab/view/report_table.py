@@ -235,5 +235,5 @@ def _problems(report: Report, limit: int) -> Sequence[str]:
         "",
         f"{counted(len(report.problems), 'problem')}:",
         *lines,
-        *([f"  ... and {more} more, see `--json`"] if more > 0 else []),
+        *([f"  ... and {more:,} more, see `--json`"] if more > 0 else []),
     ]

@@ -12,6 +12,7 @@ from gpulab.cli import classroom, fleet_acting
 from gpulab.cli.classroom import course_option
 from gpulab.cli.context import Context
 from gpulab.cli.fleet_options import CAUSES, choosing_options, finish, open_accounts
+from gpulab.cli.interrupted import OfLab
 from gpulab.cli.options import Duration, json_option, yes_option
 from gpulab.errors import Refused, SomeFailed, WrongUsage
 
@@ -73,7 +74,7 @@ def launching_options(command: Command) -> Command:
     return command
 
 
-@command.command()
+@command.command(cls=OfLab)
 @click.argument("lab_id", metavar="LAB")
 @choosing_options
 @launching_options
@@ -128,7 +129,7 @@ def plan(
         raise SomeFailed(f"{blocked:,} of {len(wish.seats):,} could not be served", hint=CAUSES)
 
 
-@command.command()
+@command.command(cls=OfLab)
 @click.argument("lab_id", metavar="LAB")
 @choosing_options
 @launching_options

@@ -13,6 +13,7 @@ from gpulab.cli import classroom
 from gpulab.cli.classroom import course_option
 from gpulab.cli.context import Context
 from gpulab.cli.fleet_options import choosing_options, failed_option, finish, open_accounts
+from gpulab.cli.interrupted import OfLab
 from gpulab.cli.options import (
     Duration,
     json_option,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from gpulab.view.fleet_members import MemberRow
 
 
-@click.command()
+@click.command(cls=OfLab)
 @click.argument("lab_id", metavar="LAB")
 @choosing_options
 @click.option("--quick", is_flag=True, help="Do not ask the instances themselves.")
@@ -73,7 +74,7 @@ def ls(
             context.console.say(line)
 
 
-@click.command()
+@click.command(cls=OfLab)
 @click.argument("lab_id", metavar="LAB")
 @choosing_options
 @click.option(
@@ -126,7 +127,7 @@ def watch(
         return Interrupted.exit_code
 
 
-@click.command()
+@click.command(cls=OfLab)
 @click.argument("lab_id", metavar="LAB")
 @choosing_options
 @failed_option
@@ -170,7 +171,7 @@ def stop(
     _finish(context, accounts, lab, acting.stop(accounts, live, save=not no_save), as_json=as_json)
 
 
-@click.command()
+@click.command(cls=OfLab)
 @click.argument("lab_id", metavar="LAB")
 @click.option(
     "--by", "by", type=Duration(), metavar="SPAN", help="So much later than now: 30m, 1h."
@@ -212,7 +213,7 @@ def extend(
     )
 
 
-@click.command(name="exec", context_settings={"ignore_unknown_options": True})
+@click.command(name="exec", cls=OfLab, context_settings={"ignore_unknown_options": True})
 @click.argument("lab_id", metavar="LAB")
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 @choosing_options
@@ -267,7 +268,7 @@ def exec_(
     _finish(context, accounts, lab, outcomes, as_json=as_json, said=said)
 
 
-@click.command()
+@click.command(cls=OfLab)
 @click.argument("lab_id", metavar="LAB")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
@@ -309,7 +310,7 @@ def push(
     _finish(context, accounts, lab, outcomes, as_json=as_json)
 
 
-@click.command()
+@click.command(cls=OfLab)
 @click.argument("lab_id", metavar="LAB")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
@@ -366,7 +367,7 @@ def collect(
     _finish(context, accounts, lab, outcomes, as_json=as_json)
 
 
-@click.command()
+@click.command(cls=OfLab)
 @click.argument("lab_id", metavar="LAB")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option(

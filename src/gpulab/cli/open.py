@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpulab.cli.interrupted import explained, left_by_ticket
 from gpulab.cli.options import json_option, name_argument
 from gpulab.errors import Interrupted, WrongUsage
 
@@ -161,17 +162,18 @@ def _open_ticket(
 
     found = read_ticket(file.read_bytes(), file=str(file))
     ends = local_time(found.ends_at, now=context.now())
-    tickets.serve(
-        context.launch,
-        found,
-        port=port,
-        with_browser=with_browser,
-        on_open=lambda opened: (
-            context.console.show_json(opened)
-            if as_json
-            else context.console.show(
-                f"JupyterLab is open at {opened.url} until {ends}; Ctrl-C closes the tunnel, the instance goes on"
-            )
-        ),
-        wait=context.sleep,
-    )
+    with explained(left_by_ticket):
+        tickets.serve(
+            context.launch,
+            found,
+            port=port,
+            with_browser=with_browser,
+            on_open=lambda opened: (
+                context.console.show_json(opened)
+                if as_json
+                else context.console.show(
+                    f"JupyterLab is open at {opened.url} until {ends}; Ctrl-C closes the tunnel, the instance goes on"
+                )
+            ),
+            wait=context.sleep,
+        )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpulab.cli.interrupted import explained, left_by_stop
 from gpulab.cli.options import json_option, name_argument, yes_option
 from gpulab.errors import GpulabError, SomeFailed
 
@@ -45,7 +46,9 @@ def command(
     elif not _may(context, found, is_all=is_all, no_save=no_save, yes=yes):
         context.console.say("Nothing was ended")
         return
-    told, failed = _end_each(context, found, save=not no_save)
+    told: list[dict[str, Any]] = []
+    with explained(lambda: left_by_stop(_not_ended(found, told))):
+        failed = _end_each(context, found, told, save=not no_save)
     if as_json:
         context.console.show_json({"events": told})
     _raise_failures(failed, count=len(found))
@@ -89,15 +92,19 @@ def _may(
     return context.console.confirm(f"End {names}{lost}?")
 
 
+def _not_ended(found: Sequence[Instance], told: Sequence[Mapping[str, Any]]) -> list[str]:
+    ended = {event["instance"].id for event in told if event["event"] == "Ended"}
+    return [i.name or i.id for i in found if i.id not in ended]
+
+
 def _end_each(
-    context: Context, found: Sequence[Instance], *, save: bool
-) -> tuple[list[dict[str, Any]], list[GpulabError]]:
-    """End one after the other; one that cannot be ended does not keep the others running."""
+    context: Context, found: Sequence[Instance], told: list[dict[str, Any]], *, save: bool
+) -> list[GpulabError]:
+    """End one after the other; one that cannot be ended does not keep the others running. `told` is added what happens."""
     from gpulab.launch.events import Saved
     from gpulab.launch.running import browser, stop
     from gpulab.view.events import Teller, event_json
 
-    told: list[dict[str, Any]] = []
     failed: list[GpulabError] = []
     for instance in found:
         teller, kept = Teller(context.console), ""
@@ -117,7 +124,7 @@ def _end_each(
             context.console.say(
                 f"The work is in {kept}: {up} brings it back, {pull} copies it here"
             )
-    return told, failed
+    return failed
 
 
 def _raise_failures(failed: Sequence[GpulabError], *, count: int) -> None:

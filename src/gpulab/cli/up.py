@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpulab.cli.interrupted import explained, left_by_up
 from gpulab.cli.options import (
     Amount,
     Duration,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gpulab.cli.context import Context
-    from gpulab.launch.events import Question, Ready
+    from gpulab.launch.events import Event, Question, Ready
     from gpulab.model.course import Notebooks
     from gpulab.model.instance import LaunchRequest
 
@@ -169,19 +170,21 @@ def command(
         _show_plan(context, wish, as_json, memory=memory)
         return
     context = context.owning()
-    ready = _start(context, wish, spot_only=spot_only, yes=yes, memory=memory)
-    if ready is None:
-        return
-    if not ready.is_new:
-        asked = {
-            "--gpu": gpu,
-            "--type": instance_type,
-            "--region": " --region ".join(regions),
-            "--env": environment,
-            "--on-demand": is_on_demand,
-        }
-        _say_what_stays(context, wish, ready, asked, is_end_named=bool(duration or until))
-    _open(context, ready, no_open=no_open, as_json=as_json)
+    asked = {
+        "--gpu": gpu,
+        "--type": instance_type,
+        "--region": " --region ".join(regions),
+        "--env": environment,
+        "--on-demand": is_on_demand,
+    }
+    told: list[Event] = []
+    with explained(lambda: left_by_up(wish.name, told)):
+        ready = _start(context, wish, told, spot_only=spot_only, yes=yes, memory=memory)
+        if ready is None:
+            return
+        if not ready.is_new:
+            _say_what_stays(context, wish, ready, asked, is_end_named=bool(duration or until))
+        _open(context, ready, no_open=no_open, as_json=as_json)
 
 
 def _refuse_contradictions(
@@ -287,8 +290,15 @@ def _show_plan(context: Context, wish: LaunchRequest, as_json: bool, *, memory: 
 
 
 def _start(
-    context: Context, wish: LaunchRequest, *, spot_only: bool, yes: bool, memory: str
+    context: Context,
+    wish: LaunchRequest,
+    told: list[Event],
+    *,
+    spot_only: bool,
+    yes: bool,
+    memory: str,
 ) -> Ready | None:
+    """Carry it out; `told` is added what happens, for whoever must say how far it came."""
     from gpulab.launch import up
     from gpulab.launch.account.storage import where
     from gpulab.launch.events import BuyOnDemand, Planned, Ready
@@ -310,6 +320,7 @@ def _start(
     ready = None
     try:
         for event in up.up(context.launch, wish, confirm=confirm):
+            told.append(event)
             if isinstance(event, Planned):
                 work = where(context.launch, wish.name)
                 context.console.say(plan_text(event.plan, now=context.now(), work=work))

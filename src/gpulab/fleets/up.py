@@ -110,7 +110,8 @@ def locked(accounts: Accounts, lab: Lab) -> Iterator[None]:
         Refused: Another one is at it.
     """
     folder: Path = course_home(accounts.outside.home, accounts.course.id)
-    with Journal(folder / "journal.jsonl").launching(lab.id):
+    journal = Journal(folder / "journal.jsonl")
+    with journal.launching(lab.id, followed_by=f"gpulab fleet watch {lab.id}"):
         yield
 
 

@@ -166,9 +166,12 @@ class Journal:
         return Story(tuple(intents.values()), tuple(made), tuple(torn))
 
     @contextlib.contextmanager
-    def launching(self, name: str) -> Iterator[None]:
+    def launching(self, name: str, *, followed_by: str = "gpulab ls -w") -> Iterator[None]:
         """
         Keep every other gpulab on this computer from launching the same name at the same time.
+
+        Args:
+            followed_by: The command that shows how far the other one is.
 
         Raises:
             Refused: Another one is at it.
@@ -179,7 +182,7 @@ class Journal:
             if not _lock(handle, is_patient=False):
                 raise Refused(
                     f"another gpulab is launching {name} right now",
-                    hint="`gpulab ls -w` follows it",
+                    hint=f"`{followed_by}` follows it",
                 )
             yield
         finally:

@@ -237,7 +237,7 @@ def _kept(given: bytes) -> None:
     """The kept copy's manifest, from the bucket: as `aws.workspace` reads it and `pull` writes it."""
     try:
         found = _manifest(json.loads(given), "s1/week4/")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError("the manifest s1/week4/manifest.json is damaged") from error
     good, _ = keep._safe(found)
     for file in good:

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from gpulab.cli.main import run
+from gpulab.course.roster import owner_id
 from gpulab.model.fact import Fact, Source, ended, launched, price, volume
 from gpulab.model.market import Market
 from gpulab.model.timeline import EndedBy
+from gpulab.store.courses import course_secret
 from gpulab.store.home import Home
 from gpulab.store.ledger import Ledger
 
@@ -41,7 +43,9 @@ needs_extra = pytest.mark.skipif(
 )
 
 
-def a_run(number: int, *, owner: str, lab: str = "week1", hours: float = 2) -> list[Fact]:
+def a_run(
+    number: int, *, owner: str, lab: str = "week1", hours: float = 2, course: str = ""
+) -> list[Fact]:
     instance, begin = f"i-{number}", MONDAY + timedelta(days=number)
     return [
         launched(
@@ -54,6 +58,7 @@ def a_run(number: int, *, owner: str, lab: str = "week1", hours: float = 2) -> l
             on_demand_usd_per_hour=Decimal("0.526"),
             owner=owner,
             lab=lab,
+            course=course,
             gpus=1,
         ),
         price("us-east-1d", "g4dn.xlarge", at=begin, usd_per_hour=Decimal("0.2158")),
@@ -288,3 +293,68 @@ def test_a_ledger_file_is_read_as_it_is(tmp_path, capsys):
     code = report("--ledger", str(path), "--json")
 
     assert (0, "0.4445032258") == (code, json.loads(capsys.readouterr().out)["total"]["usd"])
+
+
+@pytest.fixture
+def klass(tmp_path, monkeypatch) -> Path:
+    """A course of two in accounts of their own; a third has left the roster, and the teacher has an instance of no course."""
+    monkeypatch.setenv("GPULAB_HOME", str(tmp_path / "home"))
+    home, folder = Home(tmp_path / "home"), tmp_path / "dl"
+    run(["course", "new", str(folder)])
+    rows = [f"s{n},N{n},s{n}@x.example,g1,11112222333{n}" for n in range(2)]
+    (folder / "roster.csv").write_text("\n".join(["id,name,email,group,account", *rows]))
+    key, mine = course_secret(home, "dl"), home.folder("default")
+    for n in range(3):
+        owner = owner_id(f"s{n}@x.example", secret=key)
+        ledger = Ledger(mine.account(f"11112222333{n}").ledger)
+        ledger.append(a_run(n, owner=owner, course="dl"))
+    Ledger(mine.ledger).append(a_run(9, owner="teacher"))
+    return folder
+
+
+def test_in_a_courses_folder_the_report_is_about_the_class(klass, monkeypatch, capsys):
+    """The README's line: no flag says where the roster, the key and the ledgers of three accounts lie."""
+    monkeypatch.chdir(klass)
+
+    code = report("--by", "student", "--names", "--csv")
+
+    captured = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(captured.out)))
+    assert (0, "") == (code, captured.err)
+    assert ["", "N0", "N1"] == sorted(row["name"] for row in rows)
+    assert {"0.4445032258"} == {row["usd"] for row in rows}
+
+
+def test_the_key_is_read_from_its_file_as_the_course_reads_it(klass, tmp_path, capsys):
+    """A colleague has the roster, the key and a folder of ledgers, and nothing else."""
+    key = tmp_path / "home" / "courses" / "dl" / "secret"
+    exports = tmp_path / "exports"
+    exports.mkdir()
+    owner = owner_id("s1@x.example", secret=bytes.fromhex(key.read_text().strip()))
+    a_file(exports, a_run(1, owner=owner))
+    asked = ["--roster", str(klass / "roster.csv"), "--ledger", str(exports), "--csv"]
+
+    report(*asked, "--by", "student", "--names", "--key", str(key))
+
+    captured = capsys.readouterr()
+    rows = {row["name"]: row["runs"] for row in csv.DictReader(io.StringIO(captured.out))}
+    assert "1" == rows["N1"]
+    assert "" == captured.err
+
+
+def test_a_key_that_knows_nobody_is_said(klass, tmp_path, capsys):
+    """Another course's key gives every student another id: nobody would have started, and nobody would know why."""
+    other = tmp_path / "other"
+    other.write_text("ab" * 32)
+    other.chmod(0o600)
+
+    report("--course", str(klass), "--key", str(other))
+
+    assert "note: the ledgers know nobody in the roster" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_ledger_is_one_sentence(tmp_path, capsys):
+    """The wrong folder must not read as a class that spent nothing."""
+    code = report("--ledger", str(tmp_path))
+
+    assert (2, True) == (code, "holds no ledger" in capsys.readouterr().err)

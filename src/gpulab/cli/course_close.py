@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpulab.fleets.accounts import Accounts
     from gpulab.fleets.closing import Cleared, Standing
     from gpulab.model.course import Course
-    from gpulab.model.fleet import AccountRef, Outcome, Seat
+    from gpulab.model.fleet import AccountRef, Outcome
     from gpulab.store.courses import Classroom
 
 
@@ -65,16 +65,17 @@ def close(
       gpulab course close
       gpulab course close --purge-roster
     """
-    from gpulab.fleets import closing
-    from gpulab.fleets.former import former
+    from gpulab.fleet.seats import seats_of
+    from gpulab.fleets import books, closing
     from gpulab.view.closing import question, standing_text
 
     if _was_purged(context, course_folder):
         return
     found, course = classroom.read_sound(context, course_folder)
     accounts = open_accounts(context, course)
-    refs, seats = _everybody(found, course)
-    left = former(accounts, refs, secret=found.secret)
+    students = found.roster.students
+    refs, left = books.accounts_of(accounts, students, secret=found.secret)
+    seats = [s for lab in course.labs for s in seats_of(course, lab, students, secret=found.secret)]
     with contextlib.ExitStack() as locks:
         for held in _locks(accounts, course):
             locks.enter_context(held)
@@ -121,16 +122,6 @@ def _was_purged(context: Context, course_folder: str | None) -> bool:
     return True
 
 
-def _everybody(found: Classroom, course: Course) -> tuple[tuple[AccountRef, ...], tuple[Seat, ...]]:
-    from gpulab.fleet.seats import account_of, seats_of
-
-    students = found.roster.students
-    seats = [s for lab in course.labs for s in seats_of(course, lab, students, secret=found.secret)]
-    refs = [account_of(course, student, secret=found.secret) for student in students]
-    known = {ref.key: ref for ref in refs if not isinstance(ref, str)}
-    return tuple(known.values()), tuple(seats)
-
-
 def _locks(accounts: Accounts, course: Course) -> Iterator[contextlib.AbstractContextManager[None]]:
     """Keep every lab from being launched meanwhile."""
     from gpulab.fleets.up import locked
@@ -160,25 +151,17 @@ def _report(
     folder: Path,
 ) -> list[str]:
     """Write the final report: for programs, as text, and as a page where the extra is installed. No name is in it."""
-    from zoneinfo import ZoneInfo
-
-    from gpulab.fleets import closing
-    from gpulab.launch.money import reports
-    from gpulab.reporting.report import Question, report_of
-    from gpulab.reporting.standing import Budget
+    from gpulab.fleets import books
+    from gpulab.launch.money.reports import question_of
+    from gpulab.reporting.report import report_of
     from gpulab.spending.facts import timeline_of
     from gpulab.store.files import write_atomically
     from gpulab.view.report_files import report_files
 
     course = accounts.course
     report = report_of(
-        timeline_of(closing.facts(accounts, refs)),
-        Question(
-            now=context.now(),
-            zone=ZoneInfo(course.timezone),
-            budget=Budget(course.budget_usd, reports.deadline_of(course)),
-            catalogue=reports.shipped_catalogue(),
-        ),
+        timeline_of(books.facts(accounts, refs)),
+        question_of(course, now=context.now()),
         students=found.roster.students,
     )
     files = report_files(report, title=course.name)

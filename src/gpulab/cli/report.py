@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -20,10 +20,11 @@ from gpulab.model.timeline import PriceRule
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
-    from gpulab.model.course import Course
+    from gpulab.model.course import Course, Student
     from gpulab.model.fact import Fact
     from gpulab.model.report import Report
     from gpulab.reporting.report import Question
+    from gpulab.store.courses import Classroom
 
 Made = TypeVar("Made")
 _FILE = click.Path(path_type=Path)
@@ -43,18 +44,26 @@ _FILE = click.Path(path_type=Path)
     "ledgers",
     type=_FILE,
     multiple=True,
-    metavar="FILE",
-    help="A ledger or its export; repeatable.  [default: your own]",
+    metavar="PATH",
+    help="A ledger, its export or a folder of them; repeatable.  [default: the class's in a course's folder, else your own]",
 )
 @click.option(
-    "--course", type=_FILE, metavar="FILE", help="course.toml: budget, time zone, last day."
+    "--course",
+    type=_FILE,
+    metavar="FOLDER",
+    help="Folder of course.toml and roster.csv.  [default: without --ledger, $GPULAB_COURSE, else the current folder or one above]",
 )
-@click.option("--roster", type=_FILE, metavar="FILE", help="roster.csv: who takes the course.")
+@click.option(
+    "--roster",
+    type=_FILE,
+    metavar="FILE",
+    help="roster.csv: who takes the course.  [default: the course's]",
+)
 @click.option(
     "--key",
     type=_FILE,
     metavar="FILE",
-    help="The course's key, which the opaque ids were made with.",
+    help="The key the opaque ids were made with.  [default: the course's, as this computer has it]",
 )
 @click.option(
     "--statement",
@@ -109,12 +118,14 @@ def command(
     """
     Report what was used and spent.
 
-    By student, group, lab, week, instance type or market; what does not add up is listed with its cause.
+    By student, group, lab, week, instance type or market; what does not add up is listed with its cause. In a course's folder it is about
+    the whole class: roster, budget, key and the ledgers of all its accounts are found there.
 
     \b
     Example:
       gpulab report
-      gpulab report --by student --course course.toml --roster roster.csv --ledger s1.jsonl --ledger s2.jsonl
+      gpulab report --by student --names
+      gpulab report --by student --roster roster.csv --ledger exports/
       gpulab report --statement cur.parquet --html report.html
     """
     # Hundreds of thousands of small values that all live to the end: looking for garbage among them is a third of the time.
@@ -151,36 +162,88 @@ def _report(context: Context, asked: _Asked) -> tuple[Report, str]:
     from gpulab.spending.facts import timeline_of
     from gpulab.store.deliveries import read_statements
 
-    plan = reports.read_plan(asked.course) if asked.course else None
-    facts = reports.read_ledgers(asked.ledgers) if asked.ledgers else context.launch.ledger.facts()
-    students = (
-        reports.read_students(asked.roster, key=_key(asked.key), owners=_owners(facts))
-        if asked.roster
-        else ()
-    )
+    room = _classroom(context, asked)
+    plan = room.course if room else None
+    question = _question(asked, plan, reports.question_of(plan, now=context.now()))
+    facts = _facts(context, asked, room)
+    students = _students(context, asked, room, {f.details.get("owner", "") for f in facts} - {""})
     report = report_of(
         timeline_of(facts),
-        _question(asked, plan, now=context.now()),
+        question,
         students=students,
         statements=read_statements(asked.statements),
     )
     return report, plan.name if plan else ""
 
 
-def _question(asked: _Asked, plan: Course | None, *, now: datetime) -> Question:
+def _classroom(context: Context, asked: _Asked) -> Classroom | None:
+    """Read the course that is named, else the one whose folder this is; whoever names ledgers names the course too."""
+    from gpulab.cli import classroom
     from gpulab.launch.money import reports
-    from gpulab.reporting.report import Question
-    from gpulab.reporting.standing import Budget
+    from gpulab.store.courses import COURSE_FILE, find_course
 
+    if asked.course is None:
+        if asked.ledgers:
+            return None
+        try:
+            find_course(None, environment=context.environment, here=Path.cwd())
+        except WrongUsage:
+            return None
+    found = classroom.read(context, str(asked.course) if asked.course else None)
+    # A roster that is gone, or a student whom no account can be found for, has spent all the same.
+    reports.refuse_first([p for p in found.problems if p.file == COURSE_FILE])
+    reports.refuse_first(found.roster.problems)
+    return found
+
+
+def _facts(context: Context, asked: _Asked, room: Classroom | None) -> tuple[Fact, ...]:
+    """Read the ledgers that are named, else those of the class, else one's own."""
+    from gpulab.launch.money import reports
+
+    if asked.ledgers:
+        return reports.read_ledgers(asked.ledgers)
+    if room is None or room.course is None:
+        return context.launch.ledger.facts()
+    from gpulab.cli.fleet_options import open_accounts
+    from gpulab.fleets import books
+
+    accounts = open_accounts(context, room.course)
+    refs, left = books.accounts_of(accounts, room.roster.students, secret=room.secret)
+    return books.facts(accounts, (*refs, *left))
+
+
+def _students(
+    context: Context, asked: _Asked, room: Classroom | None, owners: Collection[str]
+) -> tuple[Student, ...]:
+    """Read who takes the course, and say when the ledgers know none of them: then their ids were made with another key."""
+    from gpulab.launch.money import reports
+    from gpulab.store.courses import ROSTER_FILE, read_secret
+
+    key = read_secret(asked.key) if asked.key else (room.secret if room else b"")
+    roster = asked.roster or (room.folder / ROSTER_FILE if room and asked.key else None)
+    if roster is not None:
+        students = reports.read_students(roster, key=key)
+    else:
+        students = room.roster.students if room else ()
+    students = reports.named_as(students, owners=owners)
+    if students and owners and not any(student.owner in owners for student in students):
+        context.console.say(
+            "note: the ledgers know nobody in the roster; opaque ids need the key they were made with:"
+            " `--key ~/.gpulab/courses/ID/secret`, from the computer that started the class"
+        )
+    return students
+
+
+def _question(asked: _Asked, plan: Course | None, question: Question) -> Question:
+    """Let what was typed stand for what the course says."""
     zone = _zone(asked.timezone, plan)
-    usd = asked.budget or (plan.budget_usd if plan else None)
-    return Question(
-        now=_day(asked.until, zone) or now,
+    return replace(
+        question,
+        now=_day(asked.until, zone) or question.now,
         begin=_day(asked.since, zone),
         price_rule=PriceRule(asked.price_rule),
         zone=zone,
-        budget=Budget(usd, reports.deadline_of(plan) if plan else None),
-        catalogue=reports.shipped_catalogue(),
+        budget=replace(question.budget, usd=asked.budget or question.budget.usd),
         has_names=asked.names,
     )
 
@@ -265,13 +328,3 @@ def _day(text: str | None, zone: ZoneInfo) -> datetime | None:
     except ValueError:
         raise WrongUsage(f"`{text}` is not a day", hint="Such as 2026-10-01") from None
     return moment.astimezone(UTC)
-
-
-def _key(path: Path | None) -> bytes:
-    from gpulab.cli.cost import content_of
-
-    return content_of(str(path)).strip() if path else b""
-
-
-def _owners(facts: Sequence[Fact]) -> set[str]:
-    return {fact.details["owner"] for fact in facts if "owner" in fact.details}

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from gpulab.aws import course_setup, instances
 from gpulab.errors import GpulabError, Refused, Throttled
-from gpulab.fleet.books import facts_of
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleets import acting
 from gpulab.fleets.accounts import Account, Accounts
@@ -23,7 +22,7 @@ from gpulab.fleets.members import Member
 from gpulab.fleets.settling import settle
 from gpulab.launch.account import setup
 from gpulab.launch.money.rebuilding import refresh
-from gpulab.model.fact import Fact, FactKind
+from gpulab.model.fact import FactKind
 from gpulab.model.fleet import AccountRef, Outcome, Seat, Trouble
 from gpulab.model.leftover import Kind, Tagged
 
@@ -117,12 +116,6 @@ def clear(accounts: Accounts, found: Sequence[Standing]) -> Iterator[Cleared]:
     with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(found)))) as pool:
         for future in as_completed([pool.submit(_clear, accounts, one) for one in found]):
             yield future.result()
-
-
-def facts(accounts: Accounts, refs: Sequence[AccountRef]) -> tuple[Fact, ...]:
-    """Return what the ledgers of the accounts know of the course, each fact once."""
-    every = (f for ref in refs for f in accounts.account(ref).context.ledger.facts())
-    return facts_of(accounts.course.id, every)
 
 
 def _standing(accounts: Accounts, ref: AccountRef, known: dict[tuple[str, str], Seat]) -> Standing:

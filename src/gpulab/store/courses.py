@@ -188,12 +188,26 @@ def course_secret(home: Home, course_id: str) -> bytes:
     file = course_home(home, course_id) / "secret"
     try:
         _make_secret(file)
-        text = _checked_secret(file)
     except OSError as error:
         raise StoreError(
             f"could not read {file}: {error.strerror}", hint=disk_hint(error)
         ) from error
-    return text
+    return read_secret(file)
+
+
+def read_secret(file: Path) -> bytes:
+    """
+    Read the key of a course, wherever it lies.
+
+    Raises:
+        StoreError: It cannot be read, is no key, or others may read it.
+    """
+    try:
+        return _checked_secret(file)
+    except OSError as error:
+        raise StoreError(
+            f"could not read {file}: {error.strerror}", hint=disk_hint(error)
+        ) from error
 
 
 def _make_secret(file: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from gpulab.errors import Unreachable
 from gpulab.fleet.enrolment import template
 from gpulab.fleet.seats import account_of
-from gpulab.fleets import closing
+from gpulab.fleets import books, closing
 from gpulab.fleets.former import HINT, former
 from gpulab.model.fact import FactKind
 from gpulab.remote import hostkeys
@@ -207,7 +207,7 @@ def test_the_books_of_the_course_hold_every_launch_of_it(term, sandbox):
     over = term(2)
     over.close()
 
-    found = closing.facts(over.accounts(), over.refs)
+    found = books.facts(over.accounts(), over.refs)
 
     launched = [f for f in found if f.kind is FactKind.LAUNCHED]
     ended = [f for f in found if f.kind is FactKind.ENDED]
@@ -243,7 +243,7 @@ def test_who_left_the_roster_while_the_instance_ran_is_ended_and_counted(term, s
     assert (gone,) == left
     assert ["ended"] * 2 == [str(o.result) for o in ended]
     assert [] == over.klass.live()
-    facts = closing.facts(accounts, (*refs, *left))
+    facts = books.facts(accounts, (*refs, *left))
     assert 2 == len({fact.subject for fact in facts if fact.kind is FactKind.LAUNCHED})
 
 

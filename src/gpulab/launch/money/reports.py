@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from gpulab.course.plan import read_course
 from gpulab.course.roster import read_roster
 from gpulab.errors import WrongUsage
 from gpulab.model.course import Course, Problem, Student
@@ -19,23 +18,34 @@ from gpulab.store.ledger import Ledger
 
 if TYPE_CHECKING:
     from gpulab.reporting.cells import Catalogue
+    from gpulab.reporting.report import Question
 
 _OWNED = (FactKind.LAUNCHED, FactKind.VOLUME)
 
 
 def read_ledgers(paths: Sequence[Path]) -> tuple[Fact, ...]:
     """
-    Read the facts of many ledgers, each fact once.
+    Read the facts of many ledgers, each fact once; a folder stands for the ledgers and exports in it.
 
     In a ledger of one's own account nobody is named; among several its facts take the name of their file as owner.
 
     Raises:
-        WrongUsage: A file is missing or not a ledger.
+        WrongUsage: A file is missing or not a ledger, or a folder holds none.
     """
+    paths = [file for path in paths for file in _files(path)]
     if len(paths) == 1:
         return _read_ledger(paths[0])
     owned = (_owned(fact, path.stem) for path in paths for fact in _read_ledger(path))
     return tuple({fact.digest: fact for fact in owned}.values())
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.suffix in (".jsonl", ".sqlite"))
+    if not found:
+        raise WrongUsage(f"{path} holds no ledger", hint="Such as anna.jsonl or anna.sqlite")
+    return found
 
 
 def _read_ledger(path: Path) -> tuple[Fact, ...]:
@@ -53,34 +63,37 @@ def _owned(fact: Fact, name: str) -> Fact:
     return replace(fact, details={**fact.details, "owner": name})
 
 
-def read_students(path: Path, *, key: bytes, owners: Iterable[str]) -> tuple[Student, ...]:
+def read_students(path: Path, *, key: bytes) -> tuple[Student, ...]:
     """
-    Read the roster; where the ledgers name students by their ids, so does the report.
+    Read a roster.
 
     Raises:
         WrongUsage: The roster has bad rows; the first is named.
     """
     roster = read_roster(_content(path), file=str(path), secret=key)
-    _refuse_first(roster.problems)
-    named = set(owners)
+    refuse_first(roster.problems)
+    return roster.students
+
+
+def named_as(students: Iterable[Student], *, owners: Container[str]) -> tuple[Student, ...]:
+    """Where the ledgers name students by their ids, so does the report."""
     return tuple(
-        replace(student, owner=student.id) if student.id in named else student
-        for student in roster.students
+        replace(student, owner=student.id) if student.id in owners else student
+        for student in students
     )
 
 
-def read_plan(path: Path) -> Course:
-    """
-    Read the course for its budget, time zone and last day.
+def question_of(course: Course | None, *, now: datetime) -> Question:
+    """Return what a course's files ask of a report: its time zone, its budget and its last day; without one, UTC and no budget."""
+    from gpulab.reporting.report import Question
+    from gpulab.reporting.standing import Budget
 
-    Raises:
-        WrongUsage: It cannot be trusted; the first problem is named.
-    """
-    course, problems = read_course(_content(path), file=str(path))
-    _refuse_first(problems)
-    if course is None:
-        raise WrongUsage(f"{path} is not a course plan")
-    return course
+    return Question(
+        now=now,
+        zone=ZoneInfo(course.timezone if course else "UTC"),
+        budget=Budget(course.budget_usd, deadline_of(course)) if course else Budget(None, None),
+        catalogue=shipped_catalogue(),
+    )
 
 
 def deadline_of(course: Course) -> datetime:
@@ -103,7 +116,13 @@ def shipped_catalogue() -> Catalogue:
     )
 
 
-def _refuse_first(problems: Sequence[Problem]) -> None:
+def refuse_first(problems: Sequence[Problem]) -> None:
+    """
+    Refuse files with problems.
+
+    Raises:
+        WrongUsage: There is at least one; the first is named.
+    """
     if problems:
         first = problems[0]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

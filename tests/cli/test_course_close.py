@@ -20,6 +20,7 @@ from gpulab.sandbox.clock import RunningClock
 from gpulab.sandbox.rules import Delays, Rules
 from gpulab.store.courses import read_classroom
 from gpulab.store.home import Home
+from gpulab.view.console import Console
 
 AT_ONCE = Rules(delays=Delays(boot=timedelta(0), terminate=timedelta(0), consistency=timedelta(0)))
 
@@ -142,6 +143,39 @@ def test_a_purge_that_was_killed_half_way_is_finished(course, capsys):
     code = run(["course", "close"])
 
     assert (0, False) == (code, key.exists())
+
+
+def test_a_closed_course_says_when_and_starts_nothing_by_itself(course, sandbox, capsys):
+    """A cron job of last term must not start a class; who closes twice reads that it is done."""
+    run(["course", "close", "--yes", "--no-save"])
+    capsys.readouterr()
+
+    again = run(["course", "close"])
+    said = capsys.readouterr().err
+    up = run(["fleet", "up", "week1", "--now", "--yes"])
+    refused = capsys.readouterr().err
+
+    assert (0, 3) == (again, up)
+    assert "dl was closed 20" in said
+    assert "nothing is left in its account" in said
+    assert "running" not in said
+    assert "error: dl was closed 20" in refused
+    assert "asks whether to open the course again" in refused
+    assert [] == sandbox.instances("pending", "running")
+
+
+def test_a_closed_course_opens_again_for_who_says_so(course, monkeypatch, capsys):
+    """The same folder serves next year's class; the plan is shown and asked about all the same."""
+    run(["course", "close", "--yes", "--no-save"])
+    asked = []
+    monkeypatch.setattr(
+        Console, "confirm", lambda _, text, **more: asked.append(text) or len(asked) == 1
+    )
+
+    codes = [run(["fleet", "up", "week1", "--now", "--cidr", "203.0.113.0/24"]) for _ in range(2)]
+
+    assert [0, 0] == codes
+    assert [True, False, False] == ["Open it again?" in text for text in asked]
 
 
 def test_while_something_runs_on_the_roster_is_not_deleted(course, sandbox, capsys):

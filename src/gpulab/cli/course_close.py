@@ -81,6 +81,8 @@ def close(
             locks.enter_context(held)
         with context.console.step(f"look at {len(refs) + len(left):,} accounts"):
             standing = closing.look(accounts, refs, seats, former=left)
+        if not (purge_roster or as_json) and _is_still_closed(context, course, standing):
+            return
         context.console.say(standing_text(course, standing, now=context.now()))
         if dry_run:
             context.console.say("Nothing was changed (`--dry-run`)")
@@ -118,6 +120,20 @@ def _was_purged(context: Context, course_folder: str | None) -> bool:
     closing.purge(context.home, course_id, folder)
     context.console.say(
         f"{course_id} was closed {known.at:%Y-%m-%d %H:%M} UTC, and its roster deleted; nothing is left to do"
+    )
+    return True
+
+
+def _is_still_closed(context: Context, course: Course, standing: Sequence[Standing]) -> bool:
+    """Whether the course was closed before and nothing has come since: then say when, and that is all."""
+    from gpulab.store import closing
+
+    known = closing.closed(context.home, course.id)
+    if known is None or not all(one.is_clear for one in standing):
+        return False
+    where = "its account" if len(standing) == 1 else f"its {len(standing):,} accounts"
+    context.console.say(
+        f"{course.id} was closed {known.at:%Y-%m-%d %H:%M} UTC; nothing is left in {where}"
     )
     return True
 

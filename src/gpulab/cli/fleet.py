@@ -182,6 +182,8 @@ def up(
         context, course_folder, lab_id, only, groups, on_demand, attended, as_if_now, cidr
     )
     wait = check_time(wish.lab, now=context.now(), prewarm=prewarm)
+    if not dry_run and not _is_open(context, accounts.course.id, yes=yes):
+        return
     with fleets.locked(accounts, wish.lab):
         decided = fleets.plan(accounts, wish, at=context.now() + wait, may_settle=not dry_run)
         _show_plan(context, decided, as_json=as_json and dry_run)
@@ -230,6 +232,27 @@ def _wish(
         seconds=int(context.home.config().profile(course.accounts.profile).hours_limit * 3600)
     )
     return accounts, Wish(course, lab, everyone, seats, longest, on_demand)
+
+
+def _is_open(context: Context, course_id: str, *, yes: bool) -> bool:
+    """Whether instances may be started: a course that was closed is opened again only by somebody who was asked."""
+    from gpulab.store import closing
+
+    known = closing.closed(context.home, course_id)
+    if known is None:
+        return True
+    said = f"{course_id} was closed {known.at:%Y-%m-%d %H:%M} UTC"
+    if yes:
+        raise Refused(
+            said, hint="Without `--yes`, `gpulab fleet up` asks whether to open the course again"
+        )
+    if not context.console.confirm(
+        f"{said}. Open it again?", hint="In a terminal, it asks whether to open the course again"
+    ):
+        context.console.say("Nothing was started")
+        return False
+    closing.open_again(context.home, course_id)
+    return True
 
 
 def _show_plan(context: Context, decided: Decided, *, as_json: bool) -> None:

@@ -51,6 +51,16 @@ def remember_closed(home: Home, course_id: str, *, at: datetime, is_purged: bool
     write_atomically(course_home(home, course_id) / _FILE, said)
 
 
+def open_again(home: Home, course_id: str) -> None:
+    """
+    Forget that a course was closed. Again, it does nothing.
+
+    Raises:
+        StoreError: The file cannot be deleted.
+    """
+    _delete(course_home(home, course_id) / _FILE)
+
+
 def forget_tickets(home: Home, course_id: str) -> int:
     """
     Delete the private keys of the course's tickets and the notes of who failed; return how many keys there were.

@@ -181,6 +181,47 @@ def test_an_instance_that_does_not_answer_runs_on_and_the_way_out_is_named(prepa
     assert [prepared.instance.id] == prepared.live()
 
 
+def raced(prepared, *, saves):
+    """A `stop` whose instance another `stop` ends while the first one reads its work."""
+    keep_in_bucket(prepared, FILES)
+    _, winner = with_host(
+        prepared, save=b'{"saved_at": "2026-11-16T09:00:00Z"}', manifest=lines(FILES)
+    )
+
+    class Racing(FakeHost):
+        def run(self, command, **more):
+            list(stop.stop(winner, prepared.instance, save=saves))
+            return super().run(command, **more)
+
+    return replace(prepared.context, connect=lambda _: Racing({"save": Unreachable("no answer")}))
+
+
+def test_two_stops_at_once_both_say_that_the_work_is_kept(prepared):
+    """One in the notebook's terminal, one in the shell: the loser must not say that it runs on, nor that anything failed."""
+    context = raced(prepared, saves=True)
+
+    events = list(stop.stop(context, prepared.instance))
+
+    assert ("Warned", "Ended") == tuple(type(e).__name__ for e in events)
+    assert events[0].text.startswith(
+        "week4 was ended by another command meanwhile; its work is kept"
+    )
+    assert [] == prepared.live()
+
+
+def test_an_end_meanwhile_that_kept_nothing_is_not_called_kept(prepared):
+    """`stop --no-save` won: what the other one says must not let the student believe that the work is there."""
+    context = raced(prepared, saves=False)
+
+    with pytest.raises(Unreachable) as failure:
+        list(stop.stop(context, prepared.instance))
+
+    assert (
+        "week4 was ended meanwhile, and whether its work was kept is not known here"
+        == failure.value.message
+    )
+
+
 def test_stop_without_saving_asks_the_instance_nothing(prepared):
     """A hung instance must still be ended."""
     host, context = with_host(prepared)

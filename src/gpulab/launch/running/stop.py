@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from gpulab.aws import instances as ec2
 from gpulab.aws import workspace
 from gpulab.errors import AwsError, NotFound, RemoteError, StoreError
-from gpulab.launch.account.storage import our_bucket, prefix
+from gpulab.launch.account.storage import our_bucket, prefix, where
 from gpulab.launch.context import Context
 from gpulab.launch.events import Ended, Ending, Event, Saved, Saving, WaitingFor, Warned
 from gpulab.launch.money.facts import record_end
@@ -27,6 +27,8 @@ from gpulab.remote.host import Host
 
 _GONE_WITHIN = timedelta(minutes=10)
 _LOOK_S = 5.0
+# For the command that lost the race to end the same instance.
+_KEPT_IS_TOLD = timedelta(hours=1)
 
 
 def stop(context: Context, instance: Instance, *, save: bool = True) -> Iterator[Event]:
@@ -44,7 +46,11 @@ def stop(context: Context, instance: Instance, *, save: bool = True) -> Iterator
         AwsError: AWS does not end it, or does not say so within ten minutes.
     """
     if save and instance.state is State.RUNNING:
-        yield from keep_work(context, instance)
+        try:
+            yield from keep_work(context, instance)
+        except (RemoteError, StoreError) as error:
+            yield from _ended_meanwhile(context, instance, error)
+            return
     yield from end(context, instance)
 
 
@@ -63,9 +69,50 @@ def keep_work(context: Context, instance: Instance) -> Generator[Event, None, No
             yield from _into_folder(context, instance, host)
     except (RemoteError, StoreError) as error:
         raise error.reworded(
-            f"the work of {instance.name} was not kept, so it runs on: {error.message}",
+            error.message,
             hint=error.hint or f"`gpulab stop {instance.name} --no-save` ends it without its work",
         ) from error
+    context.cache.put(_kept_key(instance), value=True, lasting=_KEPT_IS_TOLD)
+
+
+def _kept_key(instance: Instance) -> str:
+    return f"kept-whole/{instance.id}"
+
+
+def _ended_meanwhile(
+    context: Context, instance: Instance, error: RemoteError | StoreError
+) -> Generator[Event, None, None]:
+    """
+    Look again before saying that an instance runs on: another command, its deadline or AWS may have ended it while its work was read.
+
+    Raises:
+        RemoteError, StoreError: It runs on, or nobody here knows whether its work was kept whole.
+    """
+    if not _is_over(context, instance):
+        raise error.reworded(
+            f"the work of {instance.name} was not kept, so it runs on: {error.message}"
+        ) from error
+    if not context.cache.get(_kept_key(instance)):
+        raise error.reworded(
+            f"{instance.name} was ended meanwhile, and whether its work was kept is not known here",
+            hint=f"`gpulab pull {instance.name} --kept` copies what was kept",
+        ) from error
+    place = where(context, instance.name)
+    text = (
+        f"{instance.name} was ended by another command meanwhile; its work is kept whole in {place}"
+    )
+    yield Warned(context.now(), text)
+    yield Ended(context.now(), instance)
+
+
+def _is_over(context: Context, instance: Instance) -> bool:
+    """Whether it has ended or is about to; where AWS does not answer, it is believed to run on."""
+    try:
+        return ec2.read(context.cloud, instance.place.region, instance.id).state.is_over
+    except NotFound:
+        return True
+    except AwsError:
+        return False
 
 
 def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
@@ -107,13 +154,13 @@ def _compared_bucket(
     context: Context, instance: Instance, host: Host
 ) -> Generator[Event, None, None]:
     """Compare what the bucket holds with what the instance has, by hash and by what S3 lists."""
-    bucket, where = our_bucket(context), prefix(context, instance.name)
-    shown = f"s3://{bucket.name}/{where}"
+    bucket, place = our_bucket(context), prefix(context, instance.name)
+    shown = f"s3://{bucket.name}/{place}"
     yield Saving(context.now(), shown)
-    found = workspace.read_manifest(context.cloud, bucket, where)
+    found = workspace.read_manifest(context.cloud, bucket, place)
     if found is None or found.launch_id != instance.launch_id:
         raise StoreError(f"{shown} does not hold the work of this launch")
-    lost = workspace.missing(context.cloud, bucket, where, found)
+    lost = workspace.missing(context.cloud, bucket, place, found)
     kept = {f.path: f.sha256 for f in found.files}
     lost += tuple(p for p, sha256 in agent.hashes(host).items() if kept.get(p) != sha256)
     if lost:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from gpulab.errors import CredentialsInvalid, Refused, WrongUsage
+from gpulab.errors import AwsError, CredentialsInvalid, Refused, WrongUsage
 from gpulab.fleet.lab import as_if_now, check_time, lab_of
 from gpulab.fleet.plan import plan_fleet
 from gpulab.fleet.seats import chosen, external_id, instance_name, seats_of, unreachable
 from gpulab.model.fleet import Action
+from gpulab.view.fleet import plan_text
 
 _spec = importlib.util.spec_from_file_location(
     "fleet_builders", Path(__file__).with_name("fleet_builders.py")
@@ -394,3 +395,23 @@ def test_an_unknown_lab_names_the_nearest():
         lab_of(build.a_course(), "w11")
 
     assert "Did you mean `w1`?" == caught.value.hint
+
+
+def test_one_cause_in_many_accounts_is_read_once():
+    """AWS names the role and the account in what it refuses: forty paragraphs of one sentence hide the forty-first."""
+    wish = build.wanted(build.a_course("own"), build.students(3, own=True))
+    views = {
+        seat.account.key: AwsError(
+            f"not authorized to perform sts:AssumeRole on {seat.account.role_arn}",
+            hint=f"In account {seat.account.number} the stack is missing",
+        )
+        for seat in wish.seats
+    }
+
+    said = plan_text(plan_fleet(wish, views, now=NOW), now=NOW)
+
+    assert (
+        "\nblocked: not authorized to perform sts:AssumeRole on the role\n"
+        "    3: s000000, s000001, s000002\n"
+        "    In the account the stack is missing" in said
+    )

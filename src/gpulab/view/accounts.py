@@ -9,6 +9,7 @@ from typing import Any
 from gpulab.fleets.checking import AccountCheck
 from gpulab.model.check import Check
 from gpulab.view.console import table
+from gpulab.view.fleet import unnamed
 from gpulab.view.words import money
 
 _SHOWN = 20
@@ -70,9 +71,8 @@ def _causes(found: Iterable[AccountCheck]) -> list[str]:
         ref = one.need.account
         for check in one.checks:
             if check.state != "ok":
-                # What names the account itself would make a cause of its own for each.
-                text = check.text.replace(ref.role_arn or "\0", "the role")
-                key = (f"{_MARKS[check.state]} {check.name}: {text}", check.hint, check.state)
+                text = unnamed(f"{_MARKS[check.state]} {check.name}: {check.text}", ref)
+                key = (text, unnamed(check.hint, ref), check.state)
                 causes.setdefault(key, []).append(", ".join(one.need.who[:2]) or ref.key)
     lines = []
     for (text, hint, _), who in sorted(causes.items(), key=lambda item: item[0][2]):

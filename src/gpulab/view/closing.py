@@ -11,7 +11,7 @@ from gpulab.fleets.closing import Cleared, Standing
 from gpulab.model.course import Course
 from gpulab.model.fleet import AccountRef, Outcome
 from gpulab.model.leftover import Kind
-from gpulab.view.fleet import causes_lines, outcome_json
+from gpulab.view.fleet import causes_lines, outcome_json, unnamed
 from gpulab.view.words import local_time
 
 _NOUNS = {
@@ -125,7 +125,8 @@ def _troubles(found: Sequence[Standing] | Sequence[Cleared]) -> list[str]:
     causes: dict[tuple[str, str], list[AccountRef]] = {}
     for one in found:
         if one.trouble is not None:
-            key = (one.trouble.message, one.trouble.hint)
+            message, hint = one.trouble.message, one.trouble.hint
+            key = (unnamed(message, one.account), unnamed(hint, one.account))
             causes.setdefault(key, []).append(one.account)
     lines = []
     for (message, hint), refs in causes.items():

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gpulab.fleets import events
-from gpulab.model.fleet import Action, FleetPlan, Outcome, QuotaNeed, Seat, Step
+from gpulab.model.fleet import AccountRef, Action, FleetPlan, Outcome, QuotaNeed, Seat, Step
 from gpulab.view.console import table
 from gpulab.view.words import local_time, money, span
 
@@ -115,9 +115,20 @@ def causes_lines(outcomes: Iterable[Outcome]) -> list[str]:
     causes: dict[tuple[str, str], list[str]] = {}
     for outcome in outcomes:
         if outcome.trouble is not None:
-            key = (outcome.trouble.message, outcome.trouble.hint)
+            message, hint = outcome.trouble.message, outcome.trouble.hint
+            key = (unnamed(message, outcome.account), unnamed(hint, outcome.account))
             causes.setdefault(key, []).append(_who(outcome))
     return _grouped(causes)
+
+
+def unnamed(text: str, account: AccountRef) -> str:
+    """Leave out of a cause which account it is about: named, it would be a cause of its own for each of a class."""
+    if not account.role_arn:
+        return text
+    named = ((account.role_arn, "the role"), (f"account {account.number}", "the account"))
+    for name, words in (*named, (account.number, "the account")):
+        text = text.replace(name, words)
+    return text
 
 
 def sentence(event: events.FleetEvent, *, now: datetime) -> str:
@@ -191,7 +202,8 @@ def _trouble(plan: FleetPlan) -> list[str]:
     causes: dict[tuple[str, str], list[str]] = {}
     for step in plan.of(Action.BLOCKED, Action.REPLACE, Action.EXTRA):
         hint = step.hint or ("`--prune` saves its work and ends it" if step.seat is None else "")
-        causes.setdefault((f"{step.action}: {step.reason}", hint), []).append(_step_who(step))
+        reason = unnamed(f"{step.action}: {step.reason}", step.account)
+        causes.setdefault((reason, unnamed(hint, step.account)), []).append(_step_who(step))
     for step in plan.of(Action.KEEP):
         if step.reason:
             causes.setdefault((f"keep: {step.reason}", step.hint), []).append(_step_who(step))

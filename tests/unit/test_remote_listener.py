@@ -258,6 +258,27 @@ def test_an_ssh_that_takes_its_time_to_die_loses_nothing(front, upstreams):
     assert OK == read(client, len(OK))
 
 
+def test_a_client_that_has_not_asked_yet_outlives_the_break(front, upstreams):
+    """Between connecting and asking there is a moment; the soak lost one request in two hundred drops to it."""
+    first, client = upstreams(), a_client(front)
+    front.connect({PORT: first.endpoint})
+    dying = first.accept()
+
+    front.disconnect()
+    first.close()
+    dying.close()
+    threading.Event().wait(0.05)
+    client.sendall(GET)
+    second = upstreams()
+    front.connect({PORT: second.endpoint})
+    server = second.accept()
+    asked = read(server, len(GET))
+    server.sendall(OK)
+
+    assert GET == asked
+    assert OK == read(client, len(OK))
+
+
 def test_an_ssh_that_hangs_after_it_closed_loses_nothing(front, upstreams):
     """Its listening socket lives on, so only the next link tells that it was not the server that closed."""
     first, client = upstreams(), a_client(front)
@@ -267,7 +288,7 @@ def test_an_ssh_that_hangs_after_it_closed_loses_nothing(front, upstreams):
     read(hanging, len(GET))
 
     hanging.close()
-    first.accept()
+    lingering = first.accept()
     second = upstreams()
     front.disconnect()
     front.connect({PORT: second.endpoint})
@@ -277,6 +298,7 @@ def test_an_ssh_that_hangs_after_it_closed_loses_nothing(front, upstreams):
 
     assert GET == asked
     assert OK == read(client, len(OK))
+    assert b"" == lingering.recv(1)
 
 
 def test_waiting_browsers_get_the_page_and_others_wait_on(front, upstreams):

@@ -174,6 +174,8 @@ class Connection:
             self._is_in_doubt = True
             self._loop.close_after(self, _DOUBT_S)
             self._watch_upstream(_READ)
+            if self._loop.upstream is None or self._generation != self._loop.generation:
+                self.reconsider()  # the link has changed while this was connecting
             return
         self._loop.unpark(self)
         self._is_reached = True
@@ -205,7 +207,9 @@ class Connection:
 
     def _on_connecting(self, end: socket.socket, events: int) -> None:
         failed = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
-        if failed or (self._is_doubted and events & _READ):
+        if failed and self._has_client_ended:
+            self.close()
+        elif failed or (self._is_doubted and events & _READ):
             self._park()
             self._loop.retry_soon(self)
         else:
@@ -227,7 +231,7 @@ class Connection:
 
     def _take(self, chunk: memoryview) -> None:
         """Pass on what the client sent, or hold it while there is nobody to pass it to."""
-        if self.exchange.is_idle:
+        if self.exchange.is_quiet:
             self._asks_anew = True
         self.exchange.sent(chunk)
         if self._is_in_doubt and self._asks_anew:
@@ -326,22 +330,25 @@ class Connection:
     def _on_client_ended(self) -> None:
         """The client sends no more: it left, or only waits for the rest of its answer."""
         self._has_client_ended = True
-        if self._is_leaving or not self._is_reached or self.exchange.is_idle:
+        is_waiting = self._upstream is None or self._is_in_doubt
+        if self._is_leaving or is_waiting or self.exchange.is_idle:
             self.close()
-        else:
+        elif self._is_reached:
             self._flush_to_upstream()
+        else:
+            self._listen()  # connecting: what it sent goes out first
 
     def _on_upstream_lost(self) -> None:
         """
         The server closed, or ssh died; which of them, only another connection tells.
 
-        A request that may be repeated waits for the next ssh; so does a client between two requests.
+        A request that may be repeated waits for the next ssh; so does a client between two requests, or before its first.
         """
         replay = self.exchange.replay
         if (
             self._has_client_ended
             or self._to_client
-            or (replay is None and not self.exchange.is_idle)
+            or (replay is None and not self.exchange.is_quiet)
         ):
             self._drain_and_close()
             return

@@ -76,6 +76,12 @@ class Exchange:
         return self._is_settled and not self._is_opaque
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is under way: between two requests, or before the first."""
+        is_fresh = not (self._asked or self._head or self._is_opaque or self._body_left is not None)
+        return self.is_idle or is_fresh
+
+    @property
     def withholds(self) -> bool:
         """
         Whether what has come of the answer must not be passed on yet.

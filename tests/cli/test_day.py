@@ -209,7 +209,7 @@ def test_push_without_a_name_takes_the_only_instance(up, capsys, tmp_path):
     code = run(["push", str(tmp_path)])
 
     assert 2 == code
-    assert "2 instances fit your only instance: week5, week4" in capsys.readouterr().err
+    assert "2 instances are up: week5, week4\n\nhint: Name one of them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from gpulab.launch.account import setup
 from gpulab.launch.context import Context
 from gpulab.launch.protocol import resuming, scheduled_end
 from gpulab.launch.running import agent
+from gpulab.launch.running.past import past_of
 from gpulab.model.instance import TAG_OWNER, Instance
 from gpulab.model.status import AgentStatus
 from gpulab.remote.host import Host
@@ -114,7 +115,7 @@ def find(context: Context, name: str | None) -> Instance:
     found = _found(context, name)
     if len(found.fitting) == 1:
         return found.fitting[0]
-    raise _none_or_many(name, found)
+    raise _none_or_many(context, name, found)
 
 
 def find_alive(context: Context, name: str | None) -> Instance | None:
@@ -126,7 +127,7 @@ def find_alive(context: Context, name: str | None) -> Instance | None:
     """
     found = _found(context, name)
     if len(found.fitting) > 1:
-        raise _none_or_many(name, found)
+        raise _none_or_many(context, name, found)
     return found.fitting[0] if found.fitting else None
 
 
@@ -220,13 +221,17 @@ def _found(context: Context, name: str | None) -> _Found:
     return _Found(tuple(i for i in live if name in (None, i.name, i.id)), live, seen.notes)
 
 
-def _none_or_many(name: str | None, found: _Found) -> WrongUsage:
+def _none_or_many(context: Context, name: str | None, found: _Found) -> WrongUsage:
     if found.fitting:
         shown = ", ".join(i.id if name else i.name or i.id for i in found.fitting)
-        which = f"`{name}`" if name else "your only instance"
-        what = f"{len(found.fitting)} instances fit {which}: {shown}"
-        return WrongUsage(what, hint="Name one of them")
+        count = len(found.fitting)
+        what = f"{count} instances are called `{name}`" if name else f"{count} instances are up"
+        return WrongUsage(f"{what}: {shown}", hint="Name one of them")
     unread = "".join(f"; {note}" for note in found.notes)
+    former = past_of(context, name) if name or not found.live else None
+    if former is not None:
+        beside = "" if name else "no instance is up; "
+        return WrongUsage(f"{beside}{former.name} {former.ended}{unread}", hint=former.hint)
     if name is None or not found.live:
         return WrongUsage(f"no instance is up{unread}", hint="`gpulab up` starts one")
     names = ", ".join(sorted(i.name or i.id for i in found.live))

@@ -183,7 +183,7 @@ def course(tmp_path, capsys, monkeypatch) -> Iterator[Path]:
     ("words", "said"),
     [
         (["wek1"], "has no lab `wek1`"),
-        (["week1", "--only", "nobody*"], "that is nobody"),
+        (["week1", "--only", "nobody*"], "no id matches `nobody*`"),
         (["--names"], "choose students of a lab"),
         (["week1", "--every", "1"], "invalid value for '--every'"),
     ],

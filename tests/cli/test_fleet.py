@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from gpulab.cli.main import run
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import RunningClock
+from gpulab.store.courses import read_classroom
+from gpulab.store.home import Home
 
 CIDR = ("--cidr", "203.0.113.0/24")
 CHANGES = ("Run", "Create", "Terminate", "Import", "Authorize", "Put", "Delete", "Update")
@@ -166,7 +170,9 @@ def test_next_weeks_lab_is_not_launched_today(course, capsys):
     ("words", "said"),
     [
         (["plan", "wek1"], "has no lab `wek1`"),
-        (["plan", "week1", "--only", "nobody*", "--now"], "that is nobody"),
+        (["plan", "week1", "--only", "nobody*", "--now"], "no id matches `nobody*`"),
+        (["up", "week1", "--only", "s0", "--only", "s11"], "hint: The nearest: s1"),
+        (["ls", "week1", "--group", "g7"], "no group is called `g7`"),
         (["extend", "week1", "--by", "30m", "--until", "17:00"], "exclude each other"),
         (["push", "week1", ".", "--into", "../x"], "leads out of the work folder"),
         (["exec", "week1"], "missing argument"),
@@ -188,6 +194,33 @@ def test_nobody_up_is_listed_as_such(course, capsys):
     found = json.loads(capsys.readouterr().out)["members"]
     assert 0 == code
     assert ["-", "-", "-"] == [m["state"] for m in found]
+
+
+def test_after_the_lab_the_saved_work_is_collected(course, tmp_path, capsys):
+    """The evening after `stop`: the notebooks are on this computer, and nothing runs that could be asked for them."""
+    home = Home(Path(os.environ["GPULAB_HOME"]))
+    owner = read_classroom(home, course).roster.students[1].owner
+    saved = home.folder("default").work / f"week1-{owner}" / "lab.ipynb"
+    saved.parent.mkdir(parents=True)
+    saved.write_text("{}")
+
+    codes = [run(["fleet", "collect", "week1", str(tmp_path / "in")]) for _ in range(2)]
+
+    assert [0, 0] == codes
+    assert "s1: done 0 new, 1 unchanged, from the saved work" in capsys.readouterr().err
+    assert ["s1/lab.ipynb"] == [
+        f.relative_to(tmp_path / "in").as_posix() for f in (tmp_path / "in").rglob("*.ipynb")
+    ]
+
+
+def test_nothing_to_collect_says_where_work_is_saved(course, tmp_path, capsys):
+    """Another computer has it."""
+    code = run(["fleet", "collect", "week1", str(tmp_path / "in")])
+
+    assert 2 == code
+    assert "nobody is up in week1, and no work of it is saved on this computer" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_ticket_that_is_none_says_so(tmp_path, capsys):

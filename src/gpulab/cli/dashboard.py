@@ -11,7 +11,7 @@ import click
 
 from gpulab.cli import classroom
 from gpulab.cli.classroom import course_option
-from gpulab.cli.fleet_options import choosing_options, open_accounts
+from gpulab.cli.fleet_options import choose, choosing_options, open_accounts
 from gpulab.errors import Interrupted, StoreError, WrongUsage
 
 if TYPE_CHECKING:
@@ -121,12 +121,12 @@ def _class(
 ) -> tuple[str, Look]:
     from gpulab.dashboard.looking import ClassLook
     from gpulab.fleet.lab import lab_of
-    from gpulab.fleet.seats import chosen, seats_of
+    from gpulab.fleet.seats import seats_of
 
     sound, course = classroom.read_sound(context, course_folder)
     lab = lab_of(course, lab_id)
     everyone = seats_of(course, lab, sound.roster.students, secret=sound.secret)
-    seats = chosen(everyone, only=only, groups=groups)
+    seats = choose(everyone, only=only, groups=groups)
     if not seats:
         raise WrongUsage("that is nobody", hint="`gpulab fleet ls LAB` shows who is up")
     look = ClassLook(

@@ -11,7 +11,7 @@ import click
 from gpulab.cli import classroom, fleet_acting
 from gpulab.cli.classroom import course_option
 from gpulab.cli.context import Context
-from gpulab.cli.fleet_options import CAUSES, choosing_options, finish, open_accounts
+from gpulab.cli.fleet_options import CAUSES, choose, choosing_options, finish, open_accounts
 from gpulab.cli.interrupted import OfLab
 from gpulab.cli.options import Duration, json_option, yes_option
 from gpulab.errors import Refused, SomeFailed, WrongUsage
@@ -213,14 +213,14 @@ def _wish(
     cidr: str | None,
 ) -> tuple[Accounts, Wish]:
     from gpulab.fleet import lab as labs
-    from gpulab.fleet.seats import chosen, seats_of
+    from gpulab.fleet.seats import seats_of
     from gpulab.fleets.up import Wish, attendance
 
     found, course = classroom.read_sound(context, course_folder)
     lab = labs.lab_of(course, lab_id)
     lab = labs.as_if_now(lab, context.now()) if as_if_now else lab
     everyone = seats_of(course, lab, found.roster.students, secret=found.secret)
-    seats = chosen(everyone, only=only, groups=groups)
+    seats = choose(everyone, only=only, groups=groups)
     accounts = open_accounts(context, course, cidr=cidr or "")
     if attended:
         before = labs.lab_of(course, attended)

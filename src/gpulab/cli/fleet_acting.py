@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from gpulab.cli import classroom
 from gpulab.cli.classroom import course_option
 from gpulab.cli.context import Context
-from gpulab.cli.fleet_options import choosing_options, failed_option, finish, open_accounts
+from gpulab.cli.fleet_options import choose, choosing_options, failed_option, finish, open_accounts
 from gpulab.cli.interrupted import OfLab
 from gpulab.cli.options import (
     Duration,
@@ -343,7 +344,7 @@ def collect(
     as_json: bool,
 ) -> None:
     """
-    Bring everybody's work home, a folder for each student, compared by hash.
+    Bring everybody's work home, a folder for each student, compared by hash; of who has ended, the work that `stop` saved here.
 
     Running it again fetches what is new. Exits with 4 when somebody's work could not be brought home; `--failed` tries those again.
 
@@ -359,7 +360,17 @@ def collect(
     from gpulab.fleets import acting
 
     accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
-    outcomes = acting.collect(accounts, _up(found), folder, is_anonymous=anonymous)
+    live = [m for m in found if m.instance or m.error]
+    gone = acting.kept_by(accounts, [m for m in found if not (m.instance or m.error)])
+    if not live and not gone:
+        raise WrongUsage(
+            f"nobody is up in {lab.id}, and no work of it is saved on this computer",
+            hint="`gpulab fleet stop` saves it on the computer where it is typed",
+        )
+    outcomes: Iterator[Outcome] = itertools.chain(
+        acting.collect(accounts, live, folder, is_anonymous=anonymous),
+        acting.collect_kept(accounts, gone, folder, is_anonymous=anonymous),
+    )
     if hand_in is not None:
         members = {member.name: member for member in found}
         names = {n: acting.folder_name(m, is_anonymous=anonymous) for n, m in members.items()}
@@ -467,14 +478,14 @@ def _members(
     is_failed: bool,
 ) -> tuple[Accounts, Lab, tuple[Member, ...]]:
     from gpulab.fleet.lab import lab_of
-    from gpulab.fleet.seats import chosen, seats_of
+    from gpulab.fleet.seats import seats_of
     from gpulab.fleets.members import members, refuse_nobody
     from gpulab.store.courses import failed_names
 
     sound, course = classroom.read_sound(context, course_folder)
     lab = lab_of(course, lab_id)
     everyone = seats_of(course, lab, sound.roster.students, secret=sound.secret)
-    seats = chosen(everyone, only=only, groups=groups)
+    seats = choose(everyone, only=only, groups=groups)
     if is_failed:
         names = failed_names(context.home, course.id, lab.id)
         seats = tuple(seat for seat in seats if seat.name in names)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from gpulab.cli.context import Context
-from gpulab.errors import SomeFailed
+from gpulab.errors import SomeFailed, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.fleets.accounts import Accounts
     from gpulab.model.course import Course
-    from gpulab.model.fleet import Outcome
+    from gpulab.model.fleet import Outcome, Seat
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 CAUSES = "Each cause is named above, with what to do; run it again afterwards"
@@ -31,6 +31,39 @@ def choosing_options(command: Command) -> Command:
         "--group", "groups", multiple=True, metavar="NAME", help="Only this group; repeatable."
     )
     return only(group(command))
+
+
+def choose(
+    everyone: Sequence[Seat], *, only: Sequence[str], groups: Sequence[str]
+) -> tuple[Seat, ...]:
+    """
+    Choose seats as `--only` and `--group` say.
+
+    Raises:
+        WrongUsage: One of them fits nobody: what was typed wrong would leave somebody out in silence.
+    """
+    from gpulab.fleet.seats import chosen
+
+    labels = [student.id for seat in everyone for student in seat.students]
+    for glob in only:
+        if not chosen(everyone, only=[glob]):
+            raise WrongUsage(f"no id matches `{glob}`", hint=_nearest(glob.strip("*?"), labels))
+    for group in groups:
+        if not chosen(everyone, groups=[group]):
+            names = [seat.group for seat in everyone if seat.group]
+            raise WrongUsage(f"no group is called `{group}`", hint=_nearest(group, names))
+    return chosen(everyone, only=only, groups=groups)
+
+
+def _nearest(typed: str, names: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    found = get_close_matches(typed, sorted(set(names)), n=3, cutoff=0.5)
+    return (
+        f"The nearest: {', '.join(found)}"
+        if found
+        else "roster.csv in the course's folder lists them"
+    )
 
 
 def failed_option(command: Command) -> Command:

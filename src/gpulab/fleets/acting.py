@@ -6,15 +6,17 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from gpulab.errors import CommandFailed, RemoteError
+from gpulab.errors import CommandFailed, GpulabError, RemoteError
+from gpulab.fleet.plan import trouble_of
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.members import Member, each, reached
 from gpulab.launch.context import Context
 from gpulab.launch.running import extend as extending
-from gpulab.launch.running import instances
+from gpulab.launch.running import instances, keep
 from gpulab.launch.running import stop as stopping
 from gpulab.model.fleet import Outcome, Result
 from gpulab.model.instance import Instance
@@ -133,6 +135,40 @@ def collect(
         )
 
     return each(accounts, chosen, act)
+
+
+def kept_by(accounts: Accounts, gone: Sequence[Member]) -> tuple[Member, ...]:
+    """Return those without an instance whose work `stop` has saved on this computer."""
+    return tuple(
+        member
+        for member in gone
+        if keep.kept_here(accounts.account(member.account).context, member.name)
+    )
+
+
+def collect_kept(
+    accounts: Accounts, gone: Sequence[Member], folder: Path, *, is_anonymous: bool
+) -> Iterator[Outcome]:
+    """
+    Copy the work of those whose instance has ended, as `stop` saved it; who has saved none is left out.
+
+    Args:
+        gone: Members without an instance.
+    """
+    for member in gone:
+        context = accounts.account(member.account).context
+        work = keep.kept_here(context, member.name)
+        if work is None:
+            continue
+        into = folder / folder_name(member, is_anonymous=is_anonymous)
+        outcome = Outcome(member.name, member.account, Result.DONE, member.seat)
+        try:
+            report = keep.fetch(context, work, into)
+        except GpulabError as error:
+            yield replace(outcome, result=Result.FAILED, trouble=trouble_of(error))
+        else:
+            said = f"{report.files} new, {report.unchanged} unchanged, from the saved work"
+            yield replace(outcome, detail=said)
 
 
 def statuses(

@@ -84,6 +84,12 @@ def find(context: Context, name: str | None) -> KeptWork:
     return max(fitting, key=lambda w: (w.saved_at or datetime.fromtimestamp(0, UTC), w.where))
 
 
+def kept_here(context: Context, name: str) -> KeptWork | None:
+    """Return the work of a name that is kept in a folder on this computer; `None` where there is none."""
+    folder = context.folder.work / name
+    return _in_folder(folder) if folder.is_dir() else None
+
+
 def fetch(context: Context, work: KeptWork, into: Path) -> CopyReport:
     """
     Copy kept work into a folder, every file compared by its hash. Files that are only there stay; links are left out.

@@ -9,15 +9,18 @@ from decimal import Decimal
 import pytest
 from tests.unit.test_planning_plan import a_request, a_snapshot, an_offer
 
-from gpulab.errors import CreditTooLow
+from gpulab.errors import CreditTooLow, Refused
+from gpulab.fleet.plan import at_most_usd
 from gpulab.model.budget import TermBudget
 from gpulab.model.fact import ended, launched, volume
 from gpulab.model.market import Market
 from gpulab.model.timeline import EndedBy
 from gpulab.planning import plan_launch
-from gpulab.planning.budgets import Extension, check_extension
+from gpulab.planning.budgets import Extension, check_extension, lasts
 from gpulab.spending.budget import term_budget
 from gpulab.spending.facts import timeline_of
+from gpulab.view.plan import plan_text
+from gpulab.view.words import money, span
 
 NOW = datetime(2026, 10, 23, 18, tzinfo=UTC)
 
@@ -221,3 +224,31 @@ def test_a_budget_of_nothing_is_used_up():
     nothing = replace(a_budget("0"), usd=Decimal(0))
 
     assert (100, Decimal(0)) == (nothing.level(Decimal(0)), nothing.left_usd)
+
+
+def test_a_budget_that_sets_the_end_is_counted_in_what_the_plan_says():
+    """Beside a budget of a quarter, "at most $4.86" and "ends in 4 h" would be agreed to and both be untrue."""
+    plan = planned(None, budget_usd=Decimal("0.25"))
+
+    said = plan_text(plan, now=NOW)
+
+    life = lasts(plan)
+    assert life is not None
+    assert (
+        f"  ends      when $0.25 is used up, in about {span(life)} at today's price; at the" in said
+    )
+    most = at_most_usd(plan)
+    assert Decimal("0.25") <= most < plan.at_most_usd
+    assert f"  costs     at most {money(most)} until" in said
+    assert ", about $0.25 at today's price" in said
+
+
+def test_a_budget_of_some_minutes_is_refused_with_one_that_lasts():
+    """It would be used up while the instance sets itself up: all of it wasted."""
+    with pytest.raises(Refused) as refusal:
+        planned(None, budget_usd=Decimal("0.01"))
+
+    minutes = planned(None, budget_usd=Decimal("0.01"), duration=timedelta(minutes=9))
+    assert Decimal("0.01") == minutes.request.budget_usd
+    assert refusal.value.message.startswith("a budget of $0.01 ends the instance after ")
+    assert refusal.value.hint.endswith(" lasts an hour at today's price")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 
-from gpulab.errors import CreditTooLow
+from gpulab.errors import CreditTooLow, Refused
 from gpulab.model.budget import TermBudget
 from gpulab.model.instance import LaunchPlan, LaunchRequest
 
 _CENT = Decimal("0.01")
+# About what an instance needs until JupyterLab answers and the work can be kept again.
+_WORTH_STARTING = timedelta(minutes=10)
 _SPENT = "`gpulab report` shows where it went; `gpulab init --budget` sets another"
 
 
@@ -21,6 +23,40 @@ def with_own_budget(request: LaunchRequest, term: TermBudget | None) -> LaunchRe
     left = term.left_usd.quantize(_CENT, rounding=ROUND_DOWN)
     asked = request.budget_usd
     return replace(request, budget_usd=left if asked is None else min(asked, left))
+
+
+def lasts(plan: LaunchPlan) -> timedelta | None:
+    """Return how long the instance's own budget lasts in the first place at today's price; `None` where its end comes first."""
+    budget = plan.request.budget_usd
+    if budget is None or not plan.attempts:
+        return None
+    life = timedelta(hours=float(budget / _usd_per_hour(plan)))
+    return life if life < plan.request.duration else None
+
+
+def check_own(plan: LaunchPlan, asked: LaunchRequest) -> None:
+    """
+    Refuse a budget that is used up before the instance has set itself up; who asks for minutes gets minutes.
+
+    Raises:
+        Refused: The hint names a budget for an hour.
+    """
+    if asked.budget_usd is None or asked.duration < _WORTH_STARTING:
+        return
+    life = lasts(replace(plan, request=asked))
+    if life is None or life >= _WORTH_STARTING:
+        return
+    hour = _usd_per_hour(plan).quantize(_CENT, rounding=ROUND_UP)
+    raise Refused(
+        f"a budget of ${asked.budget_usd:f} ends the instance after {life // timedelta(minutes=1)} min,"
+        " about when it has set itself up",
+        hint=f"`--budget {hour}` lasts an hour at today's price",
+    )
+
+
+def _usd_per_hour(plan: LaunchPlan) -> Decimal:
+    beside = plan.disk_usd_per_hour + plan.address_usd_per_hour
+    return plan.attempts[0].usd_per_hour + beside
 
 
 def check_term(plan: LaunchPlan, asked: LaunchRequest) -> None:

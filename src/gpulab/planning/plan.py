@@ -54,6 +54,7 @@ def plan_launch(
     on_demand, _ = _in_order(request, snapshot, sold, others)
     plan = _priced(request, snapshot, attempts, on_demand, limits)
     _check_credit(plan)
+    budgets.check_own(plan, request)
     budgets.check_term(plan, request)
     return replace(plan, warnings=_warnings(plan, snapshot, sold))
 

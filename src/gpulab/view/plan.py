@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from gpulab.fleet.plan import at_most_usd
 from gpulab.model.instance import LaunchPlan
 from gpulab.model.market import Market, Offer
+from gpulab.planning.budgets import lasts
+from gpulab.planning.plan import ceiling_usd_per_hour
 from gpulab.view.budget import budget_json
 from gpulab.view.words import local_time, money, per_hour, percent, span
 
@@ -30,8 +34,7 @@ def plan_text(plan: LaunchPlan, *, now: datetime, work: str = "") -> str:
         f"  tries     {_order(plan)}",
         f"  price     {per_hour(first.usd_per_hour)}{_against_on_demand(first)}",
         f"  beside    {per_hour(plan.disk_usd_per_hour)} disk ({plan.disk_gib} GiB), {per_hour(plan.address_usd_per_hour)} address",
-        f"  ends      {local_time(plan.ends_at, now=now)}, in {span(plan.request.duration)},"
-        f" or after {plan.request.idle_minutes} min without activity",
+        f"  ends      {_ends(plan, now=now)}, or after {plan.request.idle_minutes} min without activity",
         f"  costs     {_costs(plan, now=now)}",
     ]
     if work:
@@ -113,9 +116,35 @@ def _against_on_demand(offer: Offer) -> str:
     return f" spot, {percent(saved, Decimal(1))} below {per_hour(full)} on demand"
 
 
+def _ends(plan: LaunchPlan, *, now: datetime) -> str:
+    at_latest = f"{local_time(plan.ends_at, now=now)}, in {span(plan.request.duration)}"
+    life = lasts(plan)
+    if life is None:
+        return at_latest
+    budget = money(plan.request.budget_usd or Decimal(0))
+    return f"when {budget} is used up, in about {span(life)} at today's price; at the latest {at_latest}"
+
+
 def _costs(plan: LaunchPlan, *, now: datetime) -> str:
+    life, most, about = lasts(plan), plan.at_most_usd, plan.expected_usd
     until = f"until {local_time(plan.ends_at, now=now)}"
-    words = f"at most {money(plan.at_most_usd)} {until}, about {money(plan.expected_usd)} at today's price"
+    if life is not None:
+        # The instance counts at the price of its launch: a spot price that rises passes the budget in the same ratio.
+        most = min(most, at_most_usd(plan))
+        about = min(about, plan.request.budget_usd or about)
+    words = f"at most {money(most)} {until}{_dearest(plan)}, about {money(about)} at today's price"
     if plan.credit_left_usd is None:
         return f"{words}; what credit is left is not known (`gpulab credit`)"
-    return f"{words}; at most {percent(plan.at_most_usd, plan.credit_left_usd)} of your {money(plan.credit_left_usd)} credit"
+    return f"{words}; at most {percent(most, plan.credit_left_usd)} of your {money(plan.credit_left_usd)} credit"
+
+
+def _dearest(plan: LaunchPlan) -> str:
+    """Say where the worst case comes from, when it is another type than the first, and how to rule it out."""
+    first = plan.attempts[0].type.name
+    dearest = max(plan.attempts, key=lambda o: ceiling_usd_per_hour(o, plan.request))
+    if dearest.type.name == first or plan.request.instance_type is not None:
+        return ""
+    ceiling = per_hour(ceiling_usd_per_hour(dearest, plan.request))
+    alone = replace(plan, attempts=tuple(o for o in plan.attempts if o.type.name == first))
+    only = money(min(plan.at_most_usd, at_most_usd(alone)))
+    return f" (a {dearest.type.name} at up to {ceiling}; with `--type {first}` {only})"

@@ -77,6 +77,7 @@ def _term(said: Said) -> str:
             f" {last['threads']} thread and {last['files']} open files at both ends.",
             "",
             *_named("Instances whose estimate is more than a cent off", figures.get("apart", [])),
+            *([_WHY_APART, ""] if figures.get("apart") else []),
             *_named("Promises that were broken", said["violations"]),
         ]
     )
@@ -144,6 +145,11 @@ def _table(head: tuple[str, ...], rows: list[Any]) -> list[str]:
         *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows),
     ]
 
+
+_WHY_APART = (
+    "EC2 forgets an instance an hour after its end. One that it takes back without a usable notice, while nobody looks for that hour, leaves"
+    " neither a fact of its agent nor one of EC2, so the ledger counts it to its planned end: too much, never too little."
+)
 
 _HEAD = """\
 # Load and soak

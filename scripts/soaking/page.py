@@ -147,8 +147,8 @@ def _table(head: tuple[str, ...], rows: list[Any]) -> list[str]:
 
 
 _WHY_APART = (
-    "EC2 forgets an instance an hour after its end. One that it takes back without a usable notice, while nobody looks for that hour, leaves"
-    " neither a fact of its agent nor one of EC2, so the ledger counts it to its planned end: too much, never too little."
+    "Its last save had not failed. The likely cause, not looked at closer: AWS took it back without a usable notice while nobody looked, and EC2"
+    " forgets an instance an hour after its end, so the ledger counts it to its planned end."
 )
 
 _HEAD = """\

@@ -69,7 +69,8 @@ def _play(
         cases = casting.cases_of(play, boundaries)
         chosen = casting.sample(cases, len(cases) if share is None else share)
         if play.name == "up":
-            chosen += _torn(stage, play, tally, is_quick=share is not None and share < 200)
+            torn = _torn(stage, play, tally, is_quick=share is not None and share < 200)
+            chosen = [*torn, *chosen]
         tally.begin(play, boundaries=len(set(boundaries)), calls=calls, possible=len(cases))
         for result in casting.play_all(stage, play, chosen, jobs=jobs, until=until):
             tally.add(play, result)

@@ -105,7 +105,7 @@ def page(tally: Tally, *, today: date, commit: str) -> str:
                 "What happens to money and work when a command is killed, its answers are lost, its disk is full or its credentials end. Written by"
                 f" `python scripts/crash_matrix.py --report docs/reliability.md` on {today.isoformat()} at commit {commit}, against the simulated AWS"
                 " (see [sandbox.md](sandbox.md)); nothing here was seen on a real account (see [unproven.md](unproven.md)).",
-                f"**{total} cases, {verdict}.** A case is one command in a process of its own, broken at one AWS call, ssh call, file or ledger statement"
+                f"{total} cases of {sum(tally.possible.values())} that there are: {verdict}. A case is one command in a process of its own, broken at one AWS call, ssh call, file or ledger statement"
                 " that a good run crosses, then recovered in one of five ways, then judged. Simulated time; the simulated EC2 hides new instances for"
                 " 1.5 s and forgets ended ones after an hour.",
                 _by_command(tally),
@@ -197,7 +197,8 @@ def _baselines(tally: Tally) -> str:
 def _journals(tally: Tally) -> str:
     return (
         f"## Journals cut off\n\nThe journal of a launch was cut off at {tally.cuts} places and read: never an error. For each story that reads"
-        " differently, the first, middle and last byte were played as cases, the launch killed after it took effect."
+        " differently, the first, middle and last byte are cases of their own, the launch killed after it took effect;"
+        f" {tally.kinds['journal torn']} of them were played."
     )
 
 
@@ -210,5 +211,7 @@ def _open_ends(tally: Tally) -> str:
         "- A machine is a folder with a model of the agent; booted machines are tested in `tests/machine`.\n"
         "- Disk full is an error at every further write, not a full disk; killed writes of the ledger itself are played by"
         " `scripts/bench/ledger_kills.py`.\n"
+        "- On a new computer `gpulab ledger rebuild` cannot know the disks of instances that have ended, since EC2 forgets a deleted volume; it"
+        " says so. They are the few percent by which the ledger of a class differs there.\n"
         "- `gpulab sandbox` itself is not among the commands."
     )

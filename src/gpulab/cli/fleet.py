@@ -214,6 +214,7 @@ def _wish(
 ) -> tuple[Accounts, Wish]:
     from gpulab.fleet import lab as labs
     from gpulab.fleet.seats import seats_of
+    from gpulab.fleets.former import former
     from gpulab.fleets.up import Wish, attendance
 
     found, course = classroom.read_sound(context, course_folder)
@@ -231,7 +232,10 @@ def _wish(
     longest = timedelta(
         seconds=int(context.home.config().profile(course.accounts.profile).hours_limit * 3600)
     )
-    return accounts, Wish(course, lab, everyone, seats, longest, on_demand)
+    refs = {seat.account for seat in everyone}
+    is_all = not (only or groups or attended)
+    left = former(accounts, refs, secret=found.secret, lab=lab.id) if is_all else ()
+    return accounts, Wish(course, lab, everyone, seats, longest, on_demand, left)
 
 
 def _is_open(context: Context, course_id: str, *, yes: bool) -> bool:

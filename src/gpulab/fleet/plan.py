@@ -33,6 +33,7 @@ from gpulab.planning.plan import ceiling_usd_per_hour, plan_launch
 from gpulab.planning.snapshot import Limits, Snapshot
 
 _HOUR = Decimal(3600)
+_LOST = "nobody in the roster has it"
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,27 @@ def plan_fleet(
         refusals=(*_of_another_key(wanted, steps), *_refusals(wanted.course, steps, at_most)),
         notes=tuple(_notes(wanted, parts, now)),
     )
+
+
+def with_former(
+    plan: FleetPlan, found: Mapping[AccountRef, Sequence[Instance] | GpulabError]
+) -> FleetPlan:
+    """
+    Add what runs in accounts that nobody in the roster has any more.
+
+    Args:
+        found: The lab's live instances in each, or why it could not be looked at.
+    """
+    extras, notes = [], []
+    for ref, listed in found.items():
+        if isinstance(listed, GpulabError):
+            who = ref.number or ref.profile
+            notes.append(
+                f"somebody who left the roster had an instance in {who}, which cannot be looked at: {listed.message}"
+            )
+        else:
+            extras += [Step(Action.EXTRA, ref, None, i, reason=_LOST) for i in listed]
+    return replace(plan, steps=(*plan.steps, *extras), notes=(*plan.notes, *notes))
 
 
 @dataclass
@@ -202,7 +224,7 @@ def _extras(wanted: Wanted, ref: AccountRef, live: Mapping[str, Sequence[Instanc
     lost = [i for name, found in live.items() if name not in names for i in found]
     doubles = [i for name, found in live.items() if name in names for i in found[1:]]
     return [
-        *(Step(Action.EXTRA, ref, None, i, reason="nobody in the roster has it") for i in lost),
+        *(Step(Action.EXTRA, ref, None, i, reason=_LOST) for i in lost),
         *(Step(Action.EXTRA, ref, None, i, reason=f"a second {i.name}") for i in doubles),
     ]
 

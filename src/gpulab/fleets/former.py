@@ -6,7 +6,7 @@ A student who leaves the roster takes neither the instance nor its cost with the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from gpulab.fleet.seats import external_id_of
@@ -14,7 +14,7 @@ from gpulab.fleets.accounts import Accounts
 from gpulab.model.course import Course
 from gpulab.model.fact import FactKind
 from gpulab.model.fleet import AccountRef
-from gpulab.model.instance import TAG_COURSE, TAG_OWNER
+from gpulab.model.instance import TAG_COURSE, TAG_LAB, TAG_OWNER
 from gpulab.store.home import Folder
 from gpulab.store.journal import Intent, Journal
 from gpulab.store.ledger import Ledger
@@ -24,9 +24,11 @@ HINT = (
     " if the account itself is gone, move its folder below ~/.gpulab/profiles away"
 )
 
+_KEYS = {"course": TAG_COURSE, "lab": TAG_LAB}
+
 
 def former(
-    accounts: Accounts, refs: Iterable[AccountRef], *, secret: bytes
+    accounts: Accounts, refs: Iterable[AccountRef], *, secret: bytes, lab: str = ""
 ) -> tuple[AccountRef, ...]:
     """
     Return the accounts beside `refs` in which the course has launched, with the way that led into each.
@@ -34,19 +36,21 @@ def former(
     Args:
         refs: Of the roster.
         secret: The course's key, which the roles' external ids were made with.
+        lab: Only where this lab was launched; `""` for any.
     """
     course, known = accounts.course, {ref.key for ref in refs}
+    tags = {"course": course.id, **({"lab": lab} if lab else {})}
     root = accounts.outside.home.root / "profiles"
     own = root / course.accounts.profile
     by_role = [
         _through_role(course, folder.name, owners[-1], secret)
         for folder in sorted(own.glob("accounts/*"))
-        if folder.name not in known and (owners := tuple(_owners(folder, course)))
+        if folder.name not in known and (owners := tuple(_owners(folder, tags)))
     ]
     by_profile = [
         AccountRef(f"profile-{name}", name)
         for name in _same_world(accounts)
-        if f"profile-{name}" not in known and tuple(_owners(root / name, course))
+        if f"profile-{name}" not in known and tuple(_owners(root / name, tags))
     ]
     return (*by_role, *by_profile)
 
@@ -66,16 +70,16 @@ def _same_world(accounts: Accounts) -> list[str]:
     ]
 
 
-def _owners(root: Path, course: Course) -> Iterator[str]:
+def _owners(root: Path, wanted: Mapping[str, str]) -> Iterator[str]:
     """Yield whom the course launched for in one account, in the order of the ledger, then of launches nobody wrote the end of."""
     folder = Folder(root)
     for fact in Ledger(folder.ledger).facts(FactKind.LAUNCHED):
-        if fact.details.get("course") == course.id:
+        if wanted.items() <= fact.details.items():
             yield fact.details.get("owner", "")
     if folder.journal.exists():
         for intent in Journal(folder.journal).read().open_intents:
             tags = _tags(intent)
-            if tags.get(TAG_COURSE) == course.id:
+            if all(tags.get(_KEYS[key]) == value for key, value in wanted.items()):
                 yield tags.get(TAG_OWNER, "")
 
 

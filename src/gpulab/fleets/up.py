@@ -16,7 +16,7 @@ from pathlib import Path
 from gpulab.aws.errors import from_code
 from gpulab.errors import Ambiguous, AwsError, GpulabError, NotFound, Refused, StoreError, Throttled
 from gpulab.fleet.lab import request_for
-from gpulab.fleet.plan import Wanted, plan_fleet, trouble_of
+from gpulab.fleet.plan import Wanted, plan_fleet, trouble_of, with_former
 from gpulab.fleets import watching
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.events import (
@@ -28,14 +28,14 @@ from gpulab.fleets.events import (
     SeatFailed,
 )
 from gpulab.fleets.launching import AccountLaunches, Launched
-from gpulab.fleets.looking import Seen, look
+from gpulab.fleets.looking import Seen, live_of, look
 from gpulab.launch.money.facts import record_end, record_running
 from gpulab.launch.money.rebuilding import rebuild
 from gpulab.launch.protocol.scheduled_end import arm_at
 from gpulab.launch.running import booting, stop
 from gpulab.model.course import Course, Lab
 from gpulab.model.fact import FactKind
-from gpulab.model.fleet import Action, FleetPlan, Outcome, Result, Seat, Step
+from gpulab.model.fleet import AccountRef, Action, FleetPlan, Outcome, Result, Seat, Step
 from gpulab.model.instance import Instance, State
 from gpulab.model.timeline import EndedBy
 from gpulab.store.courses import course_home
@@ -61,6 +61,7 @@ class Wish:
         seats: Those to serve.
         longest: The longest life of an instance.
         on_demand: Whether places on demand follow the spot places.
+        former: Accounts where the lab was launched and which nobody in the roster has any more, see `fleets.former`.
     """
 
     course: Course
@@ -69,6 +70,7 @@ class Wish:
     seats: tuple[Seat, ...]
     longest: timedelta
     on_demand: bool = False
+    former: tuple[AccountRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,17 @@ def plan(
     )
     seen = look(accounts, request, wish.seats, may_settle=may_settle)
     wanted = Wanted(wish.course, wish.lab, request, wish.everyone, wish.seats, wish.longest)
-    return Decided(plan_fleet(wanted, seen.views, now=now), seen)
+    decided = plan_fleet(wanted, seen.views, now=now)
+    left = {ref: _live(accounts, ref, wish) for ref in wish.former}
+    return Decided(with_former(decided, left), seen)
+
+
+def _live(accounts: Accounts, ref: AccountRef, wish: Wish) -> Sequence[Instance] | GpulabError:
+    try:
+        found = live_of(accounts, ref, wish.course.id, wish.lab.id)
+    except GpulabError as error:
+        return error
+    return [instance for instance in found if instance.state.is_alive]
 
 
 @contextlib.contextmanager

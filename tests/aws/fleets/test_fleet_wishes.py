@@ -14,6 +14,7 @@ import pytest
 from gpulab.errors import Unreachable
 from gpulab.fleets import up
 from gpulab.fleets.accounts import Accounts
+from gpulab.fleets.former import former
 from gpulab.model.fleet import Action
 from gpulab.remote import hostkeys
 from gpulab.remote.process import Completed
@@ -105,6 +106,23 @@ def test_what_serves_nobody_is_kept_until_it_is_asked_for(make_class, reachable)
     assert (["kept", "kept"], ["kept", "ended"]) == (kept.results(), ended.results())
     assert "`--prune` saves its work and ends it" in kept.outcomes[1].detail
     assert klass.names() == klass.live()
+
+
+def test_who_left_the_roster_is_pruned_in_an_account_of_their_own(make_class, reachable):
+    """`--prune` promises to end what serves nobody in the roster; nobody else's seat leads into that account."""
+    klass = make_class(2, kind="own")
+    klass.up()
+    reachable(klass)
+    klass.people = klass.people[:1]
+    refs = [seat.account for seat in klass.wish().everyone]
+    left = former(klass.accounts(), refs, secret=b"k" * 32, lab=klass.lab.id)
+
+    run = klass.up(prune=True, former=left)
+
+    assert ["keep", "extra"] == [str(step.action) for step in run.plan.steps]
+    assert [None, None] == [outcome.trouble for outcome in run.outcomes]
+    assert klass.names() == klass.live()
+    assert () == former(klass.accounts(), refs, secret=b"k" * 32, lab="another")
 
 
 def test_the_wrong_environment_is_saved_ended_and_launched_anew(make_class, reachable):

@@ -16,6 +16,8 @@ import pytest
 
 from gpulab.cli.main import run
 from gpulab.remote import detached
+from gpulab.remote.copying import CopyReport
+from gpulab.remote.manifest import read_local
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import RunningClock
 from gpulab.sandbox.rules import Delays, Rules
@@ -185,8 +187,7 @@ def test_a_forgotten_double_dash_is_shown_where_it_belongs(capsys):
     ("words", "said"),
     [
         (["push", "a", "b", "c"], "`c` is one word too many"),
-        (["push", "pyproject.toml"], "`pyproject.toml` is a file"),
-        (["push", "nowhere"], "the folder `nowhere` does not exist"),
+        (["push", "nowhere"], "`nowhere` does not exist here"),
         (["push", "Bad Name", "."], "`Bad Name` cannot be a name"),
     ],
 )
@@ -199,6 +200,24 @@ def test_push_says_which_of_its_words_is_wrong(words, said, capsys, tmp_path, mo
 
     assert 2 == code
     assert f"error: {said}\n" in capsys.readouterr().err
+
+
+def test_push_takes_a_single_file(up, capsys, tmp_path, monkeypatch):
+    """One data set, one notebook: its neighbours in the download folder stay at home."""
+    up("week4")
+    (tmp_path / "mnist.npz").write_bytes(b"1")
+    (tmp_path / "private.txt").write_bytes(b"2")
+    asked = []
+
+    def copied(_host, source, _destination, *, only, **_more):
+        asked.append((source, sorted(read_local(source, only=only).entries)))
+        return CopyReport(1, 1, 0, (), (), 1, "", "tar")
+
+    monkeypatch.setattr("gpulab.remote.copying.push", copied)
+    code = run(["push", str(tmp_path / "mnist.npz")])
+
+    assert (0, [(tmp_path, ["mnist.npz"])]) == (code, asked)
+    assert "1 file copied (1 B)" in capsys.readouterr().out
 
 
 def test_push_without_a_name_takes_the_only_instance(up, capsys, tmp_path):

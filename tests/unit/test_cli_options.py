@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gpulab.cli.options import parse_duration, until_moment, valid_name
+from gpulab.cli.options import parse_duration, tomorrow_note, until_moment, valid_name
 from gpulab.errors import WrongUsage
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -61,3 +61,16 @@ def test_ordinary_names_pass():
     assert ["lab", "week4", "s123-gan", "x.1"] == [
         valid_name(n) for n in ("lab", "week4", "s123-gan", "x.1")
     ]
+
+
+def test_a_clock_time_that_has_passed_today_is_said_to_be_tomorrows():
+    """08:00 typed at 08:47 is a GPU for 23 hours; the date in the plan is easily overlooked."""
+    now = datetime(2026, 11, 23, 8, 47).astimezone()
+    moments = [until_moment(text, now=now) for text in ("08:00", "09:00", "2026-11-24T08:00")]
+
+    notes = [
+        tomorrow_note(text, moment, now=now)
+        for text, moment in zip(("08:00", "09:00", "2026-11-24T08:00"), moments, strict=True)
+    ]
+
+    assert ["note: 08:00 has passed today, so it is tomorrow's", "", ""] == notes

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpulab.cli.options import Duration, json_option, name_argument, until_moment
+from gpulab.cli.options import (
+    Duration,
+    json_option,
+    name_argument,
+    tomorrow_note,
+    until_moment,
+    yes_option,
+)
 from gpulab.errors import WrongUsage
 
 if TYPE_CHECKING:
@@ -24,16 +31,22 @@ if TYPE_CHECKING:
     help="How much longer than now planned: 2, 90m, 1h30m.",
 )
 @click.option("--until", metavar="TIME", help="The new end: 19:00 local time, or a full ISO time.")
+@yes_option
 @json_option
 @click.pass_obj
 def command(
-    context: Context, name: str | None, duration: timedelta | None, until: str | None, as_json: bool
+    context: Context,
+    name: str | None,
+    duration: timedelta | None,
+    until: str | None,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """
     Move an instance's end.
 
     Both ends are moved: the timer on the instance and the schedule in the account. Refused where the time until then may cost more
-    than is left of the term's budget.
+    than is left of the term's budget. An end that comes sooner than before is asked about; `--yes` agrees to it.
 
     \b
     Example:
@@ -49,15 +62,29 @@ def command(
     instance = instances.find(context.launch, name)
     if until is not None:
         moment = until_moment(until, now=now)
+        if note := tomorrow_note(until, moment, now=now):
+            context.console.say(note)
     else:
         assert duration is not None
         moment = (instance.expires_at or now) + duration
+    sooner = (instance.expires_at or moment) - moment
+    if sooner > timedelta(minutes=1) and not yes:
+        question = f"{instance.name} would end {span(sooner)} sooner than before, at {local_time(moment, now=now)}. Move it?"
+        hint = (
+            "Add `--yes` to agree beforehand, or name a later time; `gpulab show` says when it ends"
+        )
+        if not context.console.confirm(question, hint=hint):
+            context.console.say("Its end was not moved")
+            return
     moved = extend.extend_within_budget(context.launch, instance, moment)
     if as_json:
         context.console.show_json(moved)
         return
     ends = local_time(moved.until, now=now)
+    change = f", {span(sooner)} sooner than before" if sooner > timedelta(minutes=1) else ""
     cost = f"; at most {money(moved.at_most_usd)} more until then" if moved.at_most_usd else ""
-    context.console.show(f"{instance.name} now ends {ends}, in {span(moved.until - now)}{cost}")
+    context.console.show(
+        f"{instance.name} now ends {ends}, in {span(moved.until - now)}{change}{cost}"
+    )
     for text in moved.notes:
         context.console.say(f"note: {text}")

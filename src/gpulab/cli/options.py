@@ -128,6 +128,14 @@ def parse_duration(text: str) -> timedelta | None:
     return None
 
 
+def tomorrow_note(text: str, moment: datetime, *, now: datetime) -> str:
+    """Say that a clock time has passed today and so means tomorrow; `""` for every other time."""
+    is_clock = ":" in text and len(text.strip()) <= len("17:00")
+    if is_clock and moment.astimezone().date() > now.astimezone().date():
+        return f"note: {text.strip()} has passed today, so it is tomorrow's"
+    return ""
+
+
 def until_moment(text: str, *, now: datetime) -> datetime:
     """
     Read a clock time, today or (when past) tomorrow in local time, or a full ISO moment.

@@ -44,13 +44,15 @@ def command(
     """
     Copy files to the instance.
 
-    Copies what is in the folder SOURCE; files that are only on the instance stay. Every file is compared by its hash afterwards.
+    Copies the file SOURCE, or what is in the folder SOURCE; files that are only on the instance stay. Every file is compared by its
+    hash afterwards.
     Without NAME it is the only instance there is.
 
     \b
     Example:
       gpulab push ./data
       gpulab push week4 ./data
+      gpulab push week4 mnist.npz
       gpulab push week4 . --to work/project --exclude .git
     """
     from gpulab.launch.running import instances
@@ -63,8 +65,9 @@ def command(
     with context.console.step(f"Copying {source} to {instance.name}:{destination}") as step:
         report = copying.push(
             host,
-            source,
+            source.parent if source.is_file() else source,
             destination,
+            only=[source.name] if source.is_file() else (),
             exclude=exclude,
             on_progress=lambda p: step.detail(progress_text(p)),
         )
@@ -76,16 +79,12 @@ def _name_and_source(words: tuple[str, ...]) -> tuple[str | None, Path]:
     Tell NAME from SOURCE, which comes last.
 
     Raises:
-        WrongUsage: There are more words, or SOURCE is no folder here.
+        WrongUsage: There are more words, or SOURCE is neither a file nor a folder here.
     """
     *names, last = words
     if len(names) > 1:
         raise WrongUsage(f"`{words[2]}` is one word too many", hint="`gpulab push [NAME] SOURCE`")
     source = Path(last)
-    if source.is_file():
-        raise WrongUsage(
-            f"`{last}` is a file", hint="Name the folder it lies in; `--exclude` leaves things out"
-        )
-    if not source.is_dir():
-        raise WrongUsage(f"the folder `{last}` does not exist", hint="`gpulab push [NAME] SOURCE`")
+    if not source.is_dir() and not source.is_file():
+        raise WrongUsage(f"`{last}` does not exist here", hint="`gpulab push [NAME] SOURCE`")
     return (valid_name(names[0]) if names else None), source

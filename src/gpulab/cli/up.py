@@ -14,6 +14,7 @@ from gpulab.cli.options import (
     Duration,
     json_option,
     name_argument,
+    tomorrow_note,
     until_moment,
     yes_option,
 )
@@ -211,7 +212,10 @@ def _duration(
     context: Context, duration: timedelta | None, until: str | None, now: datetime
 ) -> timedelta:
     if until is not None:
-        return until_moment(until, now=now) - now
+        moment = until_moment(until, now=now)
+        if note := tomorrow_note(until, moment, now=now):
+            context.console.say(note)
+        return moment - now
     return duration or timedelta(seconds=int(context.profile.hours * 3600))
 
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from gpulab.view.words import clean, local_time, money, per_hour, percent, span
+from gpulab.view.words import clean, counted, local_time, money, per_hour, percent, span
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,8 @@ def test_text_from_outside_cannot_drive_the_terminal(hostile):
     assert not set(text) & {"\u202e", "\udc80"}
     assert text.startswith("x")
     assert text.endswith("y\n\tz")
+
+
+def test_one_of_a_thing_is_not_told_in_the_plural():
+    """Before a question about money, "1 instances" reads as a program that cannot count."""
+    assert ["0 runs", "1 run", "1,200 runs"] == [counted(n, "run") for n in (0, 1, 1200)]

@@ -2108,7 +2108,8 @@ def restore(here: Here, metadata: Metadata) -> str:
         )
     entries = {entry["path"]: entry for entry in whole["entries"]}
     write_json(here.path("var/lib/gpulab/kept.json"), {"entries": entries})
-    return f"{len(entries)} files restored and verified" if entries else "nothing was kept yet"
+    files = "file" if len(entries) == 1 else "files"
+    return f"{len(entries)} {files} restored and verified" if entries else "nothing was kept yet"
 
 
 def _bring_back(here: Here, bucket: Bucket, entry: dict[str, Any]) -> None:

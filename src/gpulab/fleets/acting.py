@@ -104,7 +104,7 @@ def push(
         reached(accounts.account(member.account), instance)
         host = context.host(instances.target(context, instance))
         report = copying.push(host, folder, there)
-        return f"{report.files} files sent, {report.verified_files} verified by hash"
+        return f"{report.files} {'file' if report.files == 1 else 'files'} sent, {report.verified_files} verified by hash"
 
     return each(accounts, chosen, act)
 

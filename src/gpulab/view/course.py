@@ -9,7 +9,7 @@ from typing import Any
 
 from gpulab.model.course import Course, Lab, Problem, Student
 from gpulab.view.console import table
-from gpulab.view.words import money
+from gpulab.view.words import counted, money
 
 
 def problem_lines(problems: Iterable[Problem]) -> list[str]:
@@ -60,7 +60,7 @@ def course_json(course: Course, students: Sequence[Student]) -> dict[str, Any]:
 
 
 def _limits(course: Course) -> str:
-    words = [f"{course.max_instances:,} instances"]
+    words = [counted(course.max_instances, "instance")]
     if course.max_usd is not None:
         words.append(f"{money(course.max_usd)} worst case of one plan")
     if course.budget_usd is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from gpulab.fleets import events
 from gpulab.model.fleet import AccountRef, Action, FleetPlan, Outcome, QuotaNeed, Seat, Step
 from gpulab.view.console import table
-from gpulab.view.words import local_time, money, span
+from gpulab.view.words import counted, local_time, money, span
 
 _SHOWN = 20
 
@@ -151,7 +151,7 @@ def sentence(event: events.FleetEvent, *, now: datetime) -> str:
 def question(plan: FleetPlan, *, prune: bool, wait: timedelta) -> str:
     """Ask about a plan in one line."""
     starts = sum(step.starts for step in plan.steps)
-    words = [f"Start {starts:,} instances, at most {money(plan.at_most_usd)}"]
+    words = [f"Start {counted(starts, 'instance')}, at most {money(plan.at_most_usd)}"]
     if replaced := len(plan.of(Action.REPLACE)):
         words.append(f"after saving and ending {replaced:,} of them")
     if prune and (extra := len(plan.of(Action.EXTRA))):

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from gpulab.model.report import Dimension, Report, Row, Standing
 from gpulab.view.report_plots import plots_of
 from gpulab.view.report_table import span_text
-from gpulab.view.words import clean, money, percent
+from gpulab.view.words import clean, counted, money, percent
 
 _DIMENSION_TITLES = {
     Dimension.STUDENT: "By student",
@@ -117,7 +117,7 @@ def _cards(report: Report) -> Iterable[_Card]:
     if report.budget_usd is not None:
         left = report.budget_usd - total.usd
         yield _Card("Left", money(left), f"{percent(total.usd, report.budget_usd)} spent")
-    yield _Card("GPU-hours", f"{total.gpu_hours:,.1f}", f"{total.runs:,} runs")
+    yield _Card("GPU-hours", f"{total.gpu_hours:,.1f}", counted(total.runs, "run"))
     yield _Card("Saved", money(total.saved_usd), "against on-demand")
     yield _Card("Idle", percent(total.idle_hours, total.hours), f"{money(total.wasted_usd)} wasted")
     yield _Card("Interruptions", f"{total.interruptions:,}", "runs that AWS ended")

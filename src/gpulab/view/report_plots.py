@@ -16,7 +16,7 @@ from typing import Any
 
 from gpulab.model.report import Dimension, Report
 from gpulab.view.report_table import zone_of
-from gpulab.view.words import clean, money
+from gpulab.view.words import clean, counted, money
 
 # matplotlib draws in these colours, and each is replaced by a variable of the page's style sheet.
 _INK, _FAINT, _ACCENT = "#010203", "#010204", "#010205"
@@ -111,7 +111,7 @@ def _weeks(report: Report, classes: dict[str, str]) -> Plot | None:
         _legend(axes, columns=len(labs))
 
     most = max(report.rows[Dimension.WEEK], key=lambda row: row.usd)
-    summary = f"{len(weeks)} weeks; the dearest is {most.key} with {money(most.usd)}"
+    summary = f"{counted(len(weeks), 'week')}; the dearest is {most.key} with {money(most.usd)}"
     return Plot("Spent per week, by lab", _svg(draw, classes, "weeks"), summary)
 
 
@@ -203,7 +203,9 @@ def _interruptions(report: Report, classes: dict[str, str]) -> Plot | None:
         _legend(axes, columns=2)
         _date_axis(axes)
 
-    summary = f"AWS ended {len(found)} runs, {sum(one.was_free for one in found)} of them free"
+    summary = (
+        f"AWS ended {counted(len(found), 'run')}, {sum(one.was_free for one in found)} of them free"
+    )
     drawn = _svg(draw, classes, "interruptions", size=(14.8, 1.4 + 0.7 * len(types)))
     return Plot("Runs that AWS ended", drawn, summary, is_wide=True)
 

@@ -67,6 +67,11 @@ def percent(part: Decimal, whole: Decimal) -> str:
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """Write how many there are of a thing whose plural ends with s: `1 run`, `1,200 runs`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def clean(text: str) -> str:
     """
     Replace what could drive a terminal: C0 but newline and tab, DEL, C1, bidi controls, lone surrogates.

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "fork"), reason="needs fork, which is not on Windows"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which is not on Windows"),
+]
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "crash_matrix.py"
 _BREAKS = {

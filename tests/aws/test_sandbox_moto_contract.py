@@ -301,6 +301,33 @@ def test_budgets_and_attached_policies_are_read_and_changed(plain_moto, client):
     )
 
 
+def test_a_stacks_policy_and_budget_are_made_and_made_again(plain_moto, client):
+    """A template is applied twice, and what it says last is in force."""
+    arn = f"arn:aws:iam::{ACCOUNT}:policy/p"
+    statement = {"Effect": "Deny", "Resource": "*"}
+    documents = [
+        {"Version": "2012-10-17", "Statement": [{**statement, "Action": f"ec2:{verb}Instances"}]}
+        for verb in ("Run", "Start")
+    ]
+    notice = {"NotificationType": "ACTUAL", "ComparisonOperator": "GREATER_THAN", "Threshold": 50}
+    told = [{"SubscriptionType": "EMAIL", "Address": "ann@example.org"}]
+    kind = {"BudgetName": "b", "TimeUnit": "ANNUALLY", "BudgetType": "COST"}
+    moto_services.ensure_user(ACCOUNT, "ann")
+
+    for document, amount in zip(documents, ("10", "20"), strict=True):
+        moto_services.put_policy(ACCOUNT, "p", json.dumps(document))
+        limit = {"Amount": amount, "Unit": "USD"}
+        alerts = [{"Notification": notice, "Subscribers": told}]
+        moto_services.put_budget(ACCOUNT, {**kind, "BudgetLimit": limit}, alerts)
+
+    moto_services.attach_policy(ACCOUNT, arn, kind="User", name="ann")
+    user = f"arn:aws:iam::{ACCOUNT}:user/ann"
+    assert [documents[1]] == moto_services.attached_policies(ACCOUNT, user)
+    found = client("budgets").describe_budgets(AccountId=ACCOUNT)["Budgets"]
+    assert [{"Amount": "20", "Unit": "USD"}] == [b["BudgetLimit"] for b in found]
+    assert told == moto_services.subscribers(ACCOUNT, "b", notice)
+
+
 def test_schedules_are_read_and_deleted(plain_moto, client):
     """The fields a firing schedule is made of."""
     client("scheduler").create_schedule(

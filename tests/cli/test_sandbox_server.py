@@ -315,6 +315,13 @@ def test_students_apply_their_templates(ask, tmp_path):
     found = ask("apply", str(tmp_path / "out" / "s1.template.json"))
 
     assert arn == found["roles"][0]
+    # The course has a budget: the account holds it, and the roster's address is told.
+    made = json.loads((tmp_path / "out" / "s1.template.json").read_text())
+    assert ("a@x.example", "AWS::Budgets::BudgetsAction") == (
+        made["Parameters"]["Email"]["Default"],
+        made["Resources"]["BudgetAction"]["Type"],
+    )
+    assert "arn:aws:iam::111100000001:role/gpulab-budget-course-dl" in found["roles"]
     with pytest.raises(ClientError, match="AccessDenied"):
         sts.assume_role(RoleArn=arn, RoleSessionName="me")
 

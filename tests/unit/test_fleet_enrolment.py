@@ -6,12 +6,14 @@ import importlib.util
 import json
 import re
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from gpulab.aws.denying import deny_document
 from gpulab.errors import WrongUsage
-from gpulab.fleet.enrolment import template, trusted_arn
+from gpulab.fleet.enrolment import Guards, template, trusted_arn
 
 _spec = importlib.util.spec_from_file_location(
     "fleet_builders", Path(__file__).with_name("fleet_builders.py")
@@ -25,6 +27,14 @@ TEACHER = "arn:aws:iam::123456789012:role/teacher"
 def made(**changes):
     wish = {"trusted": TEACHER, "external_id": "gpulab-1", "end_role": "gpulab-end-course-c1"}
     return json.loads(template(build.a_course("own"), **{**wish, **changes}))
+
+
+def guarded(email="ann@x.example", usd="37.50", **changes):
+    """The template of a course with a budget."""
+    course = replace(build.a_course("own"), budget_usd=Decimal(usd))
+    wish = {"trusted": TEACHER, "external_id": "x", "end_role": "gpulab-end-course-c1"}
+    guards = Guards(deny_document(), email)
+    return json.loads(template(course, **{**wish, "guards": guards, **changes}))
 
 
 def statements(role):
@@ -104,6 +114,98 @@ def test_nothing_that_changes_something_is_allowed_on_everything():
     assert [] == [a for a in wide if not re.search(":(Describe|Get|List)[A-Z]", a)]
 
 
+def test_without_a_budget_there_are_only_the_two_roles():
+    """A limit nobody has named would stop a class at a number of ours."""
+    found = made(guards=Guards(deny_document(), "ann@x.example"))
+
+    assert (["CourseRole", "EndRole"], False) == ([*found["Resources"]], "Parameters" in found)
+
+
+def test_the_budget_counts_the_year_before_credits_and_tells_the_student():
+    """One that counts credits never moves while credit pays; a monthly one begins anew four times in a term."""
+    found = guarded()
+
+    made_of = found["Resources"]["Budget"]["Properties"]
+    budget, told = made_of["Budget"], made_of["NotificationsWithSubscribers"]
+    assert ("COST", "ANNUALLY", {"IncludeCredit": False, "IncludeRefund": False}) == (
+        budget["BudgetType"],
+        budget["TimeUnit"],
+        budget["CostTypes"],
+    )
+    assert {"Amount": {"Ref": "BudgetUsd"}, "Unit": "USD"} == budget["BudgetLimit"]
+    assert [50, 80, 100] == [notice["Notification"]["Threshold"] for notice in told]
+    assert [{"Ref": "Email"}] * 3 == [s["Address"] for n in told for s in n["Subscribers"]]
+    defaults = {name: said["Default"] for name, said in found["Parameters"].items()}
+    assert {"BudgetUsd": "37.50", "Email": "ann@x.example"} == defaults
+
+
+def test_a_student_without_an_address_is_asked_for_it():
+    """The course's roster need not have one; CloudFormation shows what has no default."""
+    assert "Default" not in guarded(email="")["Parameters"]["Email"]
+
+
+def test_a_spent_budget_forbids_the_courses_role_launches_and_nobody_else_anything():
+    """The student's own work in the account goes on, and so do the ends of what the course has running."""
+    found = guarded()["Resources"]
+
+    action, denied = found["BudgetAction"]["Properties"], found["NoLaunches"]["Properties"]
+    binds = {"PolicyArn": {"Ref": "NoLaunches"}, "Roles": ["gpulab-course"]}
+    assert {"IamActionDefinition": binds} == action["Definition"]
+    assert ("ACTUAL", {"Type": "PERCENTAGE", "Value": 100}, "AUTOMATIC") == (
+        action["NotificationType"],
+        action["ActionThreshold"],
+        action["ApprovalModel"],
+    )
+    assert found["Budget"]["Properties"]["Budget"]["BudgetName"] == action["BudgetName"]
+    assert deny_document() == denied["PolicyDocument"]
+    # Bound to nobody until the budget is spent.
+    assert {"ManagedPolicyName", "PolicyDocument"} == set(denied)
+
+
+def test_the_budgets_role_may_put_that_policy_on_that_role_only():
+    """A role that may attach any policy to anybody is the whole account for whoever can use it."""
+    role = guarded()["Resources"]["BudgetRole"]["Properties"]
+
+    assert [
+        {
+            "Effect": "Allow",
+            "Action": ["iam:AttachRolePolicy", "iam:DetachRolePolicy"],
+            "Resource": [{"Fn::GetAtt": ["CourseRole", "Arn"]}],
+            "Condition": {"ArnEquals": {"iam:PolicyARN": {"Ref": "NoLaunches"}}},
+        }
+    ] == role["Policies"][0]["PolicyDocument"]["Statement"]
+    assert [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "budgets.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+            "Condition": {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}},
+        }
+    ] == role["AssumeRolePolicyDocument"]["Statement"]
+
+
+def test_the_guards_give_the_course_no_right_more():
+    """Who is held to a budget must not be able to lift it."""
+    assert (
+        made()["Resources"]["CourseRole"]
+        == guarded(external_id="gpulab-1")["Resources"]["CourseRole"]
+    )
+
+
+def test_no_name_of_a_guard_is_too_long_for_aws():
+    """A course's id may have 40 characters, a role's name 64."""
+    course = replace(build.a_course("own", head="budget_usd = 1"), id="c" * 40)
+
+    text = template(
+        course, trusted=TEACHER, external_id="x", end_role="e", guards=Guards(deny_document(), "")
+    )
+
+    found = json.loads(text)["Resources"]
+    assert 64 >= len(found["BudgetRole"]["Properties"]["RoleName"])
+    assert 100 >= len(found["Budget"]["Properties"]["Budget"]["BudgetName"])
+    assert 128 >= len(found["NoLaunches"]["Properties"]["ManagedPolicyName"])
+
+
 @pytest.mark.parametrize(
     ("change", "rules"),
     [
@@ -111,14 +213,21 @@ def test_nothing_that_changes_something_is_allowed_on_everything():
         (("AssumeRolePolicyDocument", "AssumeRolePolicy"), ["E3002", "E3003"]),
         (("ec2:TerminateInstances", "ec2:TerminateInstance"), ["W3037"]),
         (("${AWS::AccountId}", "${AWS::AcountId}"), ["E1019"]),
+        (('"ApprovalModel"', '"Approval"'), ["E3002"]),
     ],
-    ids=["as written", "misspelt property", "unknown action", "unknown pseudo parameter"],
+    ids=[
+        "as written",
+        "misspelt property",
+        "unknown action",
+        "unknown pseudo parameter",
+        "misspelt property of a guard",
+    ],
 )
 def test_cloudformation_would_take_the_template(change, rules):
     """300 students upload it on the same afternoon; a refusal is 300 mails. The linter finds what is broken on purpose."""
     from cfnlint.api import lint
 
-    text = json.dumps(made())
+    text = json.dumps(guarded())
     text = text.replace(*change) if change else text
 
     found = lint(text, regions=["us-east-1", "eu-west-1"])

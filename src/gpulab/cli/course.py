@@ -178,15 +178,17 @@ def enrol(
     Write a template for each student that lets the course launch in their own account.
 
     It is for CloudFormation (Create stack, Upload a template), makes two roles with least rights, and is taken back by deleting the
-    stack. Each asks for an external id of that student only.
+    stack. Each asks for an external id of that student only. Where the course has a budget, the account forbids the course's launches
+    when it is spent, and tells the student by e-mail at 50, 80 and 100 %.
 
     \b
     Example:
       gpulab course enrol templates
       gpulab course enrol templates --trust arn:aws:iam::123456789012:role/teacher
     """
+    from gpulab.aws.denying import deny_document
     from gpulab.aws.guard import course_role_name
-    from gpulab.fleet.enrolment import template, trusted_arn
+    from gpulab.fleet.enrolment import Guards, template, trusted_arn
     from gpulab.fleet.seats import account_of
     from gpulab.store.files import write_atomically
 
@@ -203,6 +205,7 @@ def enrol(
             external_id=ref.external_id,
             end_role=course_role_name(course.id),
             account=ref.number,
+            guards=Guards(deny_document(), student.email),
         )
         file = folder / f"{student.id}.template.json"
         write_atomically(file, text.encode())

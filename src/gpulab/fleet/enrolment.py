@@ -1,20 +1,26 @@
 """
-The template with which a student lets a course launch in their own account: a CloudFormation stack with two roles and nothing else.
+The template with which a student lets a course launch in their own account: a CloudFormation stack of two roles and a budget's guards.
 
 One role trusts the teacher's identity, asks for the student's external id, and may launch and end what carries the course's tag; the
-other lets EventBridge Scheduler end it. Deleting the stack takes every right back.
+other lets EventBridge Scheduler end it. Where the course has a budget, AWS Budgets tells the student how much of it is spent, and
+forbids the first role every launch when all of it is. Deleting the stack takes every right back.
 
 Source:
-    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-iam-role.html (November 2026; not tried on a live account)
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-iam-role.html, aws-resource-budgets-budget.html and
+    aws-resource-budgets-budgetsaction.html (November 2026; not tried on a live account)
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from gpulab.errors import WrongUsage
+from gpulab.model.budget import LEVELS
 from gpulab.model.course import Course
 from gpulab.model.instance import TAG_COURSE
 from gpulab.rights import roles
@@ -23,6 +29,20 @@ from gpulab.rights.table import Part
 
 _PRINCIPAL = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(?:user|role)/[\w+=,.@/-]{1,128}")
 _SESSION = re.compile(r"arn:(aws[a-z-]*):sts::(\d{12}):assumed-role/([\w+=,.@-]+)/.+")
+
+
+@dataclass(frozen=True)
+class Guards:
+    """
+    How an account holds a course to its budget.
+
+    Attributes:
+        forbids: The policy that is attached to the course's role when the budget is spent.
+        email: Whom the budget tells; `""` asks whoever uploads the template.
+    """
+
+    forbids: Mapping[str, Any]
+    email: str = ""
 
 
 def trusted_arn(arn: str) -> str:
@@ -43,7 +63,13 @@ def trusted_arn(arn: str) -> str:
 
 
 def template(
-    course: Course, *, trusted: str, external_id: str, end_role: str, account: str = ""
+    course: Course,
+    *,
+    trusted: str,
+    external_id: str,
+    end_role: str,
+    account: str = "",
+    guards: Guards | None = None,
 ) -> str:
     """
     Write one student's template, JSON.
@@ -53,6 +79,7 @@ def template(
         external_id: The student's own.
         end_role: Name of the role that the scheduler assumes.
         account: Whose it is, so that two are not confused; `""` when nobody knows yet.
+        guards: Written where the course has a budget; `None` for a template of the two roles only.
 
     Raises:
         WrongUsage: The course names no role.
@@ -65,13 +92,18 @@ def template(
         )
     resources = {
         "CourseRole": _role(name, _trusts(trusted, external_id), _rights(course), "launch"),
-        "EndRole": _role(end_role, _trusts_scheduler(), _may_end(course), "end"),
+        "EndRole": _role(end_role, _trusts_service("scheduler"), _may_end(course), "end"),
     }
+    asked: dict[str, Any] = {}
+    if guards is not None and course.budget_usd is not None:
+        resources |= _budget_guards(course, guards)
+        asked = {"Parameters": _parameters(course.budget_usd, guards.email)}
     return json.dumps(
         {
             "AWSTemplateFormatVersion": "2010-09-09",
             "Description": f"Lets the course {course.id} start and end its own instances in this account",
             "Metadata": {"gpulab": {"course": course.id, "account": account}},
+            **asked,
             "Resources": resources,
             "Outputs": {"RoleArn": {"Value": {"Fn::GetAtt": ["CourseRole", "Arn"]}}},
         },
@@ -105,10 +137,10 @@ def _trusts(trusted: str, external_id: str) -> dict[str, Any]:
     }
 
 
-def _trusts_scheduler() -> dict[str, Any]:
+def _trusts_service(name: str) -> dict[str, Any]:
     return {
         "Effect": "Allow",
-        "Principal": {"Service": "scheduler.amazonaws.com"},
+        "Principal": {"Service": f"{name}.amazonaws.com"},
         "Action": "sts:AssumeRole",
         "Condition": {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}},
     }
@@ -121,6 +153,102 @@ def _rights(course: Course) -> list[dict[str, Any]]:
 
 def _may_end(course: Course) -> list[dict[str, Any]]:
     return [_in_this_account(s) for s in roles.end_role(TAG_COURSE, course.id)["Statement"]]
+
+
+def _parameters(budget_usd: Decimal, email: str) -> dict[str, Any]:
+    address = {
+        "Type": "String",
+        "Description": "Told when 50, 80 and 100 % of the budget are spent",
+        "AllowedPattern": r"[^@\s]+@[^@\s]+",
+    }
+    return {
+        "BudgetUsd": {
+            "Type": "Number",
+            "Description": "Dollars before credits in a calendar year, after which the course may launch nothing more",
+            "MinValue": 0.01,
+            "Default": f"{budget_usd:f}",
+        },
+        "Email": {**address, "Default": email} if email else address,
+    }
+
+
+def _budget_guards(course: Course, guards: Guards) -> dict[str, Any]:
+    """Write what `gpulab guard arm` makes, named as for an owner `course-ID`."""
+    owner = f"course-{course.id}"
+    budget = f"gpulab-{owner}"
+    return {
+        "Budget": _budget(budget),
+        "NoLaunches": {
+            "Type": "AWS::IAM::ManagedPolicy",
+            "Properties": {
+                "ManagedPolicyName": f"gpulab-no-launches-{owner}",
+                "PolicyDocument": dict(guards.forbids),
+            },
+        },
+        "BudgetRole": _role(
+            f"gpulab-budget-{owner}",
+            _trusts_service("budgets"),
+            [_may_forbid()],
+            "attach-no-launches",
+        ),
+        "BudgetAction": _action(budget, course.accounts.role_name),
+    }
+
+
+def _budget(name: str) -> dict[str, Any]:
+    notice = {
+        "NotificationType": "ACTUAL",
+        "ComparisonOperator": "GREATER_THAN",
+        "ThresholdType": "PERCENTAGE",
+    }
+    told = [{"SubscriptionType": "EMAIL", "Address": {"Ref": "Email"}}]
+    return {
+        "Type": "AWS::Budgets::Budget",
+        "Properties": {
+            "Budget": {
+                "BudgetName": name,
+                "BudgetType": "COST",
+                # A monthly one would begin anew four times in a term.
+                "TimeUnit": "ANNUALLY",
+                "BudgetLimit": {"Amount": {"Ref": "BudgetUsd"}, "Unit": "USD"},
+                # With them it would not move while credit pays.
+                "CostTypes": {"IncludeCredit": False, "IncludeRefund": False},
+            },
+            "NotificationsWithSubscribers": [
+                {"Notification": {**notice, "Threshold": level}, "Subscribers": told}
+                for level in LEVELS
+            ],
+        },
+    }
+
+
+def _may_forbid() -> dict[str, Any]:
+    return {
+        "Effect": "Allow",
+        "Action": ["iam:AttachRolePolicy", "iam:DetachRolePolicy"],
+        "Resource": [{"Fn::GetAtt": ["CourseRole", "Arn"]}],
+        "Condition": {"ArnEquals": {"iam:PolicyARN": {"Ref": "NoLaunches"}}},
+    }
+
+
+def _action(budget: str, role: str) -> dict[str, Any]:
+    return {
+        "Type": "AWS::Budgets::BudgetsAction",
+        # The budget is called by its name, and so is the role: CloudFormation does not see that this needs them.
+        "DependsOn": ["Budget", "CourseRole"],
+        "Properties": {
+            "BudgetName": budget,
+            "NotificationType": "ACTUAL",
+            "ActionType": "APPLY_IAM_POLICY",
+            "ActionThreshold": {"Type": "PERCENTAGE", "Value": 100},
+            "ApprovalModel": "AUTOMATIC",
+            "Definition": {
+                "IamActionDefinition": {"PolicyArn": {"Ref": "NoLaunches"}, "Roles": [role]}
+            },
+            "ExecutionRoleArn": {"Fn::GetAtt": ["BudgetRole", "Arn"]},
+            "Subscribers": [{"Type": "EMAIL", "Address": {"Ref": "Email"}}],
+        },
+    }
 
 
 def _in_this_account(statement: dict[str, Any]) -> dict[str, Any]:

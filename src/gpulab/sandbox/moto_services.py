@@ -56,6 +56,24 @@ def put_role(account: str, name: str, trust: str, policies: Mapping[str, str]) -
     return str(role.arn)
 
 
+def put_policy(account: str, name: str, document: str) -> None:
+    """Make a managed policy, or give the one of that name this document."""
+    backend, arn = iam_backends[account]["aws"], f"arn:aws:iam::{account}:policy/{name}"
+    known = backend.managed_policies.get(arn)
+    if known is None:
+        backend.create_policy("", "/", document, name, [])
+        return
+    for version in known.versions:
+        version.document = document if version.is_default else version.document
+
+
+def put_budget(account: str, budget: Mapping[str, Any], told: list[dict[str, Any]]) -> None:
+    """Make a budget with whom it tells, or put it in the place of the one of its name."""
+    backend = budgets_backends[account]["aws"]
+    backend.budgets[account].pop(budget["BudgetName"], None)
+    backend.create_budget(account, dict(budget), told)
+
+
 def role_policies(account: str, role_arn: str) -> list[dict[str, Any]] | None:
     """Every policy of a role, inline and attached; `None` when there is no such role."""
     role = _role(account, role_arn)

@@ -353,9 +353,9 @@ class World:
         self.permissions.restrict(Restriction(arn, policies, tags or {}))
 
     def apply_template(self, text: str, *, account: str = "") -> tuple[str, ...]:
-        """Let the owner of an account upload a template of roles; return their ARNs, see `stacks.apply`."""
+        """Let the owner of an account upload a template; return the ARNs of its roles, see `stacks.apply`."""
         with self.lock:
-            return stacks.apply(text, account=account)
+            return stacks.apply(self, text, account=account)
 
     def key_of(self, account: str = DEFAULT_ACCOUNT, *, user: str = "student") -> Key:
         """A long-lived key of an account."""

@@ -11,6 +11,7 @@ from tests.unit.test_planning_plan import a_request, a_snapshot, an_offer
 
 from gpulab.errors import CreditTooLow, Refused
 from gpulab.fleet.plan import at_most_usd
+from gpulab.launch.events import StartPlan
 from gpulab.model.budget import TermBudget
 from gpulab.model.fact import ended, launched, volume
 from gpulab.model.market import Market
@@ -19,7 +20,8 @@ from gpulab.planning import plan_launch
 from gpulab.planning.budgets import Extension, check_extension, lasts
 from gpulab.spending.budget import term_budget
 from gpulab.spending.facts import timeline_of
-from gpulab.view.plan import plan_text
+from gpulab.view.events import question_text
+from gpulab.view.plan import plan_json, plan_text
 from gpulab.view.words import money, span
 
 NOW = datetime(2026, 10, 23, 18, tzinfo=UTC)
@@ -240,6 +242,8 @@ def test_a_budget_that_sets_the_end_is_counted_in_what_the_plan_says():
     most = at_most_usd(plan)
     assert Decimal("0.25") <= most < plan.at_most_usd
     assert f"  costs     at most {money(most)} until" in said
+    assert f"Start it, at most {money(most)}?" == question_text(StartPlan(plan), now=NOW)
+    assert most == plan_json(plan)["at_most_usd"]
     assert ", about $0.25 at today's price" in said
 
 

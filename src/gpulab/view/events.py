@@ -9,6 +9,7 @@ from gpulab.errors import GpulabError
 from gpulab.launch import events
 from gpulab.view.console import Console, Step
 from gpulab.view.copies import file_count, size
+from gpulab.view.plan import most_usd
 from gpulab.view.words import local_time, money, one_line, per_hour, span
 
 # The instance's own phases, in a student's words.
@@ -200,7 +201,7 @@ def sentence(event: events.Event) -> str:
 def question_text(question: events.Question, *, now: datetime) -> str:
     """Ask a question about money in one line."""
     if isinstance(question, events.StartPlan):
-        return f"Start it, at most {money(question.plan.at_most_usd)}?"
+        return f"Start it, at most {money(most_usd(question.plan))}?"
     offer, plan = question.offer, question.plan
     left = span(plan.ends_at - now)
     return (

@@ -48,7 +48,7 @@ def plan_json(plan: LaunchPlan, *, work: str = "") -> dict[str, Any]:
         "name": plan.request.name,
         "environment": plan.request.environment,
         "ends_at": plan.ends_at,
-        "at_most_usd": plan.at_most_usd,
+        "at_most_usd": most_usd(plan),
         "expected_usd": plan.expected_usd,
         "credit_left_usd": plan.credit_left_usd,
         "budget_usd": plan.request.budget_usd,
@@ -125,12 +125,18 @@ def _ends(plan: LaunchPlan, *, now: datetime) -> str:
     return f"when {budget} is used up, in about {span(life)} at today's price; at the latest {at_latest}"
 
 
+def most_usd(plan: LaunchPlan) -> Decimal:
+    """What a plan may cost when its own budget is counted, USD: the one figure a person is shown and asked to agree to."""
+    if lasts(plan) is None:
+        return plan.at_most_usd
+    # The instance counts at the price of its launch: a spot price that rises passes the budget in the same ratio.
+    return min(plan.at_most_usd, at_most_usd(plan))
+
+
 def _costs(plan: LaunchPlan, *, now: datetime) -> str:
-    life, most, about = lasts(plan), plan.at_most_usd, plan.expected_usd
+    most, about = most_usd(plan), plan.expected_usd
     until = f"until {local_time(plan.ends_at, now=now)}"
-    if life is not None:
-        # The instance counts at the price of its launch: a spot price that rises passes the budget in the same ratio.
-        most = min(most, at_most_usd(plan))
+    if lasts(plan) is not None:
         about = min(about, plan.request.budget_usd or about)
     words = f"at most {money(most)} {until}{_dearest(plan)}, about {money(about)} at today's price"
     if plan.credit_left_usd is None:

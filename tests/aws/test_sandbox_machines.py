@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
+from botocore.exceptions import ClientError
 
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.machines import Birth, CannotBoot, Disk, Ingress, LiveMetadata
@@ -205,10 +206,14 @@ def test_the_notice_and_tags_reach_the_metadata(sandbox, kind, ec2, running):
 
 
 def test_the_role_of_an_instance_may_write_to_s3(sandbox, kind, client, running):
-    """The kept work is saved with these credentials, which a student never sees."""
+    """The kept work is saved with these credentials, which a student never sees; they allow what the role does, no more."""
+    client("s3").create_bucket(Bucket="kept-work")
     iam = client("iam")
     trust = {"Version": "2012-10-17", "Statement": []}
     iam.create_role(RoleName="keeper", AssumeRolePolicyDocument=json.dumps(trust))
+    may_put = {"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::kept-work/*"}
+    rights = {"Version": "2012-10-17", "Statement": [may_put]}
+    iam.put_role_policy(RoleName="keeper", PolicyName="keep", PolicyDocument=json.dumps(rights))
     iam.create_instance_profile(InstanceProfileName="keeper")
     iam.add_role_to_instance_profile(InstanceProfileName="keeper", RoleName="keeper")
     sandbox.advance(5)
@@ -221,8 +226,9 @@ def test_the_role_of_an_instance_may_write_to_s3(sandbox, kind, client, running)
         aws_secret_access_key=given["SecretAccessKey"],
         aws_session_token=given["Token"],
     )
-    s3.create_bucket(Bucket="kept-work")
     s3.put_object(Bucket="kept-work", Key="a.ipynb", Body=b"{}")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        s3.delete_object(Bucket="kept-work", Key="a.ipynb")
 
     sts = client(
         "sts",

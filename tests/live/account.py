@@ -57,8 +57,8 @@ class NotedCloud(Cloud):
         super().__init__(**arguments)
         self.calls: list[tuple[str, int]] = []
 
-    def _new_client(self, *arguments: Any) -> Any:
-        made = super()._new_client(*arguments)
+    def _new_client(self, *arguments: Any, **options: Any) -> Any:
+        made = super()._new_client(*arguments, **options)
         made.meta.events.register("after-call", self._note)
         return made
 

@@ -132,6 +132,8 @@ def live(student, machine) -> Life:
         )
         limit = datetime.now(UTC) + timedelta(seconds=seconds)
     else:
+        # An installation that a full disk breaks off would give its space back.
+        wait(lambda: is_set_up(machine), seconds=240)
         limit = datetime.now(UTC) + timedelta(seconds=LIFE_S)
         machine.run(f"gpulab-agent extend --until {limit.isoformat()}")
         TROUBLES[machine.name](machine, student)
@@ -191,10 +193,14 @@ def rate(before: dict[str, float], after: dict[str, float]) -> float:
     return (after["cpu_s"] - before["cpu_s"]) / max(1.0, after["at"] - before["at"])
 
 
+def is_set_up(machine) -> bool:
+    return all(phase["state"] in ("done", "failed") for phase in machine.status()["phases"])
+
+
 def wait(holds, seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < until, "the work was not saved in time"
+        assert time.monotonic() < until, "it did not come true in time"
         time.sleep(0.5)
 
 

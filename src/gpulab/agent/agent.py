@@ -98,11 +98,11 @@ class Here:
 
     def log(self, line: str) -> None:
         """Append a line to the agent's log; a full disk never stops the agent."""
-        try:
-            with self.open_log() as out:
-                out.write(f"{iso(time.time())} {line}\n".encode())
-        except OSError:
-            print(line, file=sys.stderr)
+        text = f"{iso(time.time())} {line}\n".encode()
+        with contextlib.suppress(OSError), self.open_log() as out:
+            if out.write(text) == len(text):  # the last bytes of a full disk take a part of a line
+                return
+        print(line, file=sys.stderr)
 
     def open_log(self) -> Any:
         """Open the log for appending, for output of commands as well."""

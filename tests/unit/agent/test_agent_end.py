@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -458,3 +459,17 @@ def write(here, name: str, text: str) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(text)
     return place
+
+
+def test_a_line_that_a_full_disk_takes_in_part_is_said_elsewhere(here, monkeypatch, capsys):
+    """The rest of a last block takes some bytes without an error; the line that says why nothing is saved must not end there."""
+
+    class Full(io.BytesIO):
+        def write(self, text):
+            return super().write(text[:20])
+
+    monkeypatch.setattr(type(here), "open_log", lambda self: Full())
+
+    here.log("told: The disk is full: delete files, or nothing can be saved.")
+
+    assert "The disk is full: delete files, or nothing can be saved.\n" in capsys.readouterr().err

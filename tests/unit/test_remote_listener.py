@@ -51,9 +51,12 @@ def front():
     listening = socket.create_server(("127.0.0.1", 0), backlog=64)
     front = Listener({PORT: listening})
     front.address = listening.getsockname()
+    front.kept = []
     front.start()
     yield front
     front.stop()
+    for end in front.kept:
+        end.close()
 
 
 @pytest.fixture(params=["unix", "tcp"])
@@ -223,6 +226,7 @@ def test_a_client_that_asks_again_after_the_server_has_hung_up_is_served(front, 
     read(server, len(GET))
     server.sendall(OK)
     read(client, len(OK))
+    upstream.accept()  # the spare
 
     server.close()
     again = upstream.accept()
@@ -299,6 +303,79 @@ def test_an_ssh_that_hangs_after_it_closed_loses_nothing(front, upstreams):
     assert GET == asked
     assert OK == read(client, len(OK))
     assert b"" == lingering.recv(1)
+
+
+def an_answered_client(front, upstream, answer=OK) -> None:
+    """Let a client be answered; it and the server keep the connection open until the end of the test."""
+    client = a_client(front)
+    client.sendall(GET)
+    server = upstream.accept()
+    read(server, len(GET))
+    server.sendall(answer)
+    read(client, len(answer))
+    front.kept += [client, server]
+
+
+def test_the_next_client_finds_its_channel_open(front, upstreams):
+    """Opening a channel is a round trip to the instance, which every new connection of a browser would wait for."""
+    upstream = upstreams()
+    front.connect({PORT: upstream.endpoint})
+    an_answered_client(front, upstream)
+    spare = upstream.accept()  # nobody has asked for it yet
+
+    client = a_client(front)
+    client.sendall(GET)
+    asked = read(spare, len(GET))
+    spare.sendall(OK)
+
+    assert GET == asked
+    assert OK == read(client, len(OK))
+
+
+def test_a_spare_that_the_server_has_closed_is_given_to_nobody(front, upstreams):
+    """A POST on it could not be sent again."""
+    upstream = upstreams()
+    front.connect({PORT: upstream.endpoint})
+    an_answered_client(front, upstream)
+    upstream.accept().close()
+
+    client = a_client(front)
+    client.sendall(POST)
+    server = upstream.accept()
+    asked = read(server, len(POST))
+    server.sendall(OK)
+
+    assert POST == asked
+    assert OK == read(client, len(OK))
+
+
+def test_a_spare_goes_with_its_link(front, upstreams):
+    """Through an ssh that was replaced it would lead nowhere."""
+    first, second = upstreams(), upstreams()
+    front.connect({PORT: first.endpoint})
+    an_answered_client(front, first)
+    spare = first.accept()
+
+    front.connect({PORT: second.endpoint})
+    client = a_client(front)
+    client.sendall(GET)
+    server = second.accept()
+
+    assert b"" == read(spare, 1)
+    assert GET == read(server, len(GET))
+
+
+def test_a_server_that_keeps_no_connection_open_gets_no_spare(front, upstreams):
+    """One that serves a single client at a time would serve nobody else."""
+    upstream = upstreams()
+    front.connect({PORT: upstream.endpoint})
+    an_answered_client(front, upstream, b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    client = a_client(front)
+    client.sendall(GET)
+    server = upstream.accept()
+
+    assert GET == read(server, len(GET))
 
 
 def test_waiting_browsers_get_the_page_and_others_wait_on(front, upstreams):

@@ -10,13 +10,10 @@ import errno
 import selectors
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from gpulab.remote.exchange import LONGEST_HEAD, Exchange
-
-# A TCP port on 127.0.0.1, or a unix socket.
-Endpoint = int | Path
+from gpulab.remote.spares import Endpoint, Spares, address_of, socket_for
 
 # So long a server that seems to have closed by itself may turn out to be a dying ssh. A busy computer takes its time to let a killed
 # process go; docs/soak.md has what a tenth of a second lost. Who waits meanwhile would only have learned of a failure.
@@ -33,6 +30,7 @@ class Loop(Protocol):
     generation: int
     heard_at: float
     buffer: memoryview
+    spares: Spares
     monotonic: Callable[[], float]
 
     @property
@@ -126,9 +124,17 @@ class Connection:
             self._park()
             return
         endpoint = self._loop.upstream[self._port]
-        self._upstream = _socket_for(endpoint)
         self._generation = self._loop.generation
-        failure = self._upstream.connect_ex(_address(endpoint))
+        # Only a connection made now tells a server that closed from an ssh that died.
+        spare = None if self._is_doubted else self._loop.spares.take(self._port)
+        try:
+            self._upstream = spare or socket_for(endpoint)
+        except OSError:
+            # Out of file handles: until some are closed.
+            self._park()
+            self._loop.retry_soon(self)
+            return
+        failure = 0 if spare else self._upstream.connect_ex(address_of(endpoint))
         if failure == 0:
             self._on_reached()
         elif isinstance(endpoint, int) and failure in (errno.EINPROGRESS, errno.EWOULDBLOCK):
@@ -281,6 +287,9 @@ class Connection:
             self._pass_to_client(memoryview(whole))
         else:
             self._pass_to_client(chunk)
+        if self.exchange.is_idle and self._loop.upstream is not None:
+            # After the answer is on its way, so that nobody waits for it.
+            self._loop.spares.prepare(self._port, self._loop.upstream[self._port])
 
     def _pass_to_client(self, chunk: memoryview) -> None:
         try:
@@ -420,17 +429,3 @@ def _watch(
         selector.register(end, new, callback)
     else:
         selector.modify(end, new, callback)
-
-
-def _socket_for(endpoint: Endpoint) -> socket.socket:
-    if isinstance(endpoint, Path):
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    else:
-        end = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    end.settimeout(0)
-    return end
-
-
-def _address(endpoint: Endpoint) -> str | tuple[str, int]:
-    return str(endpoint) if isinstance(endpoint, Path) else ("127.0.0.1", endpoint)

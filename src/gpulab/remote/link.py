@@ -26,9 +26,9 @@ from typing import Protocol
 
 from gpulab.errors import RemoteError, Unreachable
 from gpulab.remote import hostkeys
-from gpulab.remote.connection import Endpoint
 from gpulab.remote.openssh import CREATION_FLAGS, find_ssh
 from gpulab.remote.process import SSH_FAILED, classify, last_line
+from gpulab.remote.spares import Endpoint
 from gpulab.remote.target import (
     PortForward,
     SshTarget,

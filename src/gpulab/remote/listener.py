@@ -16,8 +16,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from gpulab.remote.connection import Connection, Endpoint
+from gpulab.remote.connection import Connection
 from gpulab.remote.exchange import is_http
+from gpulab.remote.spares import Endpoint, Spares
 
 _BUFFER = 256 << 10
 _LINGER_S = 5.0
@@ -92,6 +93,7 @@ class _Loop:
         self.buffer = memoryview(bytearray(_BUFFER))
         self.selector = selectors.DefaultSelector()
         self.monotonic = monotonic
+        self.spares = Spares(monotonic)
         self._page: bytes | None = None
         self._open: dict[Connection, None] = {}
         self._retries: list[Connection] = []
@@ -123,6 +125,7 @@ class _Loop:
                 self._retry()
             if self._timers:
                 self._expire()
+            self.spares.expire()
         self._close_all()
 
     def end(self) -> None:
@@ -130,6 +133,7 @@ class _Loop:
 
     def set_upstream(self, upstream: dict[int, Endpoint] | None) -> None:
         self.upstream = upstream
+        self.spares.close()
         if upstream is not None:
             self.generation += 1
             self.heard_at = self.monotonic()
@@ -181,9 +185,11 @@ class _Loop:
     def _patience(self) -> float | None:
         if self._retries:
             return _RETRY_S
+        spares = self.spares.patience()
         if not self._timers:
-            return None
-        return max(min(self._timers.values()) - self.monotonic(), 0.0)
+            return spares
+        timers = max(min(self._timers.values()) - self.monotonic(), 0.0)
+        return timers if spares is None else min(timers, spares)
 
     def _retry(self) -> None:
         retries, self._retries = self._retries, []
@@ -224,6 +230,7 @@ class _Loop:
     def _close_all(self) -> None:
         for connection in list(self._open):
             connection.close()
+        self.spares.close()
         for listening in (*self._ports, self._wake_in, self._wake_out):
             listening.close()
         self.selector.close()

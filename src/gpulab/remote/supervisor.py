@@ -15,9 +15,9 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 from gpulab.errors import GpulabError, HostKeyMismatch, LoginRefused, RemoteError
-from gpulab.remote.connection import Endpoint
 from gpulab.remote.link import Link, Opener, open_link
 from gpulab.remote.process import last_line
+from gpulab.remote.spares import Endpoint
 from gpulab.remote.target import SshTarget
 
 _T = TypeVar("_T")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from gpulab.launch.running.overview import Row
-from gpulab.model.instance import Instance, State
+from gpulab.model.instance import State
 from gpulab.model.status import AgentStatus, Phase
 from gpulab.view.console import table
 from gpulab.view.words import local_time, money, one_line, per_hour, span
@@ -26,6 +26,7 @@ COLUMNS = (
     "address",
     "launched_at",
     "expires_at",
+    "budget_ends_at",
     "usd_per_hour",
     "spent_usd",
     "local_url",
@@ -48,6 +49,7 @@ def row_json(row: Row) -> dict[str, Any]:
         "address": instance.address,
         "launched_at": instance.launched_at,
         "expires_at": instance.expires_at,
+        "budget_ends_at": row.budget_ends_at,
         "usd_per_hour": row.usd_per_hour,
         "spent_usd": row.spent_usd,
         "local_url": row.local_url,
@@ -66,7 +68,7 @@ def rows_text(rows: Sequence[Row], *, now: datetime) -> str:
             row.instance.place.zone,
             _costs(row),
             money(row.spent_usd) if row.spent_usd is not None else "?",
-            _ends(row.instance, now),
+            _ends(row, now),
             row.local_url or "-",
         ]
         for row in rows
@@ -156,10 +158,15 @@ def _costs(row: Row) -> str:
     return per_hour(row.usd_per_hour) if row.usd_per_hour is not None else "?"
 
 
-def _ends(instance: Instance, now: datetime) -> str:
-    if instance.state is State.TERMINATED:
+def _ends(row: Row, now: datetime) -> str:
+    """Say how long it goes on: until its deadline, or until its budget is used up where that comes first."""
+    if row.instance.state is State.TERMINATED:
         return "has ended"
-    if instance.expires_at is None:
-        return "?"
-    left = instance.expires_at - now
-    return span(left) if left.total_seconds() > 0 else "now"
+    deadline, budget = row.deadline, row.budget_ends_at
+    if budget is not None and (deadline is None or budget < deadline):
+        return f"{_left(budget - now)} (budget)"
+    return _left(deadline - now) if deadline is not None else "?"
+
+
+def _left(length: timedelta) -> str:
+    return span(length) if length > timedelta(0) else "now"

@@ -37,7 +37,7 @@ def show_text(row: Row, details: Details, *, now: datetime) -> str:
 
 def _ends(row: Row, details: Details, *, now: datetime) -> dict[str, str]:
     """Name every guard that ends it, and every one that is missing."""
-    timer = details.status.deadline if details.status is not None else row.instance.expires_at
+    timer = row.deadline
     said = "" if details.status is not None else " (from its tag)"
     guard = details.guard
     budget = details.status.budget_usd if details.status is not None else None
@@ -45,8 +45,18 @@ def _ends(row: Row, details: Details, *, now: datetime) -> dict[str, str]:
         "end, timer": f"{local_time(timer, now=now)}, in {span(timer - now)}{said}"
         if timer
         else "?",
-        "end, account": local_time(guard.until, now=now)
+        "end, account": f"{local_time(guard.until, now=now)}, should the timer fail: it has saved the work before"
         if guard.until
         else f"not armed: {guard.why_not}",
-        "end, budget": f"when it has cost {money(budget)}" if budget is not None else "-",
+        "end, budget": f"when it has cost {money(budget)}{_at_this_pace(row, now=now)}"
+        if budget is not None
+        else "-",
     }
+
+
+def _at_this_pace(row: Row, *, now: datetime) -> str:
+    """Say when its budget is used up, where that comes before its deadline."""
+    used_up, deadline = row.budget_ends_at, row.deadline
+    if used_up is None or (deadline is not None and deadline <= used_up):
+        return ""
+    return f", at this pace {local_time(used_up, now=now)}, in {span(used_up - now)}"

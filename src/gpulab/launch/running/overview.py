@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 from gpulab.errors import GpulabError, StoreError
@@ -18,7 +19,7 @@ from gpulab.model.instance import Instance, State
 from gpulab.model.status import AgentStatus
 from gpulab.model.timeline import Timeline
 from gpulab.spending.facts import LedgerReading, timeline_of
-from gpulab.spending.forecast import burn_of, spent_between
+from gpulab.spending.forecast import burn_of, lasts_until, spent_between
 
 # Status calls wait for a network, not for a processor.
 _AT_ONCE = 16
@@ -41,6 +42,23 @@ class Row:
     spent_usd: Decimal | None
     status: AgentStatus | None
     local_url: str = ""
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When its timer ends it: as its agent says, else as its tag says."""
+        told = self.status.deadline if self.status is not None else None
+        return told or self.instance.expires_at
+
+    @property
+    def budget_ends_at(self) -> datetime | None:
+        """When its own budget is used up at what it costs now; `None` without one, or where its agent did not say."""
+        status = self.status
+        if status is None or status.budget_usd is None or status.spent_usd is None:
+            return None
+        if self.usd_per_hour is None:
+            return None
+        left = max(status.budget_usd - status.spent_usd, Decimal(0))
+        return lasts_until(left, self.usd_per_hour, now=status.at)
 
 
 @dataclass(frozen=True)

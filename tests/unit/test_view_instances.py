@@ -1,0 +1,89 @@
+"""Instances as their student reads them: when each ends, and what ends it first."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from gpulab.aws.guard import Guard
+from gpulab.launch.running.instances import Details
+from gpulab.launch.running.overview import Row
+from gpulab.model.instance import Instance, State
+from gpulab.model.market import Market, Place
+from gpulab.model.status import AgentStatus, read_status
+from gpulab.view.instances import row_json, rows_text
+from gpulab.view.showing import show_text
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+def a_status(**changes) -> AgentStatus:
+    told = {"version": 1, "at": NOW.isoformat(), "spent_usd": "0.50", "budget_usd": "0.60"}
+    return read_status(json.dumps({**told, **changes}))
+
+
+def a_row(status: AgentStatus | None, usd_per_hour: str | None = "0.20") -> Row:
+    instance = Instance(
+        id="i-1",
+        name="week4",
+        owner="me",
+        place=Place("us-east-1", "us-east-1d", "g4dn.xlarge", Market.SPOT),
+        state=State.RUNNING,
+        state_reason="",
+        address="54.214.1.2",
+        private_address="",
+        launched_at=NOW - timedelta(hours=1),
+        expires_at=NOW + timedelta(hours=2),
+        launch_id="l-1",
+    )
+    usd = None if usd_per_hour is None else Decimal(usd_per_hour)
+    return Row(instance, usd, Decimal("0.50"), status)
+
+
+def ends_in(row: Row) -> str:
+    heading, line = rows_text([row], now=NOW).splitlines()
+    return line[heading.index("ENDS IN") : heading.index("OPEN AT")].strip()
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (a_row(a_status()), "30 min (budget)"),
+        (a_row(a_status(budget_usd="9.00")), "2 h"),
+        (a_row(a_status(budget_usd=None)), "2 h"),
+        (a_row(a_status(spent_usd=None)), "2 h"),
+        (a_row(a_status(budget_usd="0.50")), "now (budget)"),
+        (a_row(a_status(), usd_per_hour=None), "2 h"),
+        (a_row(a_status(deadline=(NOW + timedelta(minutes=5)).isoformat())), "5 min"),
+        (a_row(None), "2 h"),
+    ],
+)
+def test_the_list_tells_the_end_that_comes_first(row, expected):
+    """Who reads "2 h" and is switched off by the budget after half an hour loses the cell that was running."""
+    assert expected == ends_in(row)
+
+
+def test_programs_get_both_ends():
+    """A script that waits for the end needs the earlier one, and people who move it need the other."""
+    found = row_json(a_row(a_status()))
+
+    assert (NOW + timedelta(hours=2), NOW + timedelta(minutes=30)) == (
+        found["expires_at"],
+        found["budget_ends_at"],
+    )
+
+
+def test_each_end_of_an_instance_says_why_it_is_there():
+    """Two times three minutes apart look like a mistake where nobody says that one waits for the other."""
+    row, armed = a_row(a_status()), Guard(NOW + timedelta(hours=2, minutes=3))
+
+    lines = show_text(row, Details(row.instance, armed, row.status), now=NOW).splitlines()
+    ends = [line for line in lines if line.startswith("end, ")]
+
+    assert ["in 2 h", "should the timer fail: it has saved the work before", "in 30 min"] == [
+        line.rpartition(", ")[2] for line in ends
+    ]
+    assert "when it has cost $0.60, at this pace " in ends[2]

@@ -20,6 +20,7 @@ from gpulab.model.fact import Fact, FactKind, ended, launched, started, usage
 from gpulab.model.market import Market
 from gpulab.model.timeline import EndedBy
 from gpulab.spending.facts import timeline_of
+from gpulab.spending.forecast import spent_between
 from gpulab.store.home import Home
 from gpulab.store.ledger import Ledger
 
@@ -36,8 +37,8 @@ class Laptop:
         self.facts: list[Fact] = []
         self.unknown: list[str] = []
 
-    def launch(self, owner: str, market: Market) -> str:
-        pairs = {tags.TAG_OWNER: owner, tags.TAG_LAUNCH: f"l-{len(self.facts)}"}
+    def launch(self, owner: str, market: Market, *, more: dict[str, str] | None = None) -> str:
+        pairs = {tags.TAG_OWNER: owner, tags.TAG_LAUNCH: f"l-{len(self.facts)}", **(more or {})}
         said = [{"Key": key, "Value": value} for key, value in pairs.items()]
         kinds = ["instance", "volume"]
         options = {"MarketType": "spot"} if market is Market.SPOT else None
@@ -117,6 +118,37 @@ def test_what_the_account_cannot_tell_is_said(sandbox, ec2, laptop):
     found = history_of(laptop.cloud, REGION, owner="", now=sandbox.now())
 
     assert (f"{instance}: its disk is gone, and with it what it cost",) == found.unknown
+
+
+def test_a_new_computer_knows_what_the_disk_of_an_ended_instance_cost(sandbox, ec2, laptop):
+    """EC2 forgets a disk with its instance; the instance's own tag tells its size, and a disk that was known by its id is not charged twice."""
+    instance = laptop.launch("s1", Market.ON_DEMAND, more={tags.TAG_DISK: "60"})
+    sandbox.advance(3 * 3600)
+    ec2.terminate_instances(InstanceIds=[instance])
+    sandbox.advance(40)
+    now = sandbox.now()
+
+    found = history_of(laptop.cloud, REGION, owner="", now=now)
+
+    billed = sandbox.bill().total_usd
+    for facts in (found.facts, [*laptop.facts, *found.facts]):
+        timeline = timeline_of(facts).timeline
+        assert 1 == len(timeline.volumes)
+        assert abs(spent_between(timeline, None, now) - billed) < Decimal("0.001") * billed
+    assert () == found.unknown
+
+
+@pytest.mark.parametrize("said", ["", "0", "-60", "6e1", "sixty", "9999999"])
+def test_a_disks_tag_that_somebody_has_changed_is_no_size(sandbox, ec2, laptop, said):
+    """Whoever may tag can write anything there; a size that cannot be is said to be unknown, not charged."""
+    instance = laptop.launch("s1", Market.SPOT, more={tags.TAG_DISK: said})
+    ec2.terminate_instances(InstanceIds=[instance])
+    sandbox.advance(40)
+
+    found = history_of(laptop.cloud, REGION, owner="", now=sandbox.now())
+
+    assert (f"{instance}: its disk is gone, and with it what it cost",) == found.unknown
+    assert [] == [one for one in found.facts if one.kind is FactKind.VOLUME]
 
 
 def test_looking_twice_adds_nothing(sandbox, laptop):

@@ -6,6 +6,7 @@ EC2 forgets a terminated instance after about an hour and a spot price after 90 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -67,6 +68,7 @@ def history_of(cloud: Cloud, region: str, *, owner: str, now: datetime) -> Histo
         unknown += _unknown_of(row, end, volumes)
     ending = {disk for row in rows for disk in _ends_with_instance(row)}
     facts += [_volume(row, region, ends=row["VolumeId"] in ending) for row in volumes]
+    facts += [_gone_disk(row, region) for row in rows if _is_told_by_tag(row, volumes)]
     return History(tuple(facts), tuple(unknown))
 
 
@@ -147,8 +149,8 @@ def _unknown_of(
     name, state = row["InstanceId"], row["State"]["Name"]
     if state in _OVER and end is None:
         yield f"{name} is {state}, and AWS does not say since when"
-    attached = [v for v in volumes if any(a["InstanceId"] == name for a in v["Attachments"])]
-    if not attached:
+    attached = _attached(row, volumes)
+    if not attached and _disk_gib(row) is None:
         yield f"{name}: its disk is gone, and with it what it cost"
     oldest = min((v["CreateTime"] for v in attached), default=row["LaunchTime"])
     if row["LaunchTime"] - oldest > timedelta(minutes=10):
@@ -182,6 +184,39 @@ def _volume(row: Mapping[str, Any], region: str, *, ends: bool) -> Fact:
         usd_per_gb_month=gp3_usd_per_gib_month(region) if row["VolumeType"] == "gp3" else None,
         instance_id=attached.get("InstanceId", ""),
         ends_with_instance=ends,
+        owner=_tags(row).get(tags.TAG_OWNER, ""),
+        source=Source.AWS,
+    )
+
+
+def _attached(
+    row: Mapping[str, Any], volumes: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    return [
+        v for v in volumes if any(a["InstanceId"] == row["InstanceId"] for a in v["Attachments"])
+    ]
+
+
+def _is_told_by_tag(row: Mapping[str, Any], volumes: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether only its instance still tells of a disk. One that starts may have a disk which is not shown yet."""
+    is_over = row["State"]["Name"] in ("shutting-down", "terminated")
+    return is_over and _disk_gib(row) is not None and not _attached(row, volumes)
+
+
+def _disk_gib(row: Mapping[str, Any]) -> int | None:
+    said = _tags(row).get(tags.TAG_DISK, "")
+    return int(said) if re.fullmatch("[1-9][0-9]{0,5}", said) else None
+
+
+def _gone_disk(row: Mapping[str, Any], region: str) -> Fact:
+    return fact.volume(
+        fact.root_disk_of(row["InstanceId"]),
+        at=row["LaunchTime"],
+        type="gp3",
+        size_gb=_disk_gib(row) or 0,
+        usd_per_gb_month=gp3_usd_per_gib_month(region),
+        instance_id=row["InstanceId"],
+        ends_with_instance=True,
         owner=_tags(row).get(tags.TAG_OWNER, ""),
         source=Source.AWS,
     )

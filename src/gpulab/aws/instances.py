@@ -86,7 +86,8 @@ def launch_parameters(call: LaunchCall) -> dict[str, Any]:
     """
     spot = call.place.market is Market.SPOT
     kinds = ["instance", "volume", *(["spot-instances-request"] if spot else [])]
-    pairs = [{"Key": key, "Value": value} for key, value in sorted(call.tags.items())]
+    said = {**call.tags, tags_of.TAG_DISK: str(_root_gib(call))}
+    pairs = [{"Key": key, "Value": value} for key, value in sorted(said.items())]
     parameters: dict[str, Any] = {
         "ImageId": call.image.id,
         "InstanceType": call.place.instance_type,
@@ -333,7 +334,7 @@ def _vcpus(row: Mapping[str, Any]) -> int:
 
 def _root_volume(call: LaunchCall) -> dict[str, Any]:
     disk: dict[str, Any] = {
-        "VolumeSize": max(call.disk_gib, call.image.root_gib),
+        "VolumeSize": _root_gib(call),
         "VolumeType": "gp3",
         "Encrypted": True,
         "DeleteOnTermination": True,
@@ -341,6 +342,10 @@ def _root_volume(call: LaunchCall) -> dict[str, Any]:
     if call.initialization_mib_s is not None:
         disk["VolumeInitializationRate"] = call.initialization_mib_s
     return {"DeviceName": call.image.root_device, "Ebs": disk}
+
+
+def _root_gib(call: LaunchCall) -> int:
+    return max(call.disk_gib, call.image.root_gib)
 
 
 def _reached_by(call: LaunchCall) -> dict[str, Any]:

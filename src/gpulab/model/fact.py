@@ -218,6 +218,11 @@ def volume(
     )
 
 
+def root_disk_of(instance_id: str) -> str:
+    """Name the root disk of an instance whose own id nobody can tell any more; a disk known by its id counts instead of it."""
+    return f"{instance_id}/root"
+
+
 def volume_deleted(volume_id: str, *, at: datetime, source: Source = Source.LAPTOP) -> Fact:
     """Say that a volume is gone."""
     return Fact(FactKind.VOLUME_DELETED, volume_id, at, {}, source)

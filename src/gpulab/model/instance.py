@@ -18,6 +18,8 @@ TAG_LAB = "gpulab:lab"
 TAG_LAUNCH = "gpulab:launch"
 TAG_EXPIRES = "gpulab:expires"
 TAG_ENVIRONMENT = "gpulab:env"
+# GiB of the root disk: once it has ended, EC2 has forgotten the disk, and this is what remains of it.
+TAG_DISK = "gpulab:disk"
 # On images, their snapshots, and the instances that make and test them.
 TAG_BAKE = "gpulab:bake"
 TAG_LOCK = "gpulab:lock"

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from gpulab.model.discrepancy import Discrepancy, DiscrepancyKind
-from gpulab.model.fact import LINUX, Fact, FactKind, Source
+from gpulab.model.fact import LINUX, Fact, FactKind, Source, root_disk_of
 from gpulab.model.market import Market
 from gpulab.model.moment import read_moment
 from gpulab.model.timeline import (
@@ -243,7 +243,7 @@ class _Reader:
         return Run(begin, end.at, EndedBy.USER)
 
     def _volumes(self, instances: Mapping[str, InstanceLife]) -> Iterable[VolumeLife]:
-        outlives = self._disks_outlive(instances)
+        outlives, known = self._disks_outlive(instances), self._with_known_root_disk()
         for volume_id, facts in self._of(FactKind.VOLUME):
             first, said = _most_believed(facts), _merged_details(facts)
             size = _amount(said.get("size_gb"))
@@ -251,6 +251,8 @@ class _Reader:
                 self._unreadable(first)
                 continue
             instance = instances.get(said.get("instance_id", ""))
+            if instance and volume_id == root_disk_of(instance.id) and instance.id in known:
+                continue
             yield VolumeLife(
                 id=volume_id,
                 owner=said.get("owner") or (instance.owner if instance else None),
@@ -279,6 +281,16 @@ class _Reader:
         is_terminated = any(fact.details.get("how") == "terminated" for fact in ends)
         last = instance.runs[-1].ends_at
         return max(created_at, last + outlives) if is_terminated and last else None
+
+    def _with_known_root_disk(self) -> set[str]:
+        """Name the instances whose root disk is known by its own id."""
+        disks = ((key, _merged_details(facts)) for key, facts in self._of(FactKind.VOLUME))
+        owners = {
+            (said.get("instance_id", ""), key)
+            for key, said in disks
+            if said.get("ends_with_instance") == "yes"
+        }
+        return {instance for instance, key in owners if key != root_disk_of(instance)}
 
     def _disks_outlive(self, instances: Mapping[str, InstanceLife]) -> timedelta:
         """How long after its instance a disk goes, which AWS does not tell: the median of those that somebody saw go; 0 without any."""

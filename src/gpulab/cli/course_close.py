@@ -153,9 +153,8 @@ def _end(
     done = []
     for outcome in closing.end(accounts, standing, save=save):
         done.append(outcome)
-        who = outcome.seat.label if outcome.seat else outcome.name
         text = outcome.trouble.message if outcome.trouble else outcome.detail
-        context.console.say(f"  {len(done):>4}  {who}: {outcome.result} {text}".rstrip())
+        context.console.say(f"  {len(done):>4}  {outcome.who}: {outcome.result} {text}".rstrip())
     return tuple(done)
 
 

@@ -122,6 +122,7 @@ def _class(
     from gpulab.dashboard.looking import ClassLook
     from gpulab.fleet.lab import lab_of
     from gpulab.fleet.seats import seats_of
+    from gpulab.fleets.former import former
 
     sound, course = classroom.read_sound(context, course_folder)
     lab = lab_of(course, lab_id)
@@ -129,13 +130,10 @@ def _class(
     seats = choose(everyone, only=only, groups=groups)
     if not seats:
         raise WrongUsage("that is nobody", hint="`gpulab fleet ls LAB` shows who is up")
-    look = ClassLook(
-        open_accounts(context, course),
-        lab,
-        seats,
-        has_all=not (only or groups),
-        has_names=has_names,
-    )
+    accounts, has_all = open_accounts(context, course), not (only or groups)
+    refs = {seat.account for seat in everyone}
+    left = former(accounts, refs, secret=sound.secret, lab=lab.id) if has_all else ()
+    look = ClassLook(accounts, lab, seats, has_all=has_all, has_names=has_names, former=left)
     return f"{course.id} {lab.id}: {lab.title}", look
 
 

@@ -63,7 +63,9 @@ def ls(
     """
     from gpulab.view.fleet_members import COLUMNS, row_json, rows_text, totals_text, trouble_lines
 
-    accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed=False)
+    accounts, lab, found = _members(
+        context, course_folder, lab_id, only, groups, is_failed=False, with_former=True
+    )
     rows = _rows(accounts, found, quick=quick)
     if as_json:
         context.console.show_json({"lab": lab.id, "members": [row_json(row) for row in rows]})
@@ -109,8 +111,11 @@ def watch(
     from gpulab.fleets.members import members
     from gpulab.view.fleet_members import live_text
 
-    accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed=False)
+    accounts, lab, found = _members(
+        context, course_folder, lab_id, only, groups, is_failed=False, with_former=True
+    )
     seats = tuple(m.seat for m in found if m.seat)
+    left = tuple({m.account.key: m.account for m in found if m.is_former}.values())
     is_first = True
     try:
         while True:
@@ -122,7 +127,8 @@ def watch(
             context.console.redraw(text, is_first=is_first)
             is_first = False
             context.sleep(every)
-            found = members(accounts, lab, seats, with_extras=not (only or groups))
+            is_all = not (only or groups)
+            found = members(accounts, lab, seats, with_extras=is_all, former=left)
     except KeyboardInterrupt:
         context.console.say()
         return Interrupted.exit_code
@@ -161,7 +167,9 @@ def stop(
     """
     from gpulab.fleets import acting
 
-    accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
+    accounts, lab, found = _members(
+        context, course_folder, lab_id, only, groups, is_failed, with_former=True
+    )
     live = [m for m in found if m.instance or m.error]
     if not live:
         context.console.say(f"Nothing of {lab.id} runs")
@@ -476,9 +484,18 @@ def _members(
     only: tuple[str, ...],
     groups: tuple[str, ...],
     is_failed: bool,
+    *,
+    with_former: bool = False,
 ) -> tuple[Accounts, Lab, tuple[Member, ...]]:
+    """
+    Look who is up, of those whom the options choose.
+
+    Args:
+        with_former: Whether the accounts that nobody in the roster has any more are looked into, where everybody is chosen.
+    """
     from gpulab.fleet.lab import lab_of
     from gpulab.fleet.seats import seats_of
+    from gpulab.fleets.former import former
     from gpulab.fleets.members import members, refuse_nobody
     from gpulab.store.courses import failed_names
 
@@ -490,8 +507,10 @@ def _members(
         names = failed_names(context.home, course.id, lab.id)
         seats = tuple(seat for seat in seats if seat.name in names)
     accounts = open_accounts(context, course)
-    with_extras = not (only or groups or is_failed)
-    found = members(accounts, lab, seats, with_extras=with_extras) if seats else ()
+    is_all = not (only or groups or is_failed)
+    refs = {seat.account for seat in everyone}
+    left = former(accounts, refs, secret=sound.secret, lab=lab.id) if is_all and with_former else ()
+    found = members(accounts, lab, seats, with_extras=is_all, former=left)
     refuse_nobody(found)
     return accounts, lab, found
 
@@ -546,8 +565,9 @@ def _finish(
     found = []
     for outcome in outcomes:
         found.append(outcome)
-        who = outcome.seat.label if outcome.seat else outcome.name
         text = outcome.trouble.message if outcome.trouble else outcome.detail
         if said is None:
-            context.console.say(f"  {len(found):>4}  {who}: {outcome.result} {text}".rstrip())
+            context.console.say(
+                f"  {len(found):>4}  {outcome.who}: {outcome.result} {text}".rstrip()
+            )
     finish(context, accounts.course.id, lab.id, tuple(found), as_json=as_json, said=said)

@@ -29,6 +29,7 @@ class ClassLook:
     Attributes:
         seats: Whom the board shows, in this order.
         has_all: Whether these are all of the lab; then what serves nobody is shown too.
+        former: Accounts that nobody in the roster has any more, see `fleets.former`.
     """
 
     accounts: Accounts
@@ -36,6 +37,7 @@ class ClassLook:
     seats: Sequence[Seat]
     has_all: bool
     has_names: bool
+    former: Sequence[AccountRef] = ()
     # What agents said last, by instance: shown until they are asked again, so that a look is there before the last of 300 has answered.
     _statuses: dict[str, AgentStatus] = field(default_factory=dict)
     _silences: dict[str, str] = field(default_factory=dict)
@@ -47,7 +49,9 @@ class ClassLook:
         Yields:
             Two boards; the second knows what every agent said now.
         """
-        found = members(self.accounts, self.lab, self.seats, with_extras=self.has_all)
+        found = members(
+            self.accounts, self.lab, self.seats, with_extras=self.has_all, former=self.former
+        )
         spending, notes = self._spending(found)
         yield self._board(found, spending, notes)
         self._ask(found)

@@ -1,20 +1,24 @@
 """
 Accounts in which this computer has launched for a course and which nobody in the roster has any more. Makes no call.
 
-A student who leaves the roster takes neither the instance nor its cost with them: the ledgers and journals here still know both.
+A student who leaves the roster takes neither the instance nor its cost with them: the ledgers and journals here still know both, and
+the way into the account is written down before the first launch in it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from gpulab.errors import StoreError, disk_hint
 from gpulab.fleet.seats import external_id_of
 from gpulab.fleets.accounts import Accounts
 from gpulab.model.course import Course
 from gpulab.model.fact import FactKind
 from gpulab.model.fleet import AccountRef
 from gpulab.model.instance import TAG_COURSE, TAG_LAB, TAG_OWNER
+from gpulab.store.files import write_atomically
 from gpulab.store.home import Folder
 from gpulab.store.journal import Intent, Journal
 from gpulab.store.ledger import Ledger
@@ -43,7 +47,7 @@ def former(
     root = accounts.outside.home.root / "profiles"
     own = root / course.accounts.profile
     by_role = [
-        _through_role(course, folder.name, owners[-1], secret)
+        _way(folder, course) or _by_convention(course, folder.name, owners[-1], secret)
         for folder in sorted(own.glob("accounts/*"))
         if folder.name not in known and (owners := tuple(_owners(folder, tags)))
     ]
@@ -55,7 +59,40 @@ def former(
     return (*by_role, *by_profile)
 
 
-def _through_role(course: Course, number: str, owner: str, secret: bytes) -> AccountRef:
+def remember_way(accounts: Accounts, ref: AccountRef) -> None:
+    """
+    Write down how an account is reached through a role: the roster may name another role than the course, and forget its student.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    if ref.role_arn:
+        file = _way_file(accounts.account(ref).context.folder.root, accounts.course)
+        said = json.dumps({"role": ref.role_arn, "external_id": ref.external_id}).encode()
+        try:
+            if not file.exists() or file.read_bytes() != said:
+                write_atomically(file, said)
+        except OSError as error:
+            raise StoreError(f"cannot write {file}: {error}", hint=disk_hint(error)) from error
+
+
+def _way_file(folder: Path, course: Course) -> Path:
+    return folder / f"way-{course.id}.json"
+
+
+def _way(folder: Path, course: Course) -> AccountRef | None:
+    """Read what was written down; `None` where nothing was, or where it is damaged."""
+    try:
+        said = json.loads(_way_file(folder, course).read_bytes())
+        role, external_id = str(said["role"]), str(said["external_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    is_its = role.startswith("arn:") and role.split(":")[4:5] == [folder.name]
+    return AccountRef(folder.name, course.accounts.profile, role, external_id) if is_its else None
+
+
+def _by_convention(course: Course, number: str, owner: str, secret: bytes) -> AccountRef:
+    """Guess the way: the role that the course names, with the id of whom the course launched for last."""
     role = course.accounts.role_name or "gpulab-course"
     arn = f"arn:aws:iam::{number}:role/{role}"
     return AccountRef(number, course.accounts.profile, arn, external_id_of(owner, secret=secret))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gpulab.errors import GpulabError, NotFound, StoreError, Unreachable, WrongUsage
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleets.accounts import Account, Accounts
+from gpulab.fleets.former import HINT
 from gpulab.fleets.looking import live_of
 from gpulab.fleets.pacing import LOOK
 from gpulab.launch.context import Context
@@ -34,12 +35,14 @@ class Member:
         seat: `None` for an extra instance.
         instance: `None` when nothing runs for the seat.
         error: Why the account could not be read; then nobody knows whether something runs.
+        is_former: Whether nobody in the roster has the account any more.
     """
 
     account: AccountRef
     seat: Seat | None
     instance: Instance | None
     error: GpulabError | None = None
+    is_former: bool = False
 
     @property
     def name(self) -> str:
@@ -51,11 +54,20 @@ class Member:
     @property
     def label(self) -> str:
         """What the teacher calls it."""
-        return self.seat.label if self.seat else f"{self.name} (extra)"
+        if self.seat is not None:
+            return self.seat.label
+        if self.is_former:
+            return f"{self.name or self.account.title} (left the roster)"
+        return f"{self.name} (extra)"
 
 
 def members(
-    accounts: Accounts, lab: Lab, seats: Sequence[Seat], *, with_extras: bool
+    accounts: Accounts,
+    lab: Lab,
+    seats: Sequence[Seat],
+    *,
+    with_extras: bool,
+    former: Sequence[AccountRef] = (),
 ) -> tuple[Member, ...]:
     """
     Look who is up: one paginated call for each account and region.
@@ -63,8 +75,10 @@ def members(
     Args:
         seats: In the order wanted.
         with_extras: Whether instances of the lab that serve nobody among the seats follow.
+        former: Accounts that nobody in the roster has any more, see `fleets.former`: what runs of the lab there comes last.
     """
     refs = list({seat.account.key: seat.account for seat in seats}.values())
+    every = (*refs, *former)
 
     def ask(ref: AccountRef) -> list[Instance] | GpulabError:
         try:
@@ -72,8 +86,8 @@ def members(
         except GpulabError as error:
             return error
 
-    with ThreadPoolExecutor(min(_ACCOUNTS_AT_ONCE, max(1, len(refs)))) as pool:
-        said = dict(zip((ref.key for ref in refs), pool.map(ask, refs), strict=True))
+    with ThreadPoolExecutor(min(_ACCOUNTS_AT_ONCE, max(1, len(every)))) as pool:
+        said = dict(zip((ref.key for ref in every), pool.map(ask, every), strict=True))
     found = [_member(seat, said[seat.account.key]) for seat in seats]
     taken = {m.instance.id for m in found if m.instance}
     if with_extras:
@@ -81,7 +95,7 @@ def members(
             listed = said[ref.key]
             rest = [] if isinstance(listed, GpulabError) else listed
             found += [Member(ref, None, i) for i in rest if i.id not in taken]
-    return tuple(found)
+    return (*found, *(member for ref in former for member in _left(ref, said[ref.key])))
 
 
 def each(
@@ -141,6 +155,13 @@ def _member(seat: Seat, listed: list[Instance] | GpulabError) -> Member:
     mine = [i for i in listed if i.name == seat.name and i.state.is_alive]
     oldest = min(mine, key=lambda i: (i.launched_at, i.id), default=None)
     return Member(seat.account, seat, oldest)
+
+
+def _left(ref: AccountRef, listed: list[Instance] | GpulabError) -> list[Member]:
+    if isinstance(listed, GpulabError):
+        error = GpulabError(listed.message, hint=HINT, code=listed.code)
+        return [Member(ref, None, None, error, is_former=True)]
+    return [Member(ref, None, i, is_former=True) for i in listed if i.state.is_alive]
 
 
 def _acted(

@@ -27,6 +27,7 @@ from gpulab.fleets.events import (
     Requested,
     SeatFailed,
 )
+from gpulab.fleets.former import remember_way
 from gpulab.fleets.launching import AccountLaunches, Launched
 from gpulab.fleets.looking import Seen, live_of, look
 from gpulab.launch.money.facts import record_end, record_running
@@ -184,6 +185,7 @@ class _Run:
         self._halt = threading.Event()
         self._outcomes: dict[int, Outcome] = {}
         for ref in {s.account.key: s.account for s in decided.plan.steps if s.starts}.values():
+            remember_way(accounts, ref)
             accounts.arm(ref)
         self._launches = {
             step.account.key: AccountLaunches(

@@ -44,6 +44,11 @@ class AccountRef:
         """The account's twelve digits where the role tells them, else `""`."""
         return self.role_arn.split(":")[4] if self.role_arn else ""
 
+    @property
+    def title(self) -> str:
+        """What the teacher calls it: its number, else the profile that leads there."""
+        return f"account {self.number}" if self.number else f"profile {self.profile}"
+
 
 @dataclass(frozen=True)
 class Seat:
@@ -225,3 +230,8 @@ class Outcome:
     def is_failed(self) -> bool:
         """Whether somebody has to do something."""
         return self.result is Result.FAILED
+
+    @property
+    def who(self) -> str:
+        """What the teacher calls whom this concerns."""
+        return self.seat.label if self.seat else self.name or self.account.title

@@ -18,7 +18,7 @@ from gpulab.model.course import Lab
 from gpulab.model.instance import Instance, State
 from gpulab.model.status import AgentStatus
 from gpulab.spending.lab import CourseSpending
-from gpulab.view.fleet_members import MemberRow
+from gpulab.view.fleet_members import FORMER, MemberRow
 from gpulab.view.instances import doing
 from gpulab.view.words import one_line, per_hour
 
@@ -157,7 +157,7 @@ def _member_tile(row: MemberRow, lab: Lab, *, has_names: bool, now: datetime) ->
     seat = member.seat
     standing, words = _standing(row, now)
     # An instance that serves nobody may carry any name, another student's too: its id is what is unique.
-    key = seat.name if seat else instance.id if instance else member.name
+    key = seat.name if seat else instance.id if instance else member.account.key
     own_limit = status.budget_usd if status and status.budget_usd is not None else lab.budget_usd
     return Tile(
         key=key,
@@ -199,7 +199,7 @@ def _standing(row: MemberRow, now: datetime) -> tuple[Standing, str]:
     if member.instance is None:
         return Standing.NONE, "not up"
     if member.seat is None:
-        return Standing.TROUBLE, "nobody in the roster has it"
+        return Standing.TROUBLE, FORMER if member.is_former else "nobody in the roster has it"
     return _of_instance(member.instance, row.status, row.silence, now)
 
 

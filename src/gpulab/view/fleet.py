@@ -117,7 +117,7 @@ def causes_lines(outcomes: Iterable[Outcome]) -> list[str]:
         if outcome.trouble is not None:
             message, hint = outcome.trouble.message, outcome.trouble.hint
             key = (unnamed(message, outcome.account), unnamed(hint, outcome.account))
-            causes.setdefault(key, []).append(_who(outcome))
+            causes.setdefault(key, []).append(outcome.who)
     return _grouped(causes)
 
 
@@ -140,7 +140,7 @@ def sentence(event: events.FleetEvent, *, now: datetime) -> str:
             return f"  {done:>4}/{total}  {seat.label}: {instance.id} in {instance.place.zone}"
         case events.SeatFailed(outcome=outcome, done=done, of=total):
             said = outcome.trouble.message if outcome.trouble else "failed"
-            return f"  {done:>4}/{total}  {_who(outcome)}: {said}"
+            return f"  {done:>4}/{total}  {outcome.who}: {said}"
         case events.Lost(seat=seat, reason=reason):
             return f"  {seat.label}: it ended while it started ({reason}); launching again"
         case events.Polled(running=running, pending=pending):
@@ -219,10 +219,6 @@ def _grouped(causes: dict[tuple[str, str], list[str]]) -> list[str]:
         if hint:
             lines.append(f"    {hint}")
     return lines
-
-
-def _who(outcome: Outcome) -> str:
-    return outcome.seat.label if outcome.seat else outcome.name
 
 
 def _step_who(step: Step) -> str:

@@ -51,6 +51,8 @@ _HEADINGS = [
 # What fits into 80 columns.
 _ON_SCREEN = 7
 _TROUBLES = 10
+#: Of an instance in an account that nobody in the roster has any more.
+FORMER = "nobody in the roster has its account any more; `gpulab fleet stop` ends it"
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ def totals_text(rows: Sequence[MemberRow]) -> str:
 def trouble_lines(rows: Iterable[MemberRow]) -> list[str]:
     """Name everybody in trouble, with why."""
     return [
-        f"{row.member.label}: {_trouble(row)}" for row in rows if row.member.seat and _trouble(row)
+        f"{row.member.label}: {_trouble(row)}"
+        for row in rows
+        if (row.member.seat or row.member.is_former) and _trouble(row)
     ]
 
 
@@ -184,6 +188,8 @@ def _trouble(row: MemberRow) -> str:
         return row.member.error.message
     if row.silence:
         return one_line(row.silence)
+    if row.member.is_former:
+        return FORMER
     if row.member.seat is None:
         return "nobody in the roster has it"
     failed = [p for p in row.status.phases if p.state == "failed"] if row.status else []

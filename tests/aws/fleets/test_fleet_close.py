@@ -249,16 +249,32 @@ def test_who_left_the_roster_while_the_instance_ran_is_ended_and_counted(term, s
 
 
 def test_an_account_that_left_and_cannot_be_reached_is_named(term, sandbox):
-    """The role trusts another external id by now: nobody may say that nothing is left there."""
+    """The student has deleted the stack: nobody may say that nothing is left there."""
     over = term(2, kind="own")
     accounts = over.accounts()
+    number = over.refs[1].number
+    sandbox.refuse("AssumeRole", "AccessDenied", status=403, contains=number, times=None)
 
-    left = former(accounts, over.refs[:1], secret=b"x" * 32)
+    left = former(accounts, over.refs[:1], secret=b"k" * 32)
     found = closing.look(accounts, over.refs[:1], over.seats[:1], former=left)
     cleared = {c.account.number: c.trouble for c in closing.clear(accounts, found)}
 
     assert [over.refs[1].number] == [ref.number for ref in left]
     assert HINT == cleared[over.refs[1].number].hint
+
+
+def test_a_way_that_cannot_be_read_is_guessed(term, sandbox):
+    """A disk that was full half wrote the file; the role that the course names is the likeliest."""
+    over = term(2, kind="own")
+    accounts, gone = over.accounts(), over.refs[1]
+    file = accounts.account(gone).context.folder.root / f"way-{accounts.course.id}.json"
+    written = json.loads(file.read_bytes())
+    file.write_text('{"role": "arn:aws')
+
+    left = former(accounts, over.refs[:1], secret=b"k" * 32)
+
+    assert {"role": gone.role_arn, "external_id": gone.external_id} == written
+    assert (gone,) == left
 
 
 def test_another_courses_accounts_are_not_this_courses(term):

@@ -30,7 +30,7 @@ def test_a_new_course_is_sound_and_keeps_its_roster_out_of_git(course, capsys):
 
     captured = capsys.readouterr()
     assert 0 == code
-    assert "dl: 1 labs, 0 students, nothing wrong\n" == captured.out
+    assert "dl: 1 lab, 0 students, nothing wrong\n" == captured.out
     assert "roster.csv\n" == (course / ".gitignore").read_text()
 
 

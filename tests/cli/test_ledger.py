@@ -40,7 +40,7 @@ def test_export_then_import_elsewhere(ledger, tmp_path, monkeypatch, capsys):
     codes = [run(["ledger", "import", str(lines)]) for _ in range(2)]
 
     assert [0, 0] == codes
-    assert "1 facts read, 1 new\n1 facts read, 0 new\n" == capsys.readouterr().err
+    assert "1 fact read, 1 new\n1 fact read, 0 new\n" == capsys.readouterr().err
 
 
 def test_a_file_can_be_named(ledger, tmp_path, capsys):
@@ -50,7 +50,7 @@ def test_a_file_can_be_named(ledger, tmp_path, capsys):
     run(["ledger", "export", str(path)])
 
     assert f"{FACT.line()}\n" == path.read_text()
-    assert ("", f"1 facts written to {path}\n") == capsys.readouterr()
+    assert ("", f"1 fact written to {path}\n") == capsys.readouterr()
 
 
 def test_show_lists_facts_for_people_and_scripts(ledger, capsys):

@@ -75,7 +75,7 @@ def new(context: Context, folder: Path, name: str | None, shared: bool, as_json:
     "--accounts",
     "with_accounts",
     is_flag=True,
-    help="Look at every account, too: the way in, the external id, plan, quotas, credit.",
+    help="Look at every account, too: the way in, the external id, plan, quotas, credit, the account's own budget.",
 )
 @course_option
 @json_option
@@ -93,6 +93,7 @@ def check(context: Context, with_accounts: bool, course_folder: str | None, as_j
       gpulab course check --accounts
     """
     from gpulab.view.course import problem_lines
+    from gpulab.view.words import counted
 
     found = classroom.read(context, course_folder)
     problems = found.problems
@@ -108,7 +109,7 @@ def check(context: Context, with_accounts: bool, course_folder: str | None, as_j
     assert found.course is not None
     if not as_json:
         context.console.show(
-            f"{found.course.id}: {len(found.course.labs)} labs, {len(found.roster.students):,} students, nothing wrong"
+            f"{found.course.id}: {counted(len(found.course.labs), 'lab')}, {counted(len(found.roster.students), 'student')}, nothing wrong"
         )
 
 

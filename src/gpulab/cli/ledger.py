@@ -10,6 +10,7 @@ import click
 
 from gpulab.cli.options import json_option, listing_options
 from gpulab.store.ledger import Ledger
+from gpulab.view.words import counted
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -73,7 +74,7 @@ def export(context: Context, file: str) -> None:
         sys.stdout.flush()
     else:
         write_atomically(Path(file), text.encode())
-        context.console.say(f"{len(facts)} facts written to {file}")
+        context.console.say(f"{counted(len(facts), 'fact')} written to {file}")
 
 
 @command.command("import")
@@ -92,7 +93,7 @@ def import_(context: Context, file: str) -> None:
 
     facts = import_lines(content_of(file))
     new = _ledger(context).append(facts)
-    context.console.say(f"{len(facts)} facts read, {new} new")
+    context.console.say(f"{counted(len(facts), 'fact')} read, {new:,} new")
 
 
 @command.command()
@@ -126,7 +127,7 @@ def rebuild(context: Context, regions: tuple[str, ...], everyone: bool, as_json:
     if as_json:
         context.console.show_json(found)
         return
-    context.console.say(f"{found.facts} facts found, {found.new} new")
+    context.console.say(f"{counted(found.facts, 'fact')} found, {found.new:,} new")
     for text in found.unknown:
         context.console.say(f"not known: {text}")
 

@@ -249,7 +249,7 @@ def _question(asked: _Asked, plan: Course | None, question: Question) -> Questio
 
 
 def _refuse_problems(report: Report) -> None:
-    from gpulab.view.report_table import counted
+    from gpulab.view.words import counted
 
     if report.problems:
         first = report.problems[0]

@@ -11,6 +11,7 @@ import click
 
 from gpulab.cli.options import Amount, Duration, json_option
 from gpulab.errors import WrongUsage
+from gpulab.view.words import counted
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -237,7 +238,9 @@ def apply_(
     for file in templates:
         answer = _ask(context, "apply", template=file.read_text("utf-8"), account=account)
         roles += answer["roles"]
-    _tell(context, {"roles": roles}, f"{len(roles)} roles are there.", as_json=as_json)
+    _tell(
+        context, {"roles": roles}, f"There are {counted(len(roles), 'role')} now.", as_json=as_json
+    )
 
 
 def _ask(context: Context, what: str, **parameters: Any) -> Any:

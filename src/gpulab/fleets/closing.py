@@ -185,8 +185,10 @@ def _clear(accounts: Accounts, standing: Standing) -> Cleared:
 def _refuse_busy(standing: Standing) -> None:
     if standing.members:
         names = ", ".join(sorted(member.label for member in standing.members)[:5])
+        count = len(standing.members)
+        run_on = "1 instance runs on" if count == 1 else f"{count} instances run on"
         raise Refused(
-            f"{len(standing.members)} instances run on ({names}), so the key to reach them stays",
+            f"{run_on} ({names}), so the key to reach them stays",
             hint="Close again once they have ended; `--no-save` ends them without their work",
         )
     if standing.open_names:

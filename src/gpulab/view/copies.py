@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpulab.remote.copying import CopyReport, Progress
+from gpulab.view.words import counted
 
 _SHOWN = 5
 
@@ -19,7 +20,7 @@ def size(count: int) -> str:
 
 def file_count(count: int) -> str:
     """Write a number of files, `1 file`."""
-    return f"{count} file" if count == 1 else f"{count} files"
+    return counted(count, "file")
 
 
 def progress_text(progress: Progress) -> str:

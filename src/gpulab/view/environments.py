@@ -12,6 +12,7 @@ from gpulab.bootstrap.locking import Renewed
 from gpulab.bootstrap.locks import Lock
 from gpulab.view.console import table
 from gpulab.view.instances import pairs_text
+from gpulab.view.words import counted
 
 COLUMNS = (
     "name",
@@ -117,8 +118,8 @@ def renewed_text(renewed: Sequence[Renewed]) -> str:
     """Say what new locks changed, a line for each package."""
     parts = []
     for one in renewed:
-        size = f"{len(one.lock.pins)} packages, {_sized(one.lock.download_mib, 'MiB')} to download"
-        parts.append(f"{one.variant}.lock: {size}, {len(one.changes)} changes")
+        size = f"{counted(len(one.lock.pins), 'package')}, {_sized(one.lock.download_mib, 'MiB')} to download"
+        parts.append(f"{one.variant}.lock: {size}, {counted(len(one.changes), 'change')}")
         parts += [f"  {line}" for line in one.changes]
     return "\n".join(parts)
 
@@ -157,9 +158,13 @@ def _locks(environment: Environment) -> list[tuple[str, Lock, float | None]]:
 
 
 def _lock_text(title: str, lock: Lock, gib: float | None, *, today: date) -> str:
-    age = f"{lock.locked_on}, {(today - lock.locked_on).days} days ago" if lock.locked_on else "?"
+    age = (
+        f"{lock.locked_on}, {counted((today - lock.locked_on).days, 'day')} ago"
+        if lock.locked_on
+        else "?"
+    )
     about = {
-        title: f"{len(lock.pins)} packages, {_sized(lock.download_mib, 'MiB')} to download, {_sized(gib, 'GiB')} on disk",
+        title: f"{counted(len(lock.pins), 'package')}, {_sized(lock.download_mib, 'MiB')} to download, {_sized(gib, 'GiB')} on disk",
         "locked": age,
         "sha256": lock.sha256,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpulab.launch.account.images import Listed
 from gpulab.view.console import table
-from gpulab.view.words import money, span
+from gpulab.view.words import counted, money, span
 
 COLUMNS = (
     "id",
@@ -68,9 +68,7 @@ def images_text(rows: Sequence[Listed], *, now: datetime) -> str:
     ]
     headings = ["IMAGE", "ENVIRONMENT", "REGION", "AGE", "SIZE", "$/MONTH, AT MOST", ""]
     total = money(sum((row.usd_per_month for row in rows), start=rows[0].usd_per_month * 0))
-    return (
-        f"{table(cells, headings, right=[3, 4, 5])}\n\n{len(rows)} images, at most {total} a month"
-    )
+    return f"{table(cells, headings, right=[3, 4, 5])}\n\n{counted(len(rows), 'image')}, at most {total} a month"
 
 
 def _state(row: Listed) -> str:

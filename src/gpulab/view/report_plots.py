@@ -139,7 +139,7 @@ def _students(report: Report, classes: dict[str, str]) -> Plot | None:
             axes.axvline(float(budget), color=_INK, linestyle="--", linewidth=1.5)
 
     middle = Decimal(str(spent[len(spent) // 2]))
-    summary = f"{len(spent)} students; the middle one spent {money(middle)}, the most {money(Decimal(str(spent[-1])))}"
+    summary = f"{counted(len(spent), 'student')}; the middle one spent {money(middle)}, the most {money(Decimal(str(spent[-1])))}"
     return Plot("What each student spent", _svg(draw, classes, "students"), summary)
 
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gpulab.model.report import Dimension, Report, Row, Standing, StudentStanding
 from gpulab.view.console import table
-from gpulab.view.words import money, percent
+from gpulab.view.words import counted, money, percent
 
 ROW_COLUMNS = (
     "key",
@@ -50,11 +50,6 @@ def row_json(row: Row) -> dict[str, Any]:
 def student_json(student: StudentStanding) -> dict[str, Any]:
     """Make a student of plain values."""
     return {column: getattr(student, column) for column in STUDENT_COLUMNS}
-
-
-def counted(number: int, noun: str) -> str:
-    """Write `1 run`, `2 runs`."""
-    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def report_json(report: Report) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def test_ls_shows_age_size_cost_and_state(baker, capsys):
         "$3.00",
         "usable",
     ]
-    assert "1 images, at most $3.00 a month" == lines[-1]
+    assert "1 image, at most $3.00 a month" == lines[-1]
 
 
 def test_ls_json_has_these_keys(baker, capsys):

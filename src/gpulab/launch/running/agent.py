@@ -61,9 +61,8 @@ def save(host: Host) -> bool:
     if not isinstance(failed, list):
         raise CommandFailed("the agent does not say in words gpulab knows what it could not save")
     if failed:
-        raise CommandFailed(
-            f"{len(failed)} files could not be kept, the first: {failed[0]}", hint=_USE_NO_SAVE
-        )
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise CommandFailed(f"could not keep {failed[0]}{more}", hint=_USE_NO_SAVE)
     return bool(summary.get("saved_at"))
 
 

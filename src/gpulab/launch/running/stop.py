@@ -164,8 +164,9 @@ def _compared_bucket(
     kept = {f.path: f.sha256 for f in found.files}
     lost += tuple(p for p, sha256 in agent.hashes(host).items() if kept.get(p) != sha256)
     if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise StoreError(
-            f"{len(lost)} files in {shown} differ from the instance, the first: {lost[0]}",
+            f"the kept copy of {lost[0]}{more} in {shown} is not what is on the instance",
             hint="Close what writes to them and stop again, or use `--no-save`",
         )
     yield Saved(context.now(), shown, len(found.files), found.size_bytes)

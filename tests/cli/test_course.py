@@ -173,7 +173,7 @@ def test_the_course_is_found_from_below_or_from_the_environment(course, way, mon
     code = run(["course", "check"])
 
     assert 0 == code
-    assert "dl: 1 labs" in capsys.readouterr().out
+    assert "dl: 1 lab," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("way", ["option", "environment"])

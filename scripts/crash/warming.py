@@ -28,7 +28,8 @@ def warm() -> None:
                 importlib.import_module(found.name)
             except ImportError:  # an extra that is not installed here
                 continue
-    shipped_agent()
+    shipped_agent(has_bucket=True)
+    shipped_agent(has_bucket=False)
     _share("_load_service_model")
     _share("_create_client_class")
     cloud = Cloud()

@@ -1051,7 +1051,40 @@ def _sort_in(found: Scan, folders: list[str], path: str, entry: os.DirEntry[str]
         found.files[path] = known
 
 
-# --- S3 -----------------------------------------------------------------------------------------------------------
+# --- the whole agent ----------------------------------------------------------------------------------------------
+
+# User data has 16 KB. What follows the line `keeping the work` below does not travel in it: it lies, as the whole of this
+# file, in the bucket that the work is kept in, under a key and hash that the specification names. Where there is no bucket,
+# what follows the line `reaching the bucket` does not travel either: the locks take its place.
+KEEPING: dict[str, Callable[[Here, Metadata], int]] = {}
+
+
+def keeping(word: str) -> Callable[[Here, Metadata], int]:
+    """Find what does `save`, `restore` or `manifest`: here, or in the whole agent."""
+    return KEEPING.get(word) or (lambda here, metadata: become_whole(here, metadata, word))
+
+
+def ask_whole(here: Here, word: str) -> str:
+    """Let the whole agent say a word, in a process of its own."""
+    root = ["--root", here.root] if here.root else []
+    return run(here, [sys.executable, __file__, *root, word])
+
+
+def become_whole(here: Here, metadata: Metadata, word: str) -> int:
+    """
+    Replace this process by the whole agent, fetched once; without a bucket there is nothing to do.
+
+    Raises:
+        Problem: The bucket does not have it, or it has another hash.
+    """
+    if here.spec["keep"] is None:
+        os.sync()
+        print("{}")  # the laptop fetches the work over ssh
+        return 0
+    return _run_whole(here, metadata, word)
+
+
+# --- reaching the bucket: in user data where there is one ---------------------------------------------------------
 
 
 def signed(
@@ -1122,36 +1155,8 @@ def s3_path(keep: dict[str, str], key: str) -> str:
     return "/" + urllib.parse.quote(f"{keep['bucket']}/{key}", safe="/-_.~")
 
 
-# --- the whole agent ----------------------------------------------------------------------------------------------
-
-# User data has 16 KB. What follows the line `keeping the work` below does not travel in it: it lies, as the whole of this
-# file, in the bucket that the work is kept in, under a key and hash that the specification names.
-KEEPING: dict[str, Callable[[Here, Metadata], int]] = {}
-
-
-def keeping(word: str) -> Callable[[Here, Metadata], int]:
-    """Find what does `save`, `restore` or `manifest`: here, or in the whole agent."""
-    return KEEPING.get(word) or (lambda here, metadata: become_whole(here, metadata, word))
-
-
-def ask_whole(here: Here, word: str) -> str:
-    """Let the whole agent say a word, in a process of its own."""
-    root = ["--root", here.root] if here.root else []
-    return run(here, [sys.executable, __file__, *root, word])
-
-
-def become_whole(here: Here, metadata: Metadata, word: str) -> int:
-    """
-    Replace this process by the whole agent, fetched once.
-
-    Raises:
-        Problem: The bucket does not have it, or it has another hash.
-    """
+def _run_whole(here: Here, metadata: Metadata, word: str) -> int:
     keep = here.spec["keep"]
-    if keep is None:
-        os.sync()
-        print("{}")  # the laptop fetches the work over ssh
-        return 0
     place = here.path(f"opt/gpulab/agent-{keep['agent'][:16]}.py")
     if not place.exists():
         write_file(place, _fetch_whole(keep, metadata), mode=0o755)

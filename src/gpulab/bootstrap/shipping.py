@@ -3,7 +3,7 @@ The agent as it travels. Hides how its source is made small; refuses to change w
 
 User data has 16 KB for everything, so it carries the agent without the part that keeps the work in S3, without
 docstrings, comments, types, spaces and imports for types, with short names, compressed, behind one line that unpacks and runs it.
-The whole agent, readable, lies in the bucket the work is kept in: an instance without a bucket does not need it.
+The whole agent, readable, lies in the bucket the work is kept in: an instance without a bucket does not need it, nor what reaches the bucket.
 """
 
 from __future__ import annotations
@@ -38,7 +38,12 @@ from pathlib import Path
 import gpulab
 from gpulab.bootstrap.locks import Lock
 
-_LEFT_OUT = ("# --- keeping the work: not in user data", "# --- the words ---")
+# From one line to the other; the first part is always left out, the second one where there is no bucket.
+_KEEPING = ("# --- keeping the work: not in user data", "# --- the words ---")
+_REACHING = (
+    "# --- reaching the bucket: in user data where there is one",
+    "# --- is anyone there? ---",
+)
 _STUB = """#!/usr/bin/env python3
 import base64, lzma
 exec(compile(lzma.decompress(base64.b64decode("{packed}")), "gpulab-agent", "exec"))
@@ -68,28 +73,27 @@ def lab_program() -> bytes:
     return (Path(gpulab.__file__).parent / "agent" / "lab.py").read_bytes()
 
 
-def shipped_agent() -> str:
+def shipped_agent(*, has_bucket: bool) -> str:
     """Give the program that travels in user data: an ordinary script that unpacks and runs itself."""
     # Thirty-two launches at once would each make it, in ten megabytes and half a second.
     with _ONCE:
-        return _shipped_agent()
+        return _shipped_agent(has_bucket=has_bucket)
 
 
 @cache
-def _shipped_agent() -> str:
-    packed = lzma.compress(
-        small_source().encode(), lzma.FORMAT_ALONE, filters=[{**_LZMA, "nice_len": 273}]
-    )
+def _shipped_agent(*, has_bucket: bool) -> str:
+    source = small_source(has_bucket=has_bucket).encode()
+    packed = lzma.compress(source, lzma.FORMAT_ALONE, filters=[{**_LZMA, "nice_len": 273}])
     return _STUB.format(packed=base64.b64encode(packed).decode())
 
 
 @cache
-def small_source() -> str:
+def small_source(*, has_bucket: bool) -> str:
     """Give what the shipped program runs."""
-    begin, end = _LEFT_OUT
     source = whole_agent().decode()
-    tree = ast.parse(source[: source.index(begin)] + source[source.index(end) :])
-    tree = _Bare().visit(tree)
+    for begin, end in (_KEEPING,) if has_bucket else (_KEEPING, _REACHING):
+        source = source[: source.index(begin)] + source[source.index(end) :]
+    tree = _Bare().visit(ast.parse(source))
     attributes = _short_attributes(tree)
     _shorten_locals(tree)
     tree = _Renamed(_short_globals(tree), attributes).visit(tree)

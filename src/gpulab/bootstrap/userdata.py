@@ -106,7 +106,11 @@ def _files(spec: InstanceSpec) -> list[dict[str, str]]:
             "/etc/ssh/sshd_config.d/10-gpulab.conf",
             _bare((templates / "ssh" / "10-gpulab.conf").read_text("utf-8")),
         ),
-        _file("/usr/local/bin/gpulab-agent", shipped_agent(), mode="0755"),
+        _file(
+            "/usr/local/bin/gpulab-agent",
+            shipped_agent(has_bucket=spec.keep is not None),
+            mode="0755",
+        ),
     ]
 
 

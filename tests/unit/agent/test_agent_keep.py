@@ -522,7 +522,7 @@ def test_the_shipped_agent_fetches_the_rest_of_itself_and_checks_it(
     put(here, "a.ipynb", b"{}")
     program = here.path("usr/local/bin/gpulab-agent")
     program.parent.mkdir(parents=True)
-    program.write_text(shipped_agent())
+    program.write_text(shipped_agent(has_bucket=True))
     env = {**os.environ, "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata_service.url}
     command = [sys.executable, program, "--root", here.root, "save"]
 

@@ -2,12 +2,14 @@
 Load and soak: months of use in minutes, and what came of them. Exits 1 when a promise was broken.
 
     python scripts/soak.py term [--students 300] [--weeks 13] [--seed 1]   a class, a term, bad weather, in simulated time
-    python scripts/soak.py tunnel [--faults 5000] [--minutes 60]           a tunnel through drops, freezes and sleeps; needs sshd
+                                [--share 20] [--processes 2]
+    python scripts/soak.py tunnel [--faults 5000] [--minutes 60]           tunnels through drops, freezes and sleeps; needs sshd
+                                  [--tunnels 4]
     python scripts/soak.py watch [--days 30]                               the agent's watcher through days of simulated time
     python scripts/soak.py page                                            docs/soak.md, made of the last run of each
 
 `term` runs gpulab's own code against the simulated AWS: `up`, `ls`, `extend`, `stop`, `ledger rebuild`, `sweep`, with a folder and an
-account of its own for each student. Figures go to `build/soak/`.
+account of its own for each student, and a process with a simulated AWS for each share of the students. Figures go to `build/soak/`.
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from soaking import shares
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FIGURES = CHECKOUT / "build" / "soak"
-_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,7 +54,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--students", type=int, default=300)
     parser.add_argument("--weeks", type=int, default=13)
     parser.add_argument("--swept-everywhere", type=int, default=1)
+    parser.add_argument("--share", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--faults", type=int, default=5000)
+    parser.add_argument("--tunnels", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--days", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
@@ -58,18 +66,35 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _term(options: argparse.Namespace) -> int:
-    from soaking import figures, term
+    from soaking import shares, term
 
-    # Everything is synced to the disk as on a laptop; in memory that costs nothing.
-    within = _IN_MEMORY if _IN_MEMORY.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="gpulab-soak-", dir=within) as folder:
-        size = term.Size(options.students, options.weeks, options.swept_everywhere)
-        found, tally = term.play(size, seed=options.seed, folder=Path(folder), say=_say)
+    size = term.Size(options.students, options.weeks, options.swept_everywhere)
+    began, code = time.monotonic(), 1
+    ends = shares.play(
+        size,
+        seed=options.seed,
+        each=options.share,
+        processes=options.processes,
+        minutes=options.minutes,
+        say=_say,
+    )
+    # Written after each share, so that a term that is cut short has figures too.
+    for students, part in ends:
+        about = {"students": students, "weeks": options.weeks, "wall_s": time.monotonic() - began}
+        code = _term_ended(about, part, options)
+    return code
+
+
+def _term_ended(about: dict[str, Any], part: shares.Part, options: argparse.Namespace) -> int:
+    from soaking import figures
+
+    found, tally = part
     broken = figures.violations(found, tally)
     lost = {why: len(files) for why, files in figures.lost_by_cause(tally).items()}
     said = {
-        "students": options.students,
-        "weeks": options.weeks,
+        **about,
+        "share": options.share,
+        "processes": options.processes,
         "figures": _plain(found),
         "tally": {**_plain(tally), "lost": lost},
         "to_jupyter": _shares(found.to_jupyter_s),
@@ -85,7 +110,13 @@ def _term(options: argparse.Namespace) -> int:
 def _tunnel(options: argparse.Namespace) -> int:
     from soaking import tunnel
 
-    found = tunnel.soak(options.faults, seed=options.seed, minutes=options.minutes, say=_say)
+    found = tunnel.soak(
+        options.faults,
+        tunnels=options.tunnels,
+        seed=options.seed,
+        minutes=options.minutes,
+        say=_say,
+    )
     broken = found.violations()
     said = {
         **_plain(found),

@@ -156,14 +156,15 @@ def _black_hole(way: Way, log: Log) -> list[float]:
     return [back]
 
 
-def kill_ssh() -> None:
-    """Kill the ssh client: the process that has the tunnel's socket in its arguments."""
+def kill_ssh(port: int | None = None) -> None:
+    """Kill the ssh clients that have a tunnel's socket in their arguments; only those that go to one port, if it is given."""
     shown = subprocess.run(
         ["ps", "-e", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     )
     for line in shown.stdout.splitlines():
         pid, parent, arguments = line.split(None, 2)
-        if int(parent) == os.getpid() and ".sock:127.0.0.1:" in arguments:
+        is_tunnel = int(parent) == os.getpid() and ".sock:127.0.0.1:" in arguments
+        if is_tunnel and (port is None or f" -p {port} " in arguments):
             os.kill(int(pid), signal.SIGKILL)
 
 
@@ -503,9 +504,14 @@ def descendants(pid: int) -> list[int]:
     shown = subprocess.run(
         ["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
     )
-    pairs = [tuple(map(int, line.split())) for line in shown.stdout.splitlines()]
-    children = [child for child, parent in pairs if parent == pid]
-    return children + [deeper for child in children for deeper in descendants(child)]
+    children: dict[int, list[int]] = {}
+    for line in shown.stdout.splitlines():
+        child, parent = map(int, line.split())
+        children.setdefault(parent, []).append(child)
+    found = list(children.get(pid, []))
+    for child in found:  # grows while it is walked: children of children follow
+        found += children.get(child, [])
+    return found
 
 
 def _free_port() -> int:

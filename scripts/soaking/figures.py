@@ -16,6 +16,8 @@ from soaking.process import memory_mb, open_files
 # What is written this shortly before an end that nobody announced may be lost: a look every 45 s, and the upload.
 _UNANNOUNCED_S = 60.0
 _NOTICE_S = 90.0
+# From a notice on it looks every 10 s.
+_LAST_LOOK_S = 12.0
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,10 @@ def lost_by_cause(tally: Tally) -> dict[str, list[Lost]]:
 
 
 def _why(lost: Lost) -> str:
-    if lost.noticed_s >= _NOTICE_S and lost.age_s > 2:
-        return "broken promise"
+    if lost.noticed_s >= _NOTICE_S and lost.age_s <= _LAST_LOOK_S:
+        return "written in the last ten seconds before the cut"
     if lost.noticed_s >= _NOTICE_S:
-        return "written in the last two seconds before the cut"
+        return "S3 refused until the cut" if lost.is_refused else "broken promise"
     if lost.age_s <= _UNANNOUNCED_S:
         return "written in the last minute before an unannounced end"
     return "older, at an unannounced end"

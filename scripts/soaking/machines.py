@@ -39,6 +39,7 @@ _SSH_S = (12.0, 30.0, 18.0)
 _JUPYTER_S = (15.0, 90.0, 30.0)
 _LAST_SAVE_S = 20.0
 _SAVE_LIMIT_S = 45.0
+_LOOK_ON_NOTICE_S = 10.0
 _ENDINGS = {"user": "stopped by somebody", "notice": "spot notice", "cut": "cut without a notice"}
 
 
@@ -51,12 +52,14 @@ class Lost:
         age_s: How long before the machine's end it was written.
         cause: How the machine ended.
         noticed_s: How long before its end the machine knew of it; 0 when it did not.
+        is_refused: Whether S3 had refused the last attempt to keep it.
     """
 
     path: str
     age_s: float
     cause: str
     noticed_s: float
+    is_refused: bool = False
 
 
 @dataclass
@@ -85,7 +88,7 @@ class Machines:
     name = "soak"
     clockwork: Clockwork
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: str) -> None:
         self.tally = Tally()
         self.by_id: dict[str, Machine] = {}
         self.random = random.Random(seed)
@@ -147,6 +150,7 @@ class Machine:
         self._written: dict[str, tuple[str, datetime]] = {}
         self._busy = threading.Lock()
         self._is_save_planned = False
+        self._is_refused = False
         self._used_at = self._now()
         self._deadline: datetime | None = None
         self._keys = Ed25519PrivateKey.generate().public_key()
@@ -240,6 +244,7 @@ class Machine:
             said = self._agent.save(self.here, self)
         except self._agent.Problem:
             self._kind.tally.failed_saves += 1
+            self._is_refused = True
             raise
         except OSError as error:
             if self.is_off:  # cut meanwhile, and its disk is gone
@@ -248,6 +253,7 @@ class Machine:
         finally:
             self._busy.release()
         self._kind.tally.saves += 1
+        self._is_refused = False
         return dict(said)
 
     def manifest(self) -> list[dict[str, Any]]:
@@ -355,18 +361,18 @@ class Machine:
                 self._nap(self._agent.SAVE_S)
 
     def _save_on_notice(self) -> None:
+        """Save at once, and until the cut at every look that finds something new; looks are closer now."""
         if self.here is None:
             return
         assert self._live.notice is not None
         until = datetime.fromisoformat(self._live.notice["time"].replace("Z", "+00:00"))
         self._write_down(until, by="aws", reason="Server.SpotInstanceTermination")
         while True:
-            try:
+            with contextlib.suppress(self._agent.Problem):
                 self.save()
-            except self._agent.Problem:
-                self._nap(10)
-            else:
-                return
+            self._nap(_LOOK_ON_NOTICE_S)
+            while not self._unkept():
+                self._nap(_LOOK_ON_NOTICE_S)
 
     def _unkept(self) -> list[str]:
         """Paths whose last content is not in the kept copy."""
@@ -395,7 +401,7 @@ class Machine:
         tally.ends[named] = tally.ends.get(named, 0) + 1
         for path in self._unkept():
             age = (now - self._written[path][1]).total_seconds()
-            tally.lost.append(Lost(path, age, named, noticed))
+            tally.lost.append(Lost(path, age, named, noticed, self._is_refused))
         self._on_exit(self.birth.instance_id)
 
     def _nap(self, seconds: float) -> None:

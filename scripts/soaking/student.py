@@ -19,7 +19,7 @@ from gpulab.launch.events import Event, Ready
 from gpulab.launch.money.rebuilding import rebuild
 from gpulab.launch.running import extend, instances, keep, overview, stop
 from gpulab.launch.upkeep import sweep
-from gpulab.launch.upkeep.prepare import prepare
+from gpulab.launch.upkeep.prepare import Prepared, prepare
 from gpulab.model.instance import Instance, LaunchRequest
 from gpulab.model.market import Market
 from gpulab.remote import keys
@@ -75,7 +75,9 @@ class Student:
         """Start an instance, work on it for a while through every interruption, and end it, or forget to."""
         term, chance = self._term, self._random
         ends_at = term.now() + timedelta(minutes=minutes)
-        self._prepare()
+        if not self._prepare():
+            term.figures.gave_up += 1
+            return
         wished_at = term.now()
         machine = self._up(name)
         if machine is not None:
@@ -124,12 +126,13 @@ class Student:
 
     # -- commands --------------------------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> bool:
+        """Run `gpulab init` once; whether the account is ready."""
         if self._is_prepared:
-            return
-        made = self._tried("init", lambda: prepare(self._context()))
+            return True
+        made = self._tried("init", self._init)
         if made is None:
-            return
+            return False
         keys.make_key_pair(self._folder / "home" / "keys" / "soak")
         self._is_prepared = True
         self._profile = replace(
@@ -139,6 +142,14 @@ class Student:
             instance_role=made.instance_role,
             scheduler_role=made.scheduler_role,
         )
+        return True
+
+    def _init(self) -> Prepared:
+        """Where an outage kept it from making the bucket it says so, and is run again."""
+        made = prepare(self._context())
+        if not made.keep_bucket:
+            raise StoreError("the work would be kept on this computer", code="without a bucket")
+        return made
 
     def _up(self, name: str) -> Machine | None:
         """Run `gpulab up` until JupyterLab answers; what fails is tried again, as its hint says."""

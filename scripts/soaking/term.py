@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -41,11 +41,13 @@ class Size:
 
     Attributes:
         swept_everywhere: So many students sweep every region, which takes the simulated AWS seconds each; the others their own.
+        first: The number of the first student, where this is a share of a larger term.
     """
 
     students: int
     weeks: int
     swept_everywhere: int = 1
+    first: int = 0
     sessions_a_week: float = 1.0
 
 
@@ -67,15 +69,16 @@ class Term:
 
     def play(self, folder: Path, say: Callable[[str], None]) -> None:
         """Let everybody live through the term, then count."""
-        students = [Student(self, n, folder / f"s{n:03}") for n in range(self.size.students)]
+        numbers = range(self.size.first, self.size.first + self.size.students)
+        students = [Student(self, n, folder / f"s{n:03}") for n in numbers]
         zones = [f"{self.regions[0]}{letter}" for letter in "abcdf"]
-        weather = Weather(self.clockwork, zones, self.seed)
+        weather = Weather(self.clockwork, zones, self.seed, share=self.size.first)
         self.machines.on_boot = weather.interrupt_later
-        chance = random.Random(f"{self.seed}/hours")
+        hours = [random.Random(f"{self.seed}/hours/{n}") for n in numbers]
         for week in range(self.size.weeks):
             monday = _FIRST_MONDAY + week * _WEEK
             weather.begin_week(monday)
-            self._plan_week(students, week, monday, chance)
+            self._plan_week(zip(students, hours, strict=True), week, monday)
             self.clockwork.run(monday + timedelta(days=6))
             self._sunday(students, monday + timedelta(days=6))
             say(self._progress(week))
@@ -83,10 +86,10 @@ class Term:
         self._end(students)
 
     def _plan_week(
-        self, students: list[Student], week: int, monday: datetime, chance: random.Random
+        self, students: Iterable[tuple[Student, random.Random]], week: int, monday: datetime
     ) -> None:
         """Labs begin on Monday within a quarter of an hour; later in the term everybody works on a project at any time."""
-        for student in students:
+        for student, chance in students:
             if week < _LABS:
                 starts = [monday + timedelta(seconds=chance.uniform(0, 900))]
             else:
@@ -142,8 +145,8 @@ class Term:
 
     def _last_day(self, students: list[Student]) -> None:
         """Sweep and fetch, one student after the other; all but some look in the profile's regions only, as most accounts may."""
-        for number, student in enumerate(students):
-            if number == self.size.swept_everywhere:
+        for number, student in enumerate(students, self.size.first):
+            if number == max(self.size.first, self.size.swept_everywhere):
                 self.world.deny("ec2:DescribeRegions")
             student.sunday()
             student.last_day()
@@ -209,7 +212,7 @@ def play(
 ) -> tuple[Figures, Tally]:
     """Play a term and return what came of it."""
     began = time.monotonic()
-    machines = Machines(folder / "machines", seed)
+    machines = Machines(folder / "machines", f"{seed}/{size.first}")
     start = _FIRST_MONDAY - timedelta(hours=2)
     with Sandbox(seed=seed, clock=ManualClock(start), machines=machines) as world:
         machines.clockwork = Clockwork(world)

@@ -1,5 +1,5 @@
 """
-A tunnel through thousands of drops, freezes and sleeps, with somebody asking through it all the time.
+Tunnels of one process through thousands of drops, freezes and sleeps, with somebody asking through each of them all the time.
 
 What people wait twelve seconds for is noticed here in a fraction of one, by the tunnel's own pace; the broken things are real: ssh and
 sshd processes killed and frozen, a network that swallows everything, a clock that jumps as after a sleep.
@@ -16,8 +16,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,7 @@ _PACE = Pace(
 )
 _ASLEEP_S = 600.0
 _ANSWER_WITHIN_S = 60.0
+_COUNTING = threading.Lock()
 
 
 @dataclass
@@ -59,13 +60,15 @@ class Sample:
 @dataclass
 class Outcome:
     """
-    What became of the tunnel.
+    What became of the tunnels.
 
     Attributes:
+        tunnels: So many at once.
         faults: By kind.
         failures: Requests that came to nothing; there must be none.
     """
 
+    tunnels: int = 1
     faults: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     noticed_sleeps: int = 0
@@ -74,8 +77,9 @@ class Outcome:
     samples: list[Sample] = field(default_factory=list)
     seconds: float = 0.0
 
-    def violations(self, *, memory_mb: int = 10, others: int = 3) -> list[str]:
-        """Name what grew or was lost; the first sample is taken once everything was used once."""
+    def violations(self, *, memory_mb: int = 10) -> list[str]:
+        """Name what grew or was lost; the first sample is taken once everything was used once, the last long after."""
+        others = 3 * self.tunnels  # what is under way at the moment of a look
         found = [f"request: {failure}" for failure in self.failures]
         first, last = self.samples[0], self.samples[-1]
         for what, allowed in (
@@ -90,21 +94,84 @@ class Outcome:
         return found
 
 
-def soak(faults: int, *, seed: int, minutes: float = 1e9, say: Callable[[str], None]) -> Outcome:
-    """Break a tunnel so often, or for so many minutes, and return what came of it."""
-    outcome, began = Outcome(), time.monotonic()
+def soak(
+    faults: int, *, tunnels: int, seed: int, minutes: float = 1e9, say: Callable[[str], None]
+) -> Outcome:
+    """Break tunnels so often together, or for so many minutes, and return what came of it."""
+    outcome, began = Outcome(tunnels), time.monotonic()
     until = began + minutes * 60
-    with tempfile.TemporaryDirectory(prefix="gpulab-soak-") as name, bed.web_server() as web:
-        with bed.sshd(Path(name)) as server, bed.way_to(server.port) as way:
-            _Soak(server, way, web, outcome, random.Random(seed)).run(faults, until, say)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpulab-soak-")))
+        web = stack.enter_context(bed.web_server())
+        soaked = []
+        for number in range(tunnels):
+            server = stack.enter_context(bed.sshd(_made(folder / str(number))))
+            way = stack.enter_context(bed.way_to(server.port))
+            chance = random.Random(f"{seed}/{number}")
+            one = _Soak(f"soak{number}", server, way, web, outcome, chance)
+            soaked.append(stack.enter_context(one.asked()))
+        _break_all(soaked, faults, until, outcome, say)
     outcome.seconds = time.monotonic() - began
     return outcome
 
 
+def _break_all(
+    soaked: Sequence[_Soak],
+    faults: int,
+    until: float,
+    outcome: Outcome,
+    say: Callable[[str], None],
+) -> None:
+    """Break all side by side, and look at this process every now and then while all are up."""
+    warm_up = min(faults // 2, 20 * len(soaked))
+    rounds = [warm_up, *_rounds(faults - warm_up, max(1, faults // 20))]
+    with ThreadPoolExecutor(len(soaked)) as pool:
+        for count in rounds:
+            shares = [(count + n) // len(soaked) for n in range(len(soaked))]
+            for said in pool.map(lambda one, share: one.break_(share, until), soaked, shares):
+                for text in said:
+                    say(text)
+            say(_look(outcome, sum(one.answered for one in soaked)))
+            if time.monotonic() > until:
+                return
+
+
+def _rounds(count: int, every: int) -> Iterator[int]:
+    for begun in range(0, count, every):
+        yield min(every, count - begun)
+
+
+def _look(outcome: Outcome, answered: int) -> str:
+    gc.collect()
+    faults = outcome.faults.total()
+    seen = Sample(faults, memory_mb(), threading.active_count(), open_files(), len(_children()))
+    outcome.samples.append(seen)
+    return (
+        f"{faults:>5} faults: {answered} requests, {len(outcome.failures)} failures,"
+        f" {seen.memory_mb} MB, {seen.threads} threads, {seen.files} files, {seen.children} children"
+    )
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 class _Soak:
+    """One tunnel, what it goes through, and who asks through it."""
+
+    _asking: bed.Browser
+
     def __init__(
-        self, server: bed.Sshd, way: bed.Way, web: int, outcome: Outcome, chance: random.Random
+        self,
+        name: str,
+        server: bed.Sshd,
+        way: bed.Way,
+        web: int,
+        outcome: Outcome,
+        chance: random.Random,
     ) -> None:
+        self._name = name
         self._server, self._way, self._web = server, way, web
         self._outcome, self._random = outcome, chance
         self._changed = threading.Condition()
@@ -112,8 +179,26 @@ class _Soak:
         self._is_up = False
         self._slept_s = self._back_s = 0.0
 
-    def run(self, faults: int, until: float, say: Callable[[str], None]) -> None:
-        """Break it until there were enough faults or the time is over, and look at this process meanwhile."""
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[_Soak]:
+        """Open it, and let somebody ask through it until the end."""
+        with self._tunnel() as port:
+            self._wait_for(lambda: self._is_up)
+            self._asking = bed.Browser(port)
+            try:
+                yield self
+            finally:
+                self._asking.close()
+                self._outcome.requests += self._asking.answered
+                self._outcome.failures += self._asking.failures
+
+    @property
+    def answered(self) -> int:
+        """Requests so far."""
+        return self._asking.answered
+
+    def break_(self, times: int, until: float) -> list[str]:
+        """Break it so often, or until the time is over; tell of each request that failed."""
         kinds = [
             self._ssh_killed,
             self._sshd_killed,
@@ -121,34 +206,25 @@ class _Soak:
             self._swallowed,
             self._slept,
         ]
-        weights = [30, 30, 10, 10, 20]
-        warm_up, every = min(faults // 2, 20), max(1, faults // 20)
-        with self._tunnel() as port:
-            self._wait_for(lambda: self._is_up)
-            asking, told = bed.Browser(port), 0
-            for number in range(faults):
-                if time.monotonic() > until:
-                    break
-                if number >= warm_up and (number - warm_up) % every == 0:
-                    say(self._sample(asking))
-                (kind,) = self._random.choices(kinds, weights)
-                kind()
-                name = kind.__name__.strip("_").replace("_", " ")
+        said = []
+        for _ in range(times):
+            if time.monotonic() > until:
+                break
+            told = len(self._asking.failures)
+            (kind,) = self._random.choices(kinds, [30, 30, 10, 10, 20])
+            kind()
+            name = kind.__name__.strip("_").replace("_", " ")
+            self._wait_for_an_answer()
+            with _COUNTING:
                 self._outcome.faults[name] += 1
-                self._wait_for_an_answer(asking)
-                for failure in asking.failures[told:]:
-                    say(f"{self._outcome.faults.total():>5} faults, {name}: {failure}")
-                told = len(asking.failures)
-            say(self._sample(asking))
-            asking.close()
-        self._outcome.requests = asking.answered
-        self._outcome.failures += asking.failures
+            said += [f"{self._name}, {name}: {text}" for text in self._asking.failures[told:]]
+        return said
 
     # -- what breaks -----------------------------------------------------------------------------------------------------------
 
     def _ssh_killed(self) -> None:
         with self._a_loss():
-            bed.kill_ssh()
+            bed.kill_ssh(self._way.port)
 
     def _sshd_killed(self) -> None:
         with self._a_loss():
@@ -189,29 +265,19 @@ class _Soak:
                     f"not noticed, or not back, in {_ANSWER_WITHIN_S:g} s"
                 )
 
-    def _wait_for_an_answer(self, asking: bed.Browser) -> None:
-        known, until = asking.answered, time.monotonic() + _ANSWER_WITHIN_S
-        while asking.answered < known + 2 and time.monotonic() < until:
+    def _wait_for_an_answer(self) -> None:
+        known, until = self.answered, time.monotonic() + _ANSWER_WITHIN_S
+        while self.answered < known + 2 and time.monotonic() < until:
             time.sleep(0.01)
-        if asking.answered < known + 2:
+        if self.answered < known + 2:
             self._outcome.failures.append(f"no answer for {_ANSWER_WITHIN_S:g} s")
-
-    def _sample(self, asking: bed.Browser) -> str:
-        gc.collect()
-        faults = self._outcome.faults.total()
-        seen = Sample(faults, memory_mb(), threading.active_count(), open_files(), len(_children()))
-        self._outcome.samples.append(seen)
-        return (
-            f"{faults:>5} faults: {asking.answered} requests, {len(asking.failures)} failed,"
-            f" {seen.memory_mb} MB, {seen.threads} threads, {seen.files} files, {seen.children} children"
-        )
 
     # -- the tunnel, with a clock that can jump --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _tunnel(self) -> Iterator[int]:
         """What `gpulab.remote.tunnel.serve` puts together, but for the clock on the wall, which jumps as after a sleep."""
-        sockets = ports.listen("soak", [self._web])
+        sockets = ports.listen(self._name, [self._web])
         stops: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
         async def main() -> None:

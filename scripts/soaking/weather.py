@@ -25,14 +25,18 @@ class Weather:
 
     Args:
         zones: Where instances are.
+        share: Whose instances; others have other interruptions in the same weather.
     """
 
-    def __init__(self, clockwork: Clockwork, zones: Iterable[str], seed: int) -> None:
+    def __init__(
+        self, clockwork: Clockwork, zones: Iterable[str], seed: int, *, share: int = 0
+    ) -> None:
         self.outages: Counter[str] = Counter()
         self.rates: dict[str, float] = {}
         self._clockwork, self._world = clockwork, clockwork.world
         self._zones = tuple(zones)
         self._random = random.Random(f"{seed}/weather")
+        self._interruptions = random.Random(f"{seed}/interruptions/{share}")
 
     def begin_week(self, monday: datetime) -> None:
         """Draw the week: each zone's rate of interruption, full zones at the peak, three outages of which one is at the peak."""
@@ -53,8 +57,8 @@ class Weather:
         rate = self.rates.get(machine.birth.zone, 0.0)
         if machine.birth.market != "spot" or rate <= 0:
             return
-        hours = self._random.expovariate(rate)
-        notice_s = 1.0 if self._random.random() < _WITHOUT_NOTICE else 120.0
+        hours = self._interruptions.expovariate(rate)
+        notice_s = 1.0 if self._interruptions.random() < _WITHOUT_NOTICE else 120.0
         if hours < _HORIZON_H:
             self._world.after(hours * 3600, lambda: self._interrupt(machine, notice_s))
 

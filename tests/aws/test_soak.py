@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +42,51 @@ def test_a_small_term_keeps_every_promise(soak):
     assert float(found["figures"]["billed_usd"]) > 0
 
 
-def test_a_tunnel_outlives_some_of_everything(soak):
+def test_what_shares_of_a_term_came_to_is_added_up(monkeypatch):
+    """A share that were counted twice, or not at all, would make the published figures wrong."""
+    monkeypatch.syspath_prepend(str(_SCRIPTS))
+    from soaking.figures import Figures, Sample
+    from soaking.machines import Tally
+    from soaking.shares import joined
+
+    small = Sample(datetime(2026, 5, 4, tzinfo=UTC), 20, 300, 1, 12)
+    large = replace(small, launches=30, memory_mb=400)
+    one = Figures(
+        commands=Counter({"up": 2, "ls": 1}),
+        failures=Counter({("up", "Throttled"): 1}),
+        to_jupyter_s=[60.0],
+        orphans=["i-1"],
+        billed_usd=Decimal("1.5"),
+        most_apart=("222200000001", Decimal("0.4")),
+        outages=Counter({"no connection": 3}),
+        samples=[small],
+    )
+    other = Figures(
+        commands=Counter({"up": 3}),
+        to_jupyter_s=[70.0],
+        billed_usd=Decimal("2.25"),
+        most_apart=("222200000021", Decimal("0.1")),
+        outages=Counter({"no connection": 3}),
+        samples=[large],
+    )
+
+    figures, tally = joined(
+        [(one, Tally(booted=20, ends={"idle": 1})), (other, Tally(booted=30, ends={"idle": 2}))]
+    )
+
+    assert Counter({"up": 5, "ls": 1}) == figures.commands
+    assert Counter({("up", "Throttled"): 1}) == figures.failures
+    assert ([60.0, 70.0], ["i-1"]) == (figures.to_jupyter_s, figures.orphans)
+    assert Decimal("3.75") == figures.billed_usd
+    assert ("222200000001", Decimal("0.4")) == figures.most_apart
+    assert Counter({"no connection": 3}) == figures.outages
+    assert [large] == figures.samples
+    assert (50, {"idle": 3}) == (tally.booted, tally.ends)
+
+
+def test_tunnels_outlive_some_of_everything(soak):
     """The long run is only as good as its smallest version, which runs with every change."""
-    code, said, found = soak("tunnel", "--faults", "6")
+    code, said, found = soak("tunnel", "--faults", "6", "--tunnels", "2")
 
     assert ([], 0) == (found["violations"], code), said
     assert 6 == sum(found["faults"].values())
@@ -62,9 +108,10 @@ def test_a_broken_promise_is_named(monkeypatch):
     from soaking.machines import Lost, Tally
 
     on_notice = Lost("week.ipynb", age_s=50.0, cause="spot notice", noticed_s=120.0)
+    refused = replace(on_notice, is_refused=True)
     unannounced = Lost("week.ipynb", age_s=50.0, cause="cut without a notice", noticed_s=0.0)
     figures = Figures(orphans=["instance i-1"], unknown_resources=["i-2"])
-    tally = Tally(doubled=["launch7: i-3, i-4"], lost=[on_notice, unannounced])
+    tally = Tally(doubled=["launch7: i-3, i-4"], lost=[on_notice, refused, unannounced])
 
     found = violations(figures, tally)
 

@@ -1,0 +1,105 @@
+"""A term in shares: so many students at a time, each share in a process and a simulated AWS of its own, with one weather for all."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from functools import reduce
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from soaking import term
+from soaking.figures import Figures
+from soaking.machines import Tally
+
+# Everything is synced to the disk as on a laptop; in memory that costs nothing.
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+_ONCE = frozenset({"outages", "samples", "most_apart"})
+
+Part = tuple[Figures, Tally]
+_T = TypeVar("_T", Figures, Tally)
+
+
+def play(
+    size: term.Size,
+    *,
+    seed: int,
+    each: int,
+    processes: int,
+    minutes: float,
+    say: Callable[[str], None],
+) -> Iterator[tuple[int, Part]]:
+    """
+    Play a term, and yield after each share that ended how many students have lived through it, and what came of all of them.
+
+    Args:
+        each: Students in a share; a simulated AWS becomes slower with all it remembers.
+        processes: Shares at once.
+        minutes: No share begins later.
+    """
+    begun, parts, students = time.monotonic(), [], 0
+    with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
+        waiting = list(_shares(size, each))
+        running: dict[Future[Part], term.Size] = {}
+        while waiting or running:
+            if time.monotonic() - begun > minutes * 60:
+                waiting.clear()
+            while waiting and len(running) < processes:
+                share = waiting.pop(0)
+                running[pool.submit(_share, share, seed)] = share
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                share = running.pop(ended)
+                parts.append(ended.result())
+                students += share.students
+                say(f"{students} of {size.students} students have lived through the term")
+                yield students, joined(parts)
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Make one of what came of several shares; of processes the one that held most is shown, and the weather was the same for all."""
+    figures = reduce(_added, (found for found, _ in parts))
+    largest = max(parts, key=lambda part: part[0].samples[-1].memory_mb)[0]
+    apart = max((found.most_apart for found, _ in parts), key=lambda one: one[1])
+    whole = replace(figures, samples=largest.samples, most_apart=apart)
+    return whole, reduce(_added, (tally for _, tally in parts))
+
+
+def _shares(size: term.Size, each: int) -> Iterable[term.Size]:
+    for first in range(size.first, size.first + size.students, each):
+        count = min(each, size.first + size.students - first)
+        yield replace(size, students=count, first=first)
+
+
+def _share(size: term.Size, seed: int) -> Part:
+    def say(text: str) -> None:
+        print(f"students {size.first} to {size.first + size.students - 1}, {text}", flush=True)
+
+    within = _IN_MEMORY if _IN_MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="gpulab-soak-", dir=within) as folder:
+        try:
+            return term.play(size, seed=seed, folder=Path(folder), say=say)
+        except Exception:  # a share that breaks off is a promise broken, and the others go on
+            figures = Figures(tracebacks=[traceback.format_exc()])
+            figures.sample(datetime.now(UTC), 0)
+            return figures, Tally()
+
+
+def _added(one: _T, other: _T) -> _T:
+    sums = {
+        field.name: _sum(getattr(one, field.name), getattr(other, field.name))
+        for field in fields(one)
+        if field.name not in _ONCE
+    }
+    return replace(one, **sums)
+
+
+def _sum(one: Any, other: Any) -> Any:
+    if isinstance(one, dict):
+        return type(one)({key: one.get(key, 0) + other.get(key, 0) for key in one | other})
+    return one + other

@@ -5,6 +5,7 @@ Break every command at every boundary it crosses, recover it in five ways, and l
     python scripts/crash_matrix.py --cases 2000         so many, the same ones each time, of every kind
     python scripts/crash_matrix.py --minutes 60         as many as that gives
     python scripts/crash_matrix.py --only up --only rm  some commands; `--list` names them
+    python scripts/crash_matrix.py --results FILE       keep each result: a run that is repeated goes on, and plays again what failed
     python scripts/crash_matrix.py --report docs/reliability.md
 
 A case: the simulated AWS as it stands before the command, the command in a process of its own, one break at one AWS call, ssh call, file
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from crash import baselines, casting, journals
+from crash.keeping import Results
 from crash.plays import Play, plays
 from crash.reporting import Tally, page, summary
 from crash.seams import Broken
@@ -41,7 +43,7 @@ def main() -> int:
     if asked.list:
         print("\n".join(p.name for p in chosen))
         return 0
-    tally, began = Tally(), time.monotonic()
+    results, began = Results(asked.results, _commit()), time.monotonic()
     casting.rehearse()
     left = sum(play.weight for play in chosen)
     for play, share in zip(chosen, _shares(asked.cases, chosen), strict=True):
@@ -50,18 +52,27 @@ def main() -> int:
             now = time.monotonic()
             until = now + (began + asked.minutes * 60 - now) * play.weight / left
         left -= play.weight
-        _play(play, share, tally, until, jobs=asked.jobs, is_quiet=asked.json)
+        _play(play, share, results, until, jobs=asked.jobs, is_quiet=asked.json)
     if asked.baselines:
-        tally.baselines = baselines.play(asked.only_baselines, jobs=asked.jobs)
-    tally.real_s = time.monotonic() - began
+        for name, counts in baselines.play(asked.only_baselines, jobs=asked.jobs).items():
+            results.add("baselines", launcher=name, counts=counts)
+    results.add("run", seconds=time.monotonic() - began)
+    tally = Tally.of(results)
     if asked.report:
-        asked.report.write_text(page(tally, today=datetime.now(UTC).date(), commit=_commit()))
+        words = sys.argv[1:]
+        asked.report.write_text(page(tally, today=datetime.now(UTC).date(), words=words))
     print(json.dumps(tally.as_json()) if asked.json else summary(tally))
     return int(bool(tally.violations))
 
 
 def _play(
-    play: Play, share: int | None, tally: Tally, until: float | None, *, jobs: int, is_quiet: bool
+    play: Play,
+    share: int | None,
+    results: Results,
+    until: float | None,
+    *,
+    jobs: int,
+    is_quiet: bool,
 ) -> None:
     stage = casting.make_stage(play)
     try:
@@ -69,23 +80,25 @@ def _play(
         cases = casting.cases_of(play, boundaries)
         chosen = casting.sample(cases, len(cases) if share is None else share)
         if play.name == "up":
-            torn = _torn(stage, play, tally, is_quick=share is not None and share < 200)
+            torn = _torn(stage, play, results, is_quick=share is not None and share < 200)
             chosen = [*torn, *chosen]
-        tally.begin(play, boundaries=len(set(boundaries)), calls=calls, possible=len(cases))
-        for result in casting.play_all(stage, play, chosen, jobs=jobs, until=until):
-            tally.add(play, result)
+        crossed = len(set(boundaries))
+        results.add("play", name=play.name, boundaries=crossed, calls=calls, possible=len(cases))
+        left = results.left(chosen)
+        for result in casting.play_all(stage, play, left, jobs=jobs, until=until):
+            results.add_result(result)
             for violation in result.violations if not is_quiet else ():
                 print(f"{violation.kind} | {result.case.name} | {violation.text}", flush=True)
     finally:
         stage.close()
     if not is_quiet:
-        print(f"{play.name}: {tally.line(play)}", flush=True)
+        print(f"{play.name}: {Tally.of(results).line(play.name)}", flush=True)
 
 
-def _torn(stage: Stage, play: Play, tally: Tally, *, is_quick: bool) -> list[casting.Case]:
+def _torn(stage: Stage, play: Play, results: Results, *, is_quick: bool) -> list[casting.Case]:
     """Cases of journals cut off; a quick run cuts at every 97th byte and plays three of them."""
     said = casting.act(stage, lambda own: _torn_in(own, play, step=97 if is_quick else 1))
-    tally.cuts = said["cuts"]
+    results.add("journals", cuts=said["cuts"])
     cases = [casting.Case(play.name, Broken(*words), how) for words, how in said["found"]]
     return cases[:3] if is_quick else cases
 
@@ -125,6 +138,9 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print figures as JSON, nothing else")
     parser.add_argument("--no-baselines", dest="baselines", action="store_false")
     parser.add_argument("--only-baselines", metavar="CALL", help="only those, broken at this call")
+    parser.add_argument(
+        "--results", type=Path, help="keep each result here, and go on where an earlier run ended"
+    )
     parser.add_argument("--report", type=Path, help="write the page here")
     return parser.parse_args()
 

@@ -34,45 +34,61 @@ _CONSOLE = """\
 -----END SSH HOST KEY KEYS-----
 """
 
-#: Asks the door what to do with a call; runs what is a program, prints what is an answer of the agent.
+#: Asks the door what to do with a call; runs what is a program, prints what is an answer of the agent. It runs some ten thousand times,
+#: so it loads nothing that the interpreter does not have at hand.
 SSH = """\
 #!{python} -ISB
-import base64, json, os, socket, subprocess, sys
+import _socket, marshal, posix, sys
 if "-G" in sys.argv:
-    raise SystemExit(0)
-door = socket.socket(socket.AF_UNIX)
-door.connect(os.environ["CRASH_DOOR"])
-lines = door.makefile("rwb")
-def ask(**words):
-    lines.write(json.dumps(words).encode() + b"\\n")
-    lines.flush()
-    said = lines.readline()
-    if not said:
-        os._exit(255)
-    return json.loads(said)
-told = ask(argv=sys.argv[1:])
+    posix._exit(0)
+environ = dict(posix.environ)
+door = _socket.socket(_socket.AF_UNIX)
+door.connect(environ[b"CRASH_DOOR"])
+def ask(words):
+    packed = marshal.dumps(words)
+    door.sendall(len(packed).to_bytes(4, "little") + packed)
+    parts = b""
+    while len(parts) < 4 or len(parts) < 4 + int.from_bytes(parts[:4], "little"):
+        part = door.recv(65536)
+        if not part:
+            posix._exit(255)
+        parts += part
+    return marshal.loads(parts[4:])
+told = ask({{"argv": sys.argv[1:]}})
 if "run" in told:
-    made = subprocess.run(["/bin/sh", "-c", told["run"]], cwd=told["home"], env=told["environ"], check=False)
-    told = ask(ended=made.returncode)
+    child = posix.fork()
+    if not child:
+        posix.chdir(told["home"])
+        posix.execve("/bin/sh", ["/bin/sh", "-c", told["run"]], told["environ"])
+    told = ask({{"ended": posix.waitstatus_to_exitcode(posix.waitpid(child, 0)[1])}})
 sys.stdout.write(told.get("out", ""))
 sys.stdout.flush()
 if told["exit"] == 255:
-    log = sys.argv[sys.argv.index("-E") + 1] if "-E" in sys.argv else os.devnull
+    log = sys.argv[sys.argv.index("-E") + 1] if "-E" in sys.argv else "/dev/null"
     with open(log, "a") as file:
         file.write(told.get("err", "") + "\\n")
 sys.stderr.write(told.get("err", ""))
-raise SystemExit(told["exit"])
+sys.stderr.flush()
+posix._exit(told["exit"])
+"""
+#: The instances' python3, without the packages and paths of this computer, which take longer to look up than anything done there.
+PYTHON = """\
+#!/bin/sh
+exec {python} -S "$@"
 """
 
 
 def put_ssh(folder: Path) -> Path:
     """Write the `ssh` program into a folder for `PATH`, beside the `python3` of the instances."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "ssh"
-    path.write_text(SSH.format(python=sys.executable))
-    path.chmod(stat.S_IRWXU)
-    (folder / "python3").symlink_to(Path(sys.executable).resolve())
-    return path
+    for name, text, python in (
+        ("ssh", SSH, sys.executable),
+        ("python3", PYTHON, Path(sys.executable).resolve()),
+    ):
+        path = folder / name
+        path.write_text(text.format(python=python))
+        path.chmod(stat.S_IRWXU)
+    return folder / "ssh"
 
 
 @dataclass

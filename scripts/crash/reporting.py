@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from crash.casting import Result
+from crash.casting import Case, Result
 from crash.faults import ON_AWS, RECOVERIES
-from crash.plays import Play
+from crash.keeping import Results
 
 
 @dataclass
@@ -22,6 +23,8 @@ class Tally:
         unmet: Cases whose break was never reached: the command took another way.
         cuts: At how many bytes a journal was cut off and read.
         baselines: Launcher -> kind -> cases.
+        commits: At which commit how many of the cases were played last.
+        mended: The commit and the result of cases that failed once and hold by now.
     """
 
     cases: Counter[str] = field(default_factory=Counter)
@@ -40,32 +43,49 @@ class Tally:
     cuts: int = 0
     baselines: dict[str, dict[str, int]] = field(default_factory=dict)
     real_s: float = 0.0
+    commits: Counter[str] = field(default_factory=Counter)
+    mended: list[tuple[str, Result]] = field(default_factory=list)
 
-    def begin(self, play: Play, *, boundaries: int, calls: int, possible: int) -> None:
+    @classmethod
+    def of(cls, results: Results) -> Tally:
+        """Count everything that was kept."""
+        tally = cls()
+        for row in results.rows("play"):
+            tally.begin(row["name"], row)
+        for commit, result in results.latest():
+            tally.add(commit, result)
+        tally.mended = results.mended()
+        tally.cuts = max((row["cuts"] for row in results.rows("journals")), default=0)
+        for row in results.rows("baselines"):
+            tally.baselines[row["launcher"]] = row["counts"]
+        tally.real_s = sum(row["seconds"] for row in results.rows("run"))
+        return tally
+
+    def begin(self, name: str, said: Mapping[str, int]) -> None:
         """Note what a good run of a command crosses."""
-        self.boundaries[play.name], self.calls[play.name] = boundaries, calls
-        self.possible[play.name] = possible
+        self.boundaries[name], self.calls[name] = said["boundaries"], said["calls"]
+        self.possible[name] = said["possible"]
 
-    def add(self, play: Play, result: Result) -> None:
+    def add(self, commit: str, result: Result) -> None:
         """Count one case."""
         case = result.case
-        self.cases[play.name] += 1
+        self.commits[commit] += 1
+        self.cases[case.play] += 1
         self.kinds[case.broken.kind] += 1
         self.ways[case.recovery] += 1
         self.unmet += not result.broke
-        if result.recovery_s > self.slowest_s[play.name] and case.recovery in ("again", "other"):
-            self.slowest_s[play.name] = result.recovery_s
-            self.slowest_case[play.name] = f"{case.broken.kind} at {case.broken.at}"
+        if result.recovery_s > self.slowest_s[case.play] and case.recovery in ("again", "other"):
+            self.slowest_s[case.play] = result.recovery_s
+            self.slowest_case[case.play] = _break_in_words(case)
         for violation in result.violations:
             self.violations[violation.kind] += 1
             self.found.append((violation.kind, case.name, violation.text))
-        if play.name == "up" and case.recovery == "again" and case.broken.kind in ON_AWS:
+        if case.play == "up" and case.recovery == "again" and case.broken.kind in ON_AWS:
             self.launch_cases += case.broken.at.startswith("aws ")
             self.launch_violations += bool(result.violations)
 
-    def line(self, play: Play) -> str:
+    def line(self, name: str) -> str:
         """One command in a line."""
-        name = play.name
         bad = sum(1 for _, case, _ in self.found if case.startswith(f"{name}: "))
         return f"{self.cases[name]} of {self.possible[name]} cases, {bad} violations"
 
@@ -93,8 +113,20 @@ def summary(tally: Tally) -> str:
     )
 
 
-def page(tally: Tally, *, today: date, commit: str) -> str:
-    """The page for the documentation."""
+def _break_in_words(case: Case) -> str:
+    broken = case.broken
+    if broken.kind == "clock":
+        return f"clock {broken.detail} min off"
+    return f"{broken.kind} {broken.detail}".strip() + f" at {broken.at}"
+
+
+def page(tally: Tally, *, today: date, words: Sequence[str]) -> str:
+    """
+    The page for the documentation.
+
+    Args:
+        words: The arguments of the run that writes it.
+    """
     total = sum(tally.cases.values())
     bad = sum(tally.violations.values())
     verdict = f"**{bad} violations**" if bad else "**no violation**"
@@ -103,7 +135,7 @@ def page(tally: Tally, *, today: date, commit: str) -> str:
             [
                 "# Reliability",
                 "What happens to money and work when a command is killed, its answers are lost, its disk is full or its credentials end. Written by"
-                f" `python scripts/crash_matrix.py --report docs/reliability.md` on {today.isoformat()} at commit {commit}, against the simulated AWS"
+                f" `{' '.join(['python scripts/crash_matrix.py', *words])}` on {today.isoformat()} at commit {_commits(tally)}, against the simulated AWS"
                 " (see [sandbox.md](sandbox.md)); nothing here was seen on a real account (see [unproven.md](unproven.md)).",
                 f"{total} cases of {sum(tally.possible.values())} that there are: {verdict}. A case is one command in a process of its own, broken at one AWS call, ssh call, file or ledger statement"
                 " that a good run crosses, then recovered in one of five ways, then judged. Simulated time; the simulated EC2 hides new instances for"
@@ -111,6 +143,7 @@ def page(tally: Tally, *, today: date, commit: str) -> str:
                 _by_command(tally),
                 _by_kind(tally),
                 _invariants(tally),
+                *_mended(tally),
                 _baselines(tally),
                 _journals(tally),
                 _open_ends(tally),
@@ -171,6 +204,27 @@ def _invariants(tally: Tally) -> str:
         shown = "\n".join(f"- {kind}: {case}" for kind, case, _ in tally.found[:40])
         text += f"\n\nThe first {min(40, len(tally.found))}:\n\n{shown}"
     return text
+
+
+def _commits(tally: Tally) -> str:
+    if len(tally.commits) == 1:
+        return next(iter(tally.commits))
+    return ", ".join(f"{commit} ({count:,} cases)" for commit, count in tally.commits.items())
+
+
+def _mended(tally: Tally) -> list[str]:
+    """Tell of every case that failed on the way, so that what was mended can be seen."""
+    if not tally.mended:
+        return []
+    shown = "\n".join(
+        f"- {violation.kind}: {one.case.name} (at {commit})"
+        for commit, one in tally.mended
+        for violation in one.violations[:1]
+    )
+    return [
+        "## Found and mended\n\nThese cases failed in a run before, were mended, and hold in the figures above, where they were played again:\n\n"
+        + shown
+    ]
 
 
 def _baselines(tally: Tally) -> str:

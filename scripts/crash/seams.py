@@ -35,7 +35,7 @@ from gpulab.sandbox import moto_bridge
 from gpulab.sandbox.in_process import _body_of, _headers, _text
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_TEMPORARY = re.compile(r"(?<=[.-])[a-z0-9_]{8}(?=$|\.)|[0-9a-f]{16,}|\d{8}T\d+")
+_TEMPORARY = re.compile(r"(?<=[.-])[a-z0-9_]{8}(?=$|[./])|[0-9a-f]{16,}|\d{8}T\d+")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,11 @@ class Line:
 
 def send(end: socket.socket, value: Any) -> None:
     """Send a value with its length."""
-    packed = pickle.dumps(value, protocol=5)
+    send_packed(end, pickle.dumps(value, protocol=5))
+
+
+def send_packed(end: socket.socket, packed: bytes) -> None:
+    """Send bytes with their length."""
     end.sendall(struct.pack("<I", len(packed)) + packed)
 
 
@@ -81,8 +85,18 @@ def receive(end: socket.socket) -> Any:
     Raises:
         EOFError: The other side is gone.
     """
+    return pickle.loads(receive_packed(end))  # noqa: S301 - our own child
+
+
+def receive_packed(end: socket.socket) -> bytes:
+    """
+    Receive bytes that were sent with their length.
+
+    Raises:
+        EOFError: The other side is gone.
+    """
     (size,) = struct.unpack("<I", _exactly(end, 4))
-    return pickle.loads(_exactly(end, size))  # noqa: S301 - our own child
+    return _exactly(end, size)
 
 
 def _exactly(end: socket.socket, size: int) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import marshal
 import mmap
 import os
 import selectors
@@ -27,7 +28,16 @@ from typing import Any
 import boto3
 
 from crash.guests import Guests, environ_of, put_ssh
-from crash.seams import Broken, Line, Seams, exit_now, receive, send
+from crash.seams import (
+    Broken,
+    Line,
+    Seams,
+    exit_now,
+    receive,
+    receive_packed,
+    send,
+    send_packed,
+)
 from crash.warming import warm
 from gpulab.remote.target import accepts_cipher_order
 from gpulab.sandbox import Sandbox
@@ -361,18 +371,14 @@ class Stage:
     def _answer_ssh(self, call: _SshCall) -> bool:
         """Answer one line of the `ssh` program; false when it is gone."""
         try:
-            line = call.lines.readline()
-        except (ConnectionError, ValueError):
+            said = marshal.loads(receive_packed(call.end))  # noqa: S302 - our own program
+        except (EOFError, ConnectionError, OSError):
             return False
-        if not line:
-            return False
-        said = json.loads(line)
         reply = self._ssh(call, said["argv"]) if "argv" in said else self._ssh_ended(call, said)
         if reply is None:
             return False
-        with contextlib.suppress(ConnectionError, ValueError):
-            call.lines.write(json.dumps(reply).encode() + b"\n")
-            call.lines.flush()
+        with contextlib.suppress(OSError):
+            send_packed(call.end, marshal.dumps(reply))
         return True
 
     def _ssh(self, call: _SshCall, argv: Sequence[str]) -> dict[str, Any] | None:
@@ -472,7 +478,6 @@ class _SshCall:
     def __init__(self, end: socket.socket, child: _Child) -> None:
         self.end = end
         self.child = child
-        self.lines = end.makefile("rwb")
         self.fault: Broken | None = None
 
 

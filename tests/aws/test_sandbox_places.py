@@ -298,6 +298,26 @@ def test_a_schedule_ends_its_instance_and_itself(sandbox, client, running, role)
     )
 
 
+@pytest.mark.parametrize("outage", ["503", "no connection", "the answer is lost"])
+def test_a_schedule_outlasts_an_outage(sandbox, client, running, role, outage):
+    """The laptop may be closed for good: an outage of minutes must not be why an instance runs for days."""
+    id_ = running()
+    schedule(client, sandbox, role("ec2:TerminateInstances"), id_)
+    begin = {
+        "503": lambda: sandbox.refuse("*", "ServiceUnavailable"),
+        "no connection": lambda: sandbox.drop_request("*", times=None),
+        "the answer is lost": lambda: sandbox.lose_reply("*", times=None),
+    }
+    sandbox.advance(3500)
+    fault = begin[outage]()
+    sandbox.advance(300)
+    fault.times = 0
+
+    sandbox.advance(200)
+
+    assert ["terminated"] == [i["State"]["Name"] for i in sandbox.instances()]
+
+
 def test_a_schedule_that_was_deleted_does_nothing(sandbox, client, running, role):
     """`stop` takes the guard away again."""
     schedule(client, sandbox, role("ec2:TerminateInstances"), running())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from gpulab.sandbox import moto_services
-from gpulab.sandbox.calls import Answer, Call, Forward, Refusal, from_inside
+from gpulab.sandbox.calls import Answer, Call, ConnectionLost, Forward, Refusal, from_inside
 from gpulab.sandbox.iam_policies import Decision, decide
 from gpulab.sandbox.iam_requests import asked_by
 
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 _AT = re.compile(r"at\((\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\)")
 _TARGET = re.compile(r"arn:aws:scheduler:::aws-sdk:([a-z0-9-]+):([A-Za-z]+)")
+
+# How a target is called that does not answer, where its schedule says nothing else; the pause is a guess, AWS's grows.
+# https://docs.aws.amazon.com/scheduler/latest/APIReference/API_RetryPolicy.html
+_TRIES = 186
+_TRIES_FOR = timedelta(hours=24)
+_PAUSE_S = 60.0
 
 
 def create_schedule(world: World, call: Call, forward: Forward) -> Answer:
@@ -80,7 +86,19 @@ def _invoke(world: World, account: str, region: str, target: Mapping[str, Any]) 
         # AWS tells nobody either, unless the schedule has a dead-letter queue.
         world.note_refused(account, region, service, operation, params, "AccessDenied")
         return
-    world.act(account, region, service, operation, params)
+    _deliver(world, call, until=world.now() + _TRIES_FOR, tries=_TRIES)
+
+
+def _deliver(world: World, call: Call, *, until: datetime, tries: int) -> None:
+    """Call a target, again and again while AWS itself does not answer."""
+    try:
+        status = world.act(
+            call.account, call.region, call.service, call.operation, call.params
+        ).status
+    except ConnectionLost:
+        status = 500
+    if status >= 500 and tries > 1 and world.now() < until:
+        world.after(_PAUSE_S, lambda: _deliver(world, call, until=until, tries=tries - 1))
 
 
 def _check_role(call: Call) -> None:

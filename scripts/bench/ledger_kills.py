@@ -17,7 +17,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpulab.model.fact import FactKind
 from gpulab.store.ledger import Ledger
 
 WRITER = Path(__file__).parents[2] / "tests" / "unit" / "ledger_writer.py"
@@ -89,7 +88,7 @@ def _kill_at(call: str, count: int) -> Result:
 
 def _counts(ledger: Ledger) -> Counter[int]:
     """Count the facts of each append; the writer's appends lie a minute apart, within one hour."""
-    return Counter(fact.at.minute for fact in ledger.facts(FactKind.PRICE))
+    return Counter(fact.at.minute for fact in ledger.facts())
 
 
 if __name__ == "__main__":

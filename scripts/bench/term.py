@@ -7,7 +7,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from gpulab.model.fact import Fact, Source, ended, launched, price, started, usage, volume
+from gpulab.model.fact import (
+    Fact,
+    Source,
+    address,
+    ended,
+    intent,
+    launched,
+    price,
+    started,
+    usage,
+    volume,
+)
 from gpulab.model.market import Market
 from gpulab.model.timeline import EndedBy
 
@@ -50,21 +61,37 @@ def _prices(rng: random.Random, begin: datetime, end: datetime) -> Iterator[Fact
 
 def _run(rng: random.Random, number: int, owner: str, lab: str, begin: datetime) -> Iterator[Fact]:
     kind, instance = rng.choice(list(TYPES)), f"i-{number:08x}"
+    zone, market = rng.choice(ZONES), Market.SPOT if rng.random() < 0.9 else Market.ON_DEMAND
+    # One in ten finds its first place full.
+    for attempt in range(1, 3 if number % 10 == 0 else 2):
+        yield intent(
+            f"l{number:08x}-{attempt}",
+            at=begin - timedelta(seconds=3),
+            launch_id=f"l{number:08x}",
+            zone=zone,
+            instance_type=kind,
+            market=market,
+            at_most_usd_per_hour=Decimal(TYPES[kind][1]),
+            owner=owner,
+            course="02456",
+            lab=lab,
+        )
     yield launched(
         instance,
         at=begin,
-        zone=rng.choice(ZONES),
+        zone=zone,
         instance_type=kind,
-        market=Market.SPOT if rng.random() < 0.9 else Market.ON_DEMAND,
+        market=market,
         usd_per_hour=Decimal(TYPES[kind][0]),
         on_demand_usd_per_hour=Decimal(TYPES[kind][1]),
-        ipv4_usd_per_hour=Decimal("0.005"),
+        launch_id=f"l{number:08x}",
         owner=owner,
         course="02456",
         lab=lab,
         gpus=1,
         source=Source.AWS,
     )
+    yield address(instance, at=begin, usd_per_hour=Decimal("0.005"), source=Source.AWS)
     yield volume(
         f"vol-{number:08x}",
         at=begin,

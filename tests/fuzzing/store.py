@@ -20,6 +20,7 @@ from gpulab.model import fact
 from gpulab.model.fact import Fact, Source
 from gpulab.model.market import Market
 from gpulab.model.report import Dimension
+from gpulab.model.statement import Statement
 from gpulab.model.timeline import EndedBy
 from gpulab.remote import hostkeys
 from gpulab.reporting.report import Question, report_of
@@ -118,7 +119,21 @@ def _journal(path: Path) -> None:
 def _some_facts() -> tuple[Fact, ...]:
     begin = _NOW - timedelta(hours=5)
     cents = Decimal("0.16")
+    bill = Statement(
+        name="cur.csv", format="cur-2.0", digest="d1", lines=2, unreadable=0, path="bills/cur.csv"
+    )
     return (
+        fact.intent(
+            "t1",
+            at=begin,
+            launch_id="l1",
+            zone="us-east-1a",
+            instance_type="g4dn.xlarge",
+            market=Market.SPOT,
+            at_most_usd_per_hour=Decimal("0.526"),
+        ),
+        fact.address("i-1", at=begin, usd_per_hour=Decimal("0.005")),
+        fact.statement_read(bill, at=_NOW),
         fact.launched(
             "i-1",
             at=begin,
@@ -127,7 +142,6 @@ def _some_facts() -> tuple[Fact, ...]:
             market=Market.SPOT,
             usd_per_hour=cents,
             on_demand_usd_per_hour=Decimal("0.526"),
-            ipv4_usd_per_hour=Decimal("0.005"),
             launch_id="l1",
             token="t1",
             name="week4",

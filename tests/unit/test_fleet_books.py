@@ -13,7 +13,7 @@ import pytest
 from gpulab.errors import WrongUsage
 from gpulab.fleet.books import facts_of
 from gpulab.fleet.needs import needs_of
-from gpulab.model.fact import Fact, FactKind, ended, price, volume
+from gpulab.model.fact import Fact, FactKind, address, ended, price, volume
 
 _spec = importlib.util.spec_from_file_location(
     "fleet_builders", Path(__file__).with_name("fleet_builders.py")
@@ -27,15 +27,22 @@ def a_launch(instance_id, course):
     return Fact(FactKind.LAUNCHED, instance_id, NOW, {"course": course} if course else {})
 
 
+def an_attempt(token, course):
+    return Fact(FactKind.INTENT, token, NOW, {"course": course} if course else {})
+
+
 def test_a_teachers_own_instance_is_no_part_of_the_courses_books():
     """One account, a course and somebody's research: the department pays the former only."""
     ours = [
+        an_attempt("l-1-1", "c1"),
         a_launch("i-1", "c1"),
+        address("i-1", at=NOW, usd_per_hour=Decimal("0.005")),
         ended("i-1", at=NOW + timedelta(hours=1), by=None, reason="-"),
         volume("vol-1", at=NOW, type="gp3", size_gb=60, usd_per_gb_month=None, instance_id="i-1"),
         price(zone="us-east-1a", instance_type="g4dn.xlarge", at=NOW, usd_per_hour=Decimal("0.2")),
     ]
     others = [
+        an_attempt("l-3-1", ""),
         a_launch("i-2", "c2"),
         a_launch("i-3", ""),
         volume("vol-3", at=NOW, type="gp3", size_gb=60, usd_per_gb_month=None, instance_id="i-3"),

@@ -14,16 +14,20 @@ from gpulab.model.fact import (
     Fact,
     FactKind,
     Source,
+    address,
     ended,
     extended,
+    intent,
     launched,
     price,
     started,
+    statement_read,
     usage,
     volume,
     volume_deleted,
 )
 from gpulab.model.market import Market
+from gpulab.model.statement import Category, Statement, StatementSum, units_of
 from gpulab.model.timeline import EndedBy, Run
 from gpulab.spending.charging import cost_of
 from gpulab.spending.exact import Usd
@@ -66,7 +70,8 @@ def problems(*facts: Fact) -> list[tuple[DiscrepancyKind, str]]:
 def test_the_worked_example_as_facts_costs_the_same():
     """`gpulab cost` and the ledger are one computation: the format's example to ten decimals."""
     facts = (
-        a_launch(ipv4_usd_per_hour=Decimal("0.005"), owner="s123"),
+        a_launch(owner="s123"),
+        address("i-1", at=T0, usd_per_hour=Decimal("0.005")),
         a_price("0.2158", -250),
         a_price("0.2210", 80),
         ended("i-1", at=after(195.5), by=EndedBy.USER),
@@ -214,6 +219,98 @@ def test_what_does_not_fit_is_named_and_the_rest_is_counted(facts, expected):
 
     assert [expected] == problems(*facts, other)
     assert "i-2" in timeline_of((*facts, other)).launches
+
+
+def an_address(instance_id="i-1", *, usd: str | None = "0.005", source=Source.LAPTOP) -> Fact:
+    rate = None if usd is None else Decimal(usd)
+    return address(instance_id, at=T0, usd_per_hour=rate, source=source)
+
+
+def test_an_address_costs_while_its_instance_runs_and_once_whoever_tells_of_it():
+    """AWS takes an automatic address back at every stop; the laptop and the account tell of the same one."""
+    free = a_launch(market=Market.ON_DEMAND, usd_per_hour=Decimal(0))
+    facts = (
+        free,
+        an_address(),
+        an_address(source=Source.AWS),
+        ended("i-1", at=after(60), by=EndedBy.USER, is_final=False),
+        started("i-1", at=after(180)),
+        ended("i-1", at=after(240), by=EndedBy.USER),
+    )
+
+    assert "0.0100000000" == total(*facts)
+    assert Decimal(0) == Decimal(total(free, *facts[3:]))
+
+
+def test_an_address_of_unknown_price_is_named_and_not_free():
+    """A price that nobody wrote down must not read as 0."""
+    reading = timeline_of([a_launch(), a_price("0.2", 0), an_address(usd=None)])
+
+    costs = cost_of(reading.timeline, as_of=after(60))
+
+    assert ["the price of a public IPv4 address"] == [one.what for one in costs.unpriced]
+
+
+def an_attempt(number: int, *, zone: str = "us-east-1d") -> Fact:
+    return intent(
+        f"l-1-{number}",
+        at=after(number - 10),
+        launch_id="l-1",
+        zone=zone,
+        instance_type="g4dn.xlarge",
+        market=Market.SPOT,
+        at_most_usd_per_hour=Decimal("0.526"),
+    )
+
+
+def test_an_attempt_costs_nothing_and_is_joined_with_what_came_of_it():
+    """Two zones were full and a third took it: three times asked, one instance, one charge."""
+    attempts = (an_attempt(1, zone="us-east-1a"), an_attempt(2), an_attempt(3))
+    facts = (
+        a_launch(launch_id="l-1"),
+        a_price("0.2", 0),
+        ended("i-1", at=after(60), by=EndedBy.USER),
+    )
+
+    reading = timeline_of([*reversed(attempts), *facts])
+
+    assert ["", "", "i-1"] == [one.instance_id for one in reading.asked]
+    assert total(*facts) == total(*attempts, *facts)
+    assert ([], Decimal(0)) == (problems(*attempts), Decimal(total(*attempts)))
+    assert {} == timeline_of(attempts).launches
+
+
+def a_bill(**changes) -> Statement:
+    sums = (
+        StatementSum(T0.date(), "i-1", Category.USAGE, "instance", units_of(Decimal("1.25"))),
+        StatementSum(T0.date(), "", Category.CREDIT, "other", units_of(Decimal("-1.25"))),
+    )
+    plain = {"name": "cur.csv", "path": "bills/cur.csv", "format": "cur-2.0", "digest": "d1"}
+    return Statement(**(plain | {"lines": 7, "unreadable": 0, "sums": sums} | changes))
+
+
+def test_a_statement_is_remembered_with_its_days_and_sums():
+    """Gross and credit stay apart: their net is zero as long as credits pay."""
+    facts = (statement_read(a_bill(), at=after(60)), statement_read(a_bill(), at=after(5)))
+
+    (read,) = timeline_of(facts).statements
+
+    day = T0.date()
+    assert (after(5), "bills/cur.csv", 7, day, day) == (
+        read.read_at,
+        read.path,
+        read.lines,
+        read.first_day,
+        read.last_day,
+    )
+    assert {Category.USAGE: Decimal("1.25"), Category.CREDIT: Decimal("-1.25")} == read.by_category
+
+
+def test_a_statement_without_an_amount_is_remembered_too():
+    """An empty month was read as well."""
+    (read,) = timeline_of([statement_read(a_bill(sums=()), at=T0)]).statements
+
+    assert (None, None, {}) == (read.first_day, read.last_day, read.by_category)
 
 
 def test_what_is_known_of_a_launch_comes_from_every_source():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from gpulab.model.fact import ended, launched, price, volume
+from gpulab.model.fact import address, ended, launched, price, volume
 from gpulab.model.market import Market
 from gpulab.model.timeline import EndedBy
 from gpulab.spending.facts import timeline_of
@@ -15,14 +15,17 @@ NOW = datetime(2026, 10, 23, 18, tzinfo=UTC)
 
 
 def a_launch(instance_id: str, hours_ago: int, usd: str = "0.20"):
-    return launched(
-        instance_id,
-        at=NOW - timedelta(hours=hours_ago),
-        zone="us-east-1d",
-        instance_type="g4dn.xlarge",
-        market=Market.SPOT,
-        usd_per_hour=Decimal(usd),
-        ipv4_usd_per_hour=Decimal("0.005"),
+    at = NOW - timedelta(hours=hours_ago)
+    return (
+        launched(
+            instance_id,
+            at=at,
+            zone="us-east-1d",
+            instance_type="g4dn.xlarge",
+            market=Market.SPOT,
+            usd_per_hour=Decimal(usd),
+        ),
+        address(instance_id, at=at, usd_per_hour=Decimal("0.005")),
     )
 
 
@@ -40,7 +43,7 @@ def test_the_pace_counts_instances_addresses_and_disks_at_todays_prices():
     gone = ended("i-2", at=NOW - timedelta(hours=1), by=EndedBy.USER)
 
     burn = burn_of(
-        timeline_of([a_launch("i-1", 3), moved, a_launch("i-2", 4), gone, a_disk(93)]).timeline,
+        timeline_of([*a_launch("i-1", 3), moved, *a_launch("i-2", 4), gone, a_disk(93)]).timeline,
         now=NOW,
     )
 
@@ -61,7 +64,7 @@ def test_a_pace_with_an_unknown_price_says_so():
 
 def test_what_accrued_in_a_span():
     """The last week's spending, cut at its first second."""
-    timeline = timeline_of([a_launch("i-1", 10)]).timeline
+    timeline = timeline_of(a_launch("i-1", 10)).timeline
 
     assert Decimal("0.4100000000") == spent_between(timeline, NOW - timedelta(hours=2), NOW)
     assert Decimal("2.0500000000") == spent_between(timeline, None, NOW)
@@ -83,7 +86,7 @@ def test_a_planned_lab_is_never_cheaper_than_it_turns_out():
 
 def test_the_last_price_is_that_of_the_newest_launch():
     """A plan without a price takes what was paid last."""
-    reading = timeline_of([a_launch("i-1", 9, "0.40"), a_launch("i-2", 2, "0.22")])
+    reading = timeline_of([*a_launch("i-1", 9, "0.40"), *a_launch("i-2", 2, "0.22")])
 
     assert Decimal("0.22") == last_price(reading)
     assert None is last_price(timeline_of([]))

@@ -28,7 +28,6 @@ def a_launch(name: str, *, lab: str = "w1", course: str = "c1") -> list[Fact]:
             market=Market.ON_DEMAND,
             usd_per_hour=Decimal(1),
             on_demand_usd_per_hour=Decimal(1),
-            ipv4_usd_per_hour=Decimal(0),
             launch_id="l",
             name=f"{lab}-{name}",
             owner=name,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from gpulab.errors import StoreError, WrongUsage
-from gpulab.model.fact import Fact, FactKind, Source, ended, launched, price
+from gpulab.model.fact import Fact, FactKind, Source, ended, launched, price, statement_read
 from gpulab.model.market import Market
+from gpulab.model.statement import Statement
 from gpulab.model.timeline import EndedBy
 from gpulab.store.fact_lines import export_lines, import_lines
 from gpulab.store.ledger import Ledger
@@ -69,6 +71,21 @@ def test_the_same_fact_twice_is_one_fact(ledger):
 
     assert [1, 0, 0] == written
     assert (fact,) == ledger.facts()
+
+
+def test_what_may_be_said_once_keeps_the_moment_it_was_said_first(ledger):
+    """The same statement is read by every report of a term; when it was read first is the fact."""
+    bill = Statement(name="cur.csv", format="cur-2.0", digest="d1", lines=1, unreadable=0)
+    other = replace(bill, digest="d2")
+    first, again = (statement_read(bill, at=AT + timedelta(days=n)) for n in range(2))
+
+    new = [
+        ledger.append_unheard(facts)
+        for facts in ([first], [again], [statement_read(other, at=AT), again])
+    ]
+
+    assert [1, 0, 1] == new
+    assert (first, statement_read(other, at=AT)) == ledger.facts()
 
 
 def test_a_ledger_that_was_never_written_is_empty(ledger):
@@ -182,6 +199,21 @@ def test_threads_that_write_the_same_facts_at_once_write_each_once(ledger):
     assert 20 == len(ledger.facts())
 
 
+def test_the_first_writer_waits_for_a_neighbour_that_has_the_new_file(ledger):
+    """Two first commands at once: SQLite gives up at once where it should wait, and a fact would be lost."""
+    ledger.path.parent.mkdir()
+    neighbour = sqlite3.connect(ledger.path, check_same_thread=False)
+    neighbour.executescript("CREATE TABLE t (n); BEGIN; SELECT * FROM t")
+    neighbour.execute("SELECT * FROM t").fetchall()
+    leaving = threading.Timer(0.2, neighbour.close)
+    leaving.start()
+
+    new = ledger.append([a_launch()])
+
+    leaving.join()
+    assert (1, (a_launch(),)) == (new, ledger.facts())
+
+
 def test_two_processes_that_write_at_once_lose_nothing(ledger):
     """`gpulab up` and `gpulab ls` in two terminals share one file."""
     writers = [_start(ledger, first, 15) for first in (0, 10)]
@@ -218,12 +250,18 @@ def _start(ledger: Ledger, first: int, count: int) -> subprocess.Popen[str]:
 
 
 def _positions(ledger: Ledger) -> list[int]:
-    """Number each price of the writer: append number times the batch size, plus its place in the batch."""
+    """Number each fact of the writer: append number times the batch size, plus its place in the batch."""
     begin = datetime(2026, 10, 1, tzinfo=UTC)
     return [
-        int((fact.at - begin).total_seconds()) // 60 * BATCH + int(fact.subject.split("/")[1][1])
-        for fact in ledger.facts(FactKind.PRICE)
+        int((fact.at - begin).total_seconds()) // 60 * BATCH + _place(fact)
+        for fact in ledger.facts()
     ]
+
+
+def _place(fact: Fact) -> int:
+    if fact.kind is FactKind.STATEMENT:
+        return int(fact.subject.split("-")[1])
+    return (FactKind.INTENT, FactKind.ADDRESS, FactKind.PRICE).index(fact.kind)
 
 
 def _is_whole(found: Counter[int], number: int) -> bool:

@@ -64,7 +64,7 @@ def history_of(cloud: Cloud, region: str, *, owner: str, now: datetime) -> Histo
     unknown: list[str] = []
     for row in rows:
         end = _end(row, requests)
-        facts += [_launched(row, region), *([end] if end else [])]
+        facts += [_launched(row, region), _address(row), *([end] if end else [])]
         unknown += _unknown_of(row, end, volumes)
     ending = {disk for row in rows for disk in _ends_with_instance(row)}
     facts += [_volume(row, region, ends=row["VolumeId"] in ending) for row in volumes]
@@ -104,8 +104,6 @@ def _launched(row: Mapping[str, Any], region: str) -> Fact:
         market=market,
         usd_per_hour=on_demand if market is Market.ON_DEMAND else None,
         on_demand_usd_per_hour=on_demand,
-        # An ended instance does not tell its address any more; ours always have one.
-        ipv4_usd_per_hour=_IPV4_USD,
         launch_id=said.get(tags.TAG_LAUNCH, ""),
         token=row.get("ClientToken", ""),
         name=said.get(tags.TAG_NAME, ""),
@@ -115,6 +113,13 @@ def _launched(row: Mapping[str, Any], region: str) -> Fact:
         gpus=kind.gpus if kind else None,
         expires_at=read_moment(said.get(tags.TAG_EXPIRES)),
         source=Source.AWS,
+    )
+
+
+def _address(row: Mapping[str, Any]) -> Fact:
+    """An ended instance does not tell its address any more; ours always have one."""
+    return fact.address(
+        row["InstanceId"], at=row["LaunchTime"], usd_per_hour=_IPV4_USD, source=Source.AWS
     )
 
 

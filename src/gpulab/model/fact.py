@@ -11,9 +11,12 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from gpulab.model.statement import usd_of
+
 if TYPE_CHECKING:
     from gpulab.model.credit import Credit
     from gpulab.model.market import Market
+    from gpulab.model.statement import Statement
     from gpulab.model.timeline import EndedBy
 
 LINUX = "Linux/UNIX"
@@ -22,6 +25,7 @@ LINUX = "Linux/UNIX"
 class FactKind(StrEnum):
     """What a fact is about."""
 
+    INTENT = "intent"
     LAUNCHED = "launched"
     STARTED = "started"
     EXTENDED = "extended"
@@ -29,7 +33,9 @@ class FactKind(StrEnum):
     PRICE = "price"
     VOLUME = "volume"
     VOLUME_DELETED = "volume-deleted"
+    ADDRESS = "address"
     USAGE = "usage"
+    STATEMENT = "statement"
     CREDIT = "credit"
 
 
@@ -88,6 +94,45 @@ def written(moment: datetime) -> str:
     return plain.isoformat() + "Z"
 
 
+def intent(
+    token: str,
+    *,
+    at: datetime,
+    launch_id: str,
+    zone: str,
+    instance_type: str,
+    market: Market,
+    at_most_usd_per_hour: Decimal | None,
+    name: str = "",
+    owner: str = "",
+    course: str = "",
+    lab: str = "",
+) -> Fact:
+    """
+    Say that an instance is about to be asked for at one place; it costs nothing unless AWS launches it.
+
+    Args:
+        token: The client token of the attempt: asked again with it, it is the same attempt.
+        at_most_usd_per_hour: What the instance alone may cost: its maximum price, else the on-demand price. `None` if not known.
+    """
+    return Fact(
+        FactKind.INTENT,
+        token,
+        at,
+        _known(
+            launch_id=launch_id,
+            zone=zone,
+            instance_type=instance_type,
+            market=market,
+            at_most_usd_per_hour=at_most_usd_per_hour,
+            name=name,
+            owner=owner,
+            course=course,
+            lab=lab,
+        ),
+    )
+
+
 def launched(
     instance_id: str,
     *,
@@ -97,7 +142,6 @@ def launched(
     market: Market,
     usd_per_hour: Decimal | None,
     on_demand_usd_per_hour: Decimal | None = None,
-    ipv4_usd_per_hour: Decimal | None = None,
     launch_id: str = "",
     token: str = "",
     name: str = "",
@@ -114,7 +158,6 @@ def launched(
     Args:
         at: EC2's `LaunchTime`.
         usd_per_hour: The price seen at launch; used where the price history has nothing earlier. `None` if not seen.
-        ipv4_usd_per_hour: Of its automatic public address; `None` when it has none.
     """
     return Fact(
         FactKind.LAUNCHED,
@@ -126,7 +169,6 @@ def launched(
             market=market,
             usd_per_hour=usd_per_hour,
             on_demand_usd_per_hour=on_demand_usd_per_hour,
-            ipv4_usd_per_hour=ipv4_usd_per_hour,
             launch_id=launch_id,
             token=token,
             name=name,
@@ -228,6 +270,17 @@ def volume_deleted(volume_id: str, *, at: datetime, source: Source = Source.LAPT
     return Fact(FactKind.VOLUME_DELETED, volume_id, at, {}, source)
 
 
+def address(
+    instance_id: str,
+    *,
+    at: datetime,
+    usd_per_hour: Decimal | None,
+    source: Source = Source.LAPTOP,
+) -> Fact:
+    """Say that AWS gave an instance a public IPv4 address, from its launch on; AWS takes it back by itself when a run ends."""
+    return Fact(FactKind.ADDRESS, instance_id, at, _known(usd_per_hour=usd_per_hour), source)
+
+
 def usage(
     instance_id: str,
     *,
@@ -245,6 +298,25 @@ def usage(
     """
     details = _known(seconds=seconds, idle_seconds=idle_seconds)
     return Fact(FactKind.USAGE, instance_id, at, details, source)
+
+
+def statement_read(statement: Statement, *, at: datetime) -> Fact:
+    """Say that one of AWS's statements was read, and what it said; its SHA-256 is its name."""
+    sums = {f"{category}_usd": usd_of(units) for category, units in statement.units.items()}
+    days = statement.days
+    return Fact(
+        FactKind.STATEMENT,
+        statement.digest,
+        at,
+        _known(
+            path=statement.path,
+            format=statement.format,
+            lines=statement.lines,
+            first_day=days[0] if days else None,
+            last_day=days[1] if days else None,
+            **sums,
+        ),
+    )
 
 
 def credit_reading(credit: Credit) -> Fact:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from decimal import Context, Decimal
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 
@@ -67,6 +70,7 @@ class Statement:
         lines: Lines read.
         unreadable: Lines left out because their amount or time is none, or not in USD.
         instead_of: Names of files that hold the same bill, older or in another format, and were not read.
+        path: The file as it was named.
     """
 
     name: str
@@ -76,3 +80,39 @@ class Statement:
     unreadable: int
     sums: tuple[StatementSum, ...] = field(default=())
     instead_of: tuple[str, ...] = ()
+    path: str = ""
+
+    @cached_property
+    def days(self) -> tuple[date, date] | None:
+        """The first and the last UTC day with an amount; `None` without any."""
+        days = [line.day for line in self.sums]
+        return (min(days), max(days)) if days else None
+
+    @cached_property
+    def units(self) -> Mapping[Category, int]:
+        """Whole 1e-10 USD of each category that it has."""
+        found: dict[Category, int] = defaultdict(int)
+        for line in self.sums:
+            found[line.category] += line.units
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRead:
+    """
+    That a statement was read, as the ledger remembers it.
+
+    Attributes:
+        path: The file as it was named.
+        first_day, last_day: UTC days with an amount; `None` when it had none.
+        by_category: USD, gross usage, credit and tax apart.
+    """
+
+    digest: str
+    read_at: datetime
+    path: str
+    format: str
+    lines: int
+    first_day: date | None
+    last_day: date | None
+    by_category: Mapping[Category, Decimal]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from gpulab.model.discrepancy import Discrepancy, DiscrepancyKind
 from gpulab.model.fact import LINUX, Fact, FactKind, Source, root_disk_of
 from gpulab.model.market import Market
 from gpulab.model.moment import read_moment
+from gpulab.model.statement import Category, StatementRead
 from gpulab.model.timeline import (
     NO_PRICES,
     EndedBy,
@@ -72,6 +73,23 @@ class LaunchRecord:
     expires_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    One attempt to have an instance launched at one place; it costs nothing by itself.
+
+    Attributes:
+        instance_id: What came of it; empty when nothing did.
+    """
+
+    token: str
+    launch_id: str
+    at: datetime
+    zone: str
+    instance_type: str
+    instance_id: str = ""
+
+
 class Usage(NamedTuple):
     """How an instance was used over a span; see `model.fact.usage`."""
 
@@ -88,12 +106,16 @@ class LedgerReading:
 
     Attributes:
         launches: By instance id.
+        asked: Attempts, by the moment at which they were written down.
+        statements: AWS's own, by the moment at which they were read first.
         usage: Spans as the agents wrote them.
         problems: What does not fit together; the timeline has everything else.
     """
 
     timeline: Timeline = field(default_factory=Timeline)
     launches: Mapping[str, LaunchRecord] = field(default_factory=dict)
+    asked: tuple[Asked, ...] = ()
+    statements: tuple[StatementRead, ...] = ()
     usage: tuple[Usage, ...] = ()
     problems: tuple[Discrepancy, ...] = ()
 
@@ -127,7 +149,14 @@ class _Reader:
             tuple(instances.values()),
             tuple(self._volumes(instances)),
         )
-        return LedgerReading(timeline, known, tuple(self._usage()), tuple(self._problems))
+        return LedgerReading(
+            timeline,
+            known,
+            asked=self._asked(known),
+            statements=self._statements(),
+            usage=tuple(self._usage()),
+            problems=tuple(self._problems),
+        )
 
     def _of(self, kind: FactKind) -> Iterable[tuple[str, list[Fact]]]:
         return self._by_kind[kind].items()
@@ -182,7 +211,7 @@ class _Reader:
 
     def _instance(self, launch: LaunchRecord, series: Mapping[str, PriceSeries]) -> InstanceLife:
         said = _merged_details(self._facts(FactKind.LAUNCHED, launch.instance_id))
-        ipv4 = said.get("ipv4_usd_per_hour")
+        address = self._facts(FactKind.ADDRESS, launch.instance_id)
         return InstanceLife(
             id=launch.instance_id,
             owner=launch.owner or None,
@@ -191,8 +220,8 @@ class _Reader:
             market=launch.market,
             runs=self._runs(launch),
             prices=self._prices(launch, _amount(said.get("usd_per_hour")), series),
-            has_public_ipv4=ipv4 is not None,
-            ipv4_usd_per_hour=_amount(ipv4),
+            has_public_ipv4=bool(address),
+            ipv4_usd_per_hour=_amount(_merged_details(address).get("usd_per_hour")),
         )
 
     def _prices(
@@ -303,6 +332,45 @@ class _Reader:
                 spans.append(_most_believed(gone).at - last)
         return sorted(spans)[len(spans) // 2] if spans else timedelta(0)
 
+    def _asked(self, known: Mapping[str, LaunchRecord]) -> tuple[Asked, ...]:
+        """Join each attempt with what came of it: a launch has one instance at most, at the place that was asked last."""
+        made = {
+            (launch.launch_id, launch.zone, launch.instance_type): launch.instance_id
+            for launch in known.values()
+        }
+        found = []
+        for token, facts in self._of(FactKind.INTENT):
+            said = _merged_details(facts)
+            launch_id, zone, kind = (
+                said.get(k, "") for k in ("launch_id", "zone", "instance_type")
+            )
+            found.append(Asked(token, launch_id, min(f.at for f in facts), zone, kind))
+        newest_first = sorted(found, key=lambda one: (one.at, one.token), reverse=True)
+        joined = [
+            replace(one, instance_id=made.pop((one.launch_id, one.zone, one.instance_type), ""))
+            for one in newest_first
+        ]
+        return tuple(reversed(joined))
+
+    def _statements(self) -> tuple[StatementRead, ...]:
+        found = [self._statement(digest, facts) for digest, facts in self._of(FactKind.STATEMENT)]
+        return tuple(sorted(found, key=lambda one: (one.read_at, one.digest)))
+
+    def _statement(self, digest: str, facts: list[Fact]) -> StatementRead:
+        first = min(facts, key=lambda fact: fact.at)
+        said = first.details
+        sums = {c: _signed(said.get(f"{c}_usd")) for c in Category}
+        return StatementRead(
+            digest=digest,
+            read_at=first.at,
+            path=said.get("path", ""),
+            format=said.get("format", ""),
+            lines=_whole(said.get("lines", "")) or 0,
+            first_day=_day(said.get("first_day", "")),
+            last_day=_day(said.get("last_day", "")),
+            by_category={category: usd for category, usd in sums.items() if usd is not None},
+        )
+
     def _usage(self) -> Iterable[Usage]:
         for instance_id, facts in self._of(FactKind.USAGE):
             for fact in facts:
@@ -372,6 +440,19 @@ def _amount(text: str | None) -> Decimal | None:
     if value is None or not value.is_finite() or value < 0:
         return None
     return value if value.adjusted() in _USUAL and len(text or "") <= _LONGEST_AMOUNT else None
+
+
+def _signed(text: str | None) -> Decimal | None:
+    """Read an amount that may be below 0, as credits are."""
+    usd = _amount(text.removeprefix("-")) if text else None
+    return -usd if usd is not None and text and text.startswith("-") else usd
+
+
+def _day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def _whole(text: str) -> int | None:

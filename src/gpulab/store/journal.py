@@ -49,6 +49,12 @@ class Intent:
     user_data: bytes
     at: datetime
 
+    def tag(self, key: str) -> str:
+        """Return what the call tags its instance with; `""` if it says nothing."""
+        specifications = self.parameters.get("TagSpecifications") or [{}]
+        tags = specifications[0].get("Tags", [])
+        return next((str(tag["Value"]) for tag in tags if tag["Key"] == key), "")
+
 
 @dataclass(frozen=True)
 class Made:
@@ -258,7 +264,7 @@ def _made(intent: Intent, instance_id: str, at: datetime) -> Made:
         intent.region,
         instance_id,
         at,
-        _tag(intent.parameters, TAG_ENVIRONMENT),
+        intent.tag(TAG_ENVIRONMENT),
         _disk_gib(intent.parameters),
     )
 
@@ -267,11 +273,6 @@ def _disk_gib(parameters: Mapping[str, Any]) -> int | None:
     for mapping in parameters.get("BlockDeviceMappings", []):
         return int(mapping["Ebs"]["VolumeSize"])
     return None
-
-
-def _tag(parameters: Mapping[str, Any], key: str) -> str:
-    specifications = parameters.get("TagSpecifications") or [{}]
-    return next((str(t["Value"]) for t in specifications[0].get("Tags", []) if t["Key"] == key), "")
 
 
 def _write_synced(path: Path, line: bytes) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from gpulab.store.files import private_folder
 _VERSION = 1
 _APPLICATION = 0x67706C62  # "gplb"
 _BUSY_MS = 15_000
+_TRIES = 20
 _SCHEMA = """
 CREATE TABLE facts (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -59,11 +60,25 @@ class Ledger:
             StoreError: The disk is full, the file is locked for too long, damaged or of a newer gpulab.
                 Nothing was written then; the same call again is safe.
         """
-        rows = [_row(fact) for fact in facts]
+        return self._insert("VALUES (?, ?, ?, ?, ?, ?)", [_row(fact) for fact in facts])
+
+    def append_unheard(self, facts: Iterable[Fact]) -> int:
+        """
+        Write those facts of whose subject none of the same kind is known, in one step: of two commands that say it at once, one is kept.
+
+        Returns, Raises:
+            As `append`.
+        """
+        # A row's kind and subject are its second and third value.
+        rows = [(*row, row[1], row[2]) for row in map(_row, facts)]
+        unheard = "NOT EXISTS (SELECT 1 FROM facts WHERE kind = ? AND subject = ?)"
+        return self._insert(f"SELECT ?, ?, ?, ?, ?, ? WHERE {unheard}", rows)
+
+    def _insert(self, values: str, rows: Sequence[tuple[str, ...]]) -> int:
         with self._writing() as connection:
             before = connection.total_changes
             connection.executemany(
-                "INSERT INTO facts (digest, kind, subject, at, source, details) VALUES (?, ?, ?, ?, ?, ?)"
+                f"INSERT INTO facts (digest, kind, subject, at, source, details) {values}"
                 " ON CONFLICT (digest) DO NOTHING",
                 rows,
             )
@@ -121,7 +136,7 @@ class Ledger:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_BUSY_MS / 1000, isolation_level=None)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _log_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
         except BaseException:
@@ -149,6 +164,23 @@ class Ledger:
             raise kind(
                 f"could not {verb} the ledger {self.path}: {error}", hint=_hint(error)
             ) from error
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """
+    Let a file have a write-ahead log, once for all.
+
+    Changing to it is the one statement for which SQLite does not wait while a neighbour has the file; the neighbour is waited for apart.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or not left:
+                raise
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("ROLLBACK")
 
 
 def _create(connection: sqlite3.Connection) -> None:

@@ -60,7 +60,7 @@ def _read_table(path: Path, digest: str) -> Statement:
         known = format_of(path, columns)
         rows = connection.execute(summing(known, source, columns), [str(path)]).fetchall()
     sums, lines, unreadable = _added(rows)
-    return Statement(path.name, known.name, digest, lines, unreadable, sums)
+    return Statement(path.name, known.name, digest, lines, unreadable, sums, path=str(path))
 
 
 @contextmanager
@@ -174,6 +174,7 @@ def _read_feed(path: Path, digest: str, lines: list[str]) -> Statement:
             sums[day, cells[3]] += charge
     return Statement(
         name=path.name,
+        path=str(path),
         format="spot-feed",
         digest=digest,
         lines=len(data),

@@ -4,15 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from gpulab.launch.context import Context
 from gpulab.model import fact
-from gpulab.model.instance import Instance, LaunchPlan
+from gpulab.model.instance import TAG_COURSE, TAG_LAB, TAG_OWNER, Instance, LaunchPlan
 from gpulab.model.market import Market, Offer
 from gpulab.model.timeline import EndedBy
 from gpulab.planning.catalogue import instance_types, on_demand_prices
 from gpulab.planning.snapshot import gp3_usd_per_gib_month
 from gpulab.spending.forecast import IPV4_USD
+from gpulab.store.journal import Intent
+
+
+def record_intent(context: Context, intent: Intent) -> None:
+    """
+    Write what is about to be asked of EC2. All of it comes from the journal's intent, so an attempt that is repeated is the same fact.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    call = intent.parameters
+    kind, spot = call["InstanceType"], call.get("InstanceMarketOptions")
+    cap = spot.get("SpotOptions", {}).get("MaxPrice") if spot else None
+    listed = on_demand_prices().get((intent.region, kind))
+    on_demand = listed.usd_per_hour if listed else None
+    owner, course, lab = (intent.tag(key) for key in (TAG_OWNER, TAG_COURSE, TAG_LAB))
+    asked = fact.intent(
+        intent.token,
+        at=intent.at,
+        launch_id=intent.launch_id,
+        zone=call["Placement"]["AvailabilityZone"],
+        instance_type=kind,
+        market=Market.SPOT if spot else Market.ON_DEMAND,
+        at_most_usd_per_hour=Decimal(cap) if cap else on_demand,
+        name=intent.name,
+        owner=owner,
+        course=course,
+        lab=lab,
+    )
+    context.ledger.append([asked])
 
 
 def record_launch(context: Context, instance: Instance, offer: Offer, plan: LaunchPlan) -> None:
@@ -31,7 +62,6 @@ def record_launch(context: Context, instance: Instance, offer: Offer, plan: Laun
             market=offer.place.market,
             usd_per_hour=offer.usd_per_hour,
             on_demand_usd_per_hour=offer.on_demand_usd_per_hour,
-            ipv4_usd_per_hour=plan.address_usd_per_hour,
             launch_id=instance.launch_id,
             name=instance.name,
             owner=instance.owner,
@@ -40,7 +70,8 @@ def record_launch(context: Context, instance: Instance, offer: Offer, plan: Laun
             gpus=offer.type.gpus,
             expires_at=plan.ends_at,
             source=fact.Source.AWS,
-        )
+        ),
+        _address(instance, plan.address_usd_per_hour),
     ]
     if offer.place.market is Market.SPOT:
         facts.append(
@@ -78,7 +109,6 @@ def record_found(context: Context, instance: Instance) -> None:
         market=place.market,
         usd_per_hour=on_demand if place.market is Market.ON_DEMAND else None,
         on_demand_usd_per_hour=on_demand,
-        ipv4_usd_per_hour=IPV4_USD,
         launch_id=instance.launch_id,
         name=instance.name,
         owner=instance.owner,
@@ -88,7 +118,14 @@ def record_found(context: Context, instance: Instance) -> None:
         expires_at=instance.expires_at,
         source=fact.Source.AWS,
     )
-    context.ledger.append([found])
+    context.ledger.append([found, _address(instance, IPV4_USD)])
+
+
+def _address(instance: Instance, usd_per_hour: Decimal) -> fact.Fact:
+    """Say what its public address costs; the account remembers it in the same words, so that it is one fact."""
+    return fact.address(
+        instance.id, at=instance.launched_at, usd_per_hour=usd_per_hour, source=fact.Source.AWS
+    )
 
 
 def record_running(context: Context, instance: Instance, *, at: datetime, disk_gib: int) -> None:

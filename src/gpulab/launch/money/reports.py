@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpulab.reporting.cells import Catalogue
     from gpulab.reporting.report import Question
 
-_OWNED = (FactKind.LAUNCHED, FactKind.VOLUME)
+_OWNED = (FactKind.INTENT, FactKind.LAUNCHED, FactKind.VOLUME)
 
 
 def read_ledgers(paths: Sequence[Path]) -> tuple[Fact, ...]:

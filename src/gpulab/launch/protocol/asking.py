@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 from gpulab.aws import instances
-from gpulab.errors import Ambiguous, GpulabError, SetupMissing, Throttled
+from gpulab.errors import Ambiguous, GpulabError, SetupMissing, StoreError, Throttled
 from gpulab.launch.context import Context
-from gpulab.launch.events import Event, Repeating
+from gpulab.launch.events import Event, Repeating, Warned
+from gpulab.launch.money.facts import record_intent
 from gpulab.model.instance import TAG_LAUNCH, Instance
 from gpulab.planning.failover import Next, what_next
 from gpulab.store.journal import Intent
@@ -31,7 +32,7 @@ def ask(
         is_setup_fresh: Image, group or key pair were made moments ago; EC2 may not know them everywhere yet.
 
     Yields:
-        `Repeating` before each repetition.
+        `Repeating` before each repetition; `Warned` when the ledger could not take the attempt down.
 
     Returns:
         The instance, made now or by an earlier call with the same token.
@@ -40,6 +41,11 @@ def ask(
         Ambiguous, Throttled: Nobody knows, or nobody answers. The intent stays open; the next command resolves it.
         GpulabError: AWS refused; the intent is closed with AWS's code.
     """
+    try:
+        record_intent(context, intent)
+    except StoreError as error:
+        # The journal has it already, which is what a launch must not be without.
+        yield Warned(context.now(), f"{error.message}; this attempt is not in the ledger")
     try:
         instance = yield from _repeated(context, intent, is_setup_fresh=is_setup_fresh)
     except (Ambiguous, Throttled):

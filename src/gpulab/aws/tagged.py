@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from gpulab.aws import guard, instances
 from gpulab.aws.errors import explained
+from gpulab.aws.market import spot_prices
 from gpulab.aws.session import Cloud
-from gpulab.errors import NotFound
+from gpulab.errors import GpulabError, NotFound
 from gpulab.model.instance import (
     TAG_BAKE,
     TAG_EXPIRES,
@@ -20,6 +22,7 @@ from gpulab.model.instance import (
     TAG_USABLE,
 )
 from gpulab.model.leftover import Kind, Tagged
+from gpulab.model.market import Market, Place
 from gpulab.model.moment import read_moment
 from gpulab.planning.catalogue import on_demand_prices
 from gpulab.planning.snapshot import gp3_usd_per_gib_month
@@ -34,18 +37,18 @@ _SNAPSHOT_USD_PER_GIB_MONTH = Decimal("0.05")
 
 
 @explained("look for leftovers")
-def in_region(cloud: Cloud, region: str, *, owner: str) -> tuple[Tagged, ...]:
+def in_region(cloud: Cloud, region: str, *, owner: str, now: datetime) -> tuple[Tagged, ...]:
     """
     Find everything of ours in a region.
 
     Args:
         owner: Whose; `""` for everything with our tags.
+        now: Whose spot prices are shown.
 
     Raises:
         GpulabError: One kind could not be read; then nothing is said about the region.
     """
     readers = (
-        _instances,
         _spot_requests,
         _addresses,
         _volumes,
@@ -54,7 +57,8 @@ def in_region(cloud: Cloud, region: str, *, owner: str) -> tuple[Tagged, ...]:
         _groups,
         _keys,
     )
-    found = [r for read in readers for r in read(cloud, region, _filter(owner))]
+    found = list(_instances(cloud, region, _filter(owner), now))
+    found += (r for read in readers for r in read(cloud, region, _filter(owner)))
     live = {r.id for r in found if r.kind is Kind.INSTANCE}
     return (*found, *_schedules(cloud, region, live, owner))
 
@@ -101,23 +105,51 @@ def _pages(
         yield from page[key]
 
 
-def _instances(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[Tagged]:
+def _instances(
+    cloud: Cloud, region: str, filters: list[dict[str, Any]], now: datetime
+) -> Iterator[Tagged]:
     states = ["pending", "running", "stopping", "stopped"]
     alive = [*filters, {"Name": "instance-state-name", "Values": states}]
-    for reservation in _pages(cloud, region, "describe_instances", "Reservations", alive):
-        for row in reservation["Instances"]:
-            seen = instances.read_instance(row, region)
-            price = on_demand_prices().get((region, seen.place.instance_type))
-            is_billed = seen.state.is_alive
-            yield _tagged(
-                Kind.INSTANCE,
-                seen.id,
-                region,
-                row.get("Tags", []),
-                state=seen.state.value,
-                created_at=seen.launched_at,
-                usd_per_month=_monthly(price.usd_per_hour if price else None, is_billed=is_billed),
-            )
+    pages = _pages(cloud, region, "describe_instances", "Reservations", alive)
+    rows = [row for reservation in pages for row in reservation["Instances"]]
+    found = [instances.read_instance(row, region) for row in rows]
+    spot = _spot_prices(cloud, region, [seen.place for seen in found], now)
+    for row, seen in zip(rows, found, strict=True):
+        tagged = _tagged(
+            Kind.INSTANCE,
+            seen.id,
+            region,
+            row.get("Tags", []),
+            state=seen.state.value,
+            created_at=seen.launched_at,
+        )
+        yield _priced(tagged, seen.place, spot) if seen.state.is_alive else tagged
+
+
+def _spot_prices(
+    cloud: Cloud, region: str, places: Iterable[Place], now: datetime
+) -> Mapping[tuple[str, str], Decimal]:
+    """Read what spot instances cost now, by type and zone; empty where that is not told: what they are matters more."""
+    types = {place.instance_type for place in places if place.market is Market.SPOT}
+    if not types:
+        return {}
+    try:
+        prices = spot_prices(cloud, region, types, now=now)
+    except GpulabError:
+        return {}
+    return {(p.instance_type, p.zone): p.usd_per_hour for p in prices}
+
+
+def _priced(tagged: Tagged, place: Place, spot: Mapping[tuple[str, str], Decimal]) -> Tagged:
+    """Price an instance: a spot one at its spot price where that is known, everything else on demand."""
+    usd = spot.get((place.instance_type, place.zone)) if place.market is Market.SPOT else None
+    if usd is not None:
+        return replace(tagged, usd_per_month=usd * _HOURS_A_MONTH, priced_as=Market.SPOT)
+    price = on_demand_prices().get((place.region, place.instance_type))
+    if price is None:
+        return replace(tagged, usd_per_month=None)
+    monthly = price.usd_per_hour * _HOURS_A_MONTH
+    return replace(tagged, usd_per_month=monthly, priced_as=Market.ON_DEMAND)
 
 
 def _spot_requests(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[Tagged]:
@@ -247,9 +279,3 @@ def _tagged(
         bake_id=pairs.get(TAG_BAKE, ""),
         is_usable=pairs.get(TAG_USABLE) == "true",
     )
-
-
-def _monthly(usd_per_hour: Decimal | None, *, is_billed: bool) -> Decimal | None:
-    if not is_billed:
-        return Decimal(0)
-    return usd_per_hour * _HOURS_A_MONTH if usd_per_hour is not None else None

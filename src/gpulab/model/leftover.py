@@ -7,6 +7,8 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from gpulab.model.market import Market
+
 
 class Kind(StrEnum):
     """What AWS calls it, in the order in which leftovers are deleted: what uses something goes before what is used."""
@@ -37,6 +39,7 @@ class Tagged:
         created_at: Aware UTC; `None` where AWS does not say.
         expires_at: Of an instance, from its tag.
         usd_per_month: While it stays as it is, 730 hours; `None` when no price is known.
+        priced_as: Of an instance, the market whose price that is: a spot instance whose own price is not known is priced on demand.
         bake_id: Of an image with a lab environment and its snapshots: the launch that made it; `""` for everything else.
         is_usable: Whether that image was tested.
     """
@@ -53,6 +56,7 @@ class Tagged:
     usd_per_month: Decimal | None = Decimal(0)
     bake_id: str = ""
     is_usable: bool = False
+    priced_as: Market | None = None
 
 
 @dataclass(frozen=True)

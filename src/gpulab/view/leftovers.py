@@ -10,7 +10,7 @@ from gpulab.model.leftover import Leftover
 from gpulab.view.console import table
 from gpulab.view.words import money
 
-COLUMNS = ("kind", "id", "name", "region", "usd_per_month", "why")
+COLUMNS = ("kind", "id", "name", "region", "usd_per_month", "priced_as", "why")
 
 
 def leftover_row(item: Leftover) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def leftover_row(item: Leftover) -> dict[str, Any]:
         "name": found.name,
         "region": found.region,
         "usd_per_month": found.usd_per_month,
+        "priced_as": found.priced_as or "",
         "why": item.why,
     }
 
@@ -58,11 +59,12 @@ def _table(items: tuple[Leftover, ...]) -> str:
             i.resource.name,
             i.resource.region,
             _monthly(i.resource.usd_per_month),
+            str(i.resource.priced_as or "-"),
             i.why,
         ]
         for i in items
     ]
-    return table(rows, ["KIND", "ID", "NAME", "REGION", "USD/MONTH", "WHY"], right=[4])
+    return table(rows, ["KIND", "ID", "NAME", "REGION", "USD/MONTH", "PRICE", "WHY"], right=[4])
 
 
 def _monthly(usd: Decimal | None) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 
 import boto3
 import pytest
@@ -18,6 +19,7 @@ from gpulab.launch.upkeep import doctor, sweep
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.leftover import Kind
 from gpulab.remote.process import Completed
+from gpulab.view.leftovers import leftovers_text
 
 FILES = {"week4.ipynb": b"cells", "data/numbers.csv": b"1,2,3\n"}
 
@@ -394,6 +396,24 @@ def test_sweep_leaves_alone_what_is_within_its_time(prepared):
     assert {Kind.INSTANCE, Kind.VOLUME, Kind.SPOT_REQUEST, Kind.SCHEDULE} <= {
         item.resource.kind for item in left.untouchable
     }
+
+
+@pytest.mark.parametrize(
+    ("is_told", "expected"),
+    [(True, ("$146.00", "spot")), (False, ("$383.98", "on-demand"))],
+)
+def test_sweep_says_whether_a_price_is_the_spot_price(prepared, is_told, expected):
+    """A spot instance shown at three times its cost frightens; shown without a word, the sum fits no bill."""
+    prepared.sandbox.advance(seconds=900)
+    place = prepared.instance.place
+    prepared.sandbox.set_price(place.instance_type, place.zone, Decimal("0.20"))
+    if not is_told:
+        prepared.sandbox.deny("ec2:DescribeSpotPriceHistory")
+
+    lines = leftovers_text(sweep.look(prepared.context)).splitlines()
+    (shown,) = (line.split() for line in lines if line.startswith("instance "))
+
+    assert expected == (shown[4], shown[5])
 
 
 def test_sweep_finds_in_every_region_what_nobody_knows_any_more(prepared, tmp_path):

@@ -68,7 +68,7 @@ def look(context: Context) -> Leftovers:
         refresh(context, at_once=True)
     answers = ask_each(
         _regions(context),
-        lambda r: tagged.in_region(context.cloud, r, owner=context.owner),
+        lambda r: tagged.in_region(context.cloud, r, owner=context.owner, now=context.now()),
     )
     resources = [r for found in answers.or_raise().values() for r in found]
     kept = _kept(context)

@@ -64,9 +64,11 @@ class Judge:
 
 
 #: Whoever bakes images may delete them, and so may a student's sweep; whoever sets up an account or holds a course makes end roles;
-#: putting a role into its profile passes it, as a launch does.
+#: a course's role reads the budget that whoever arms guards makes; putting a role into its profile passes it, as a launch does.
 _OF_SEVERAL = frozenset(
     {
+        "budgets:DescribeBudgetActionsForBudget",
+        "budgets:ViewBudget",
         "ec2:DeregisterImage",
         "ec2:DeleteSnapshot",
         "iam:CreateRole",

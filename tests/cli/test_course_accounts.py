@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
+from gpulab.aws import budgets
 from gpulab.cli.main import run
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import RunningClock
@@ -76,6 +78,7 @@ def test_accounts_whose_students_applied_the_template_are_ready(course, sandbox,
         "plan": "ok",
         "quota G": "ok",
         "credit": "ok",
+        "guards": "ok",
     } == states(found[NUMBER(1)])
 
 
@@ -116,6 +119,102 @@ def test_a_free_plan_and_a_credit_that_is_too_small_are_told_apart(course, sandb
     assert ("warning", Decimal("7.5")) == (states(poor)["credit"], Decimal(poor["credit_left_usd"]))
 
 
+def guards_of(account):
+    return next(c for c in account["checks"] if c["name"] == "guards")
+
+
+def test_a_stack_without_the_guards_is_told_with_what_to_do(course, sandbox, look):
+    """A student applied the template of before: nothing but the instances' own timers holds the course to its budget."""
+
+    def older(text):
+        document = json.loads(text)
+        kept = ("CourseRole", "EndRole")
+        document["Resources"] = {name: document["Resources"][name] for name in kept}
+        return json.dumps(document)
+
+    applied(course, sandbox, 0, change=older)
+    applied(course, sandbox, 1, 2)
+
+    code, found, _ = look()
+
+    missing = guards_of(found[NUMBER(0)])
+    assert (0, "warning") == (code, missing["state"])
+    assert "not armed: AWS itself has no budget for the course" == missing["text"]
+    assert "updates their stack with the template" in missing["hint"]
+    armed = guards_of(found[NUMBER(1)])
+    assert "$50.00 before credits, then no launches; e-mails before that" == armed["text"]
+
+
+def test_a_role_that_may_not_read_the_budget_says_so(course, sandbox, look):
+    """The rights of an older template."""
+    applied(
+        course, sandbox, 0, 1, 2, change=lambda text: text.replace("budgets:View", "budgets:Vi")
+    )
+
+    code, found, _ = look()
+
+    unread = guards_of(found[NUMBER(2)])
+    assert (0, "warning") == (code, unread["state"])
+    assert "the budget may not be read" in unread["text"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('"Threshold": 80', '"Threshold": 81'), "tells nobody at 80 %"),
+        (('"AUTOMATIC"', '"MANUAL"'), "forbids no launch"),
+        (('"IncludeCredit": false', '"IncludeCredit": true'), "it does not move while credit pays"),
+    ],
+)
+def test_a_budget_that_was_changed_is_not_armed(course, sandbox, look, change, said):
+    """Somebody has seen to it in the console."""
+    applied(course, sandbox, 0, 1, 2, change=lambda text: text.replace(*change))
+
+    code, found, _ = look()
+
+    guards = guards_of(found[NUMBER(0)])
+    assert (0, "warning") == (code, guards["state"])
+    assert said in guards["text"]
+
+
+def test_a_spent_budget_is_an_account_that_is_not_ready(course, sandbox, look, monkeypatch):
+    """On Monday at 13 every launch of this student would be refused."""
+    applied(course, sandbox, 0, 1, 2)
+    read = budgets.read_actions
+
+    def acted(cloud, number, name):
+        status = "EXECUTION_SUCCESS" if number == NUMBER(1) else "STANDBY"
+        return tuple(replace(action, status=status) for action in read(cloud, number, name))
+
+    monkeypatch.setattr(budgets, "read_actions", acted)
+
+    code, found, _ = look()
+
+    assert 5 == code
+    spent = guards_of(found[NUMBER(1)])
+    assert ("failed", "ok") == (spent["state"], guards_of(found[NUMBER(0)])["state"])
+    assert "the budget of $50.00 is spent: the account forbids every launch" == spent["text"]
+    assert "detaches the policy" in spent["hint"]
+
+
+def test_the_guards_of_a_course_account_are_its_profiles(tmp_path, sandbox, capsys, monkeypatch):
+    """In an account that the teacher reaches themselves `gpulab guard arm` makes them, not a stack."""
+    monkeypatch.setenv("GPULAB_COURSE", str(tmp_path / "dl"))
+    run(["course", "new", str(tmp_path / "dl"), "--shared"])
+    (tmp_path / "dl" / "roster.csv").write_text("id,name,email\ns0,N0,s0@x.example")
+    capsys.readouterr()
+    said = []
+    for words in ([], ["guard", "arm", "--budget", "60", "--email", "t@x.example", "--yes"]):
+        if words:
+            run(words)
+            capsys.readouterr()
+        run(["course", "check", "--accounts", "--json"])
+        said.append(guards_of(json.loads(capsys.readouterr().out)["accounts"][0]))
+
+    assert ["warning", "ok"] == [guards["state"] for guards in said]
+    assert "gpulab guard arm --budget USD --email ADDRESS" in said[0]["hint"]
+
+
 def test_it_changes_nothing_and_costs_few_calls(course, sandbox, look):
     """Typed as often as a mail comes in; 300 accounts at once must not be throttled."""
     applied(course, sandbox, 0, 1, 2)
@@ -130,8 +229,12 @@ def test_it_changes_nothing_and_costs_few_calls(course, sandbox, look):
         "GetServiceQuota",
         "GetAccountPlanState",
         "GetCredits",
+        "DescribeBudget",
+        "DescribeNotificationsForBudget",
+        "DescribeSubscribersForNotification",
+        "DescribeBudgetActionsForBudget",
     }
-    assert 7 * 3 >= len(calls)
+    assert 13 * 3 >= len(calls)
 
 
 def test_the_table_names_each_cause_once_with_whom_it_concerns(course, sandbox, capsys):

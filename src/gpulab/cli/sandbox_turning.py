@@ -228,7 +228,9 @@ def apply_(
     context: Context, templates: tuple[Path, ...], account: str | None, as_json: bool
 ) -> None:
     """
-    Play students who upload their enrolment template: its roles are made in their accounts.
+    Play students who upload their enrolment template: its roles, and with a budget its guards, are made in their accounts.
+
+    A template that was applied before is updated. AWS Budgets acts half a day late here, too, and sends no e-mail.
 
     \b
     gpulab course enrol templates

@@ -147,7 +147,9 @@ def _trusts_service(name: str) -> dict[str, Any]:
 
 
 def _rights(course: Course) -> list[dict[str, Any]]:
-    wanted = policy([Part.STUDENT], Reach(course=course.id), commands=("fleet", "close"))
+    wanted = policy(
+        [Part.STUDENT, Part.COURSE], Reach(course=course.id), commands=("fleet", "close")
+    )
     return [_in_this_account(statement) for statement in wanted["Statement"]]
 
 

@@ -68,13 +68,14 @@ class Account:
     @property
     def looking(self) -> Context:
         """The context that sees everybody's instances."""
-        return self._of("")
+        return self.of("")
 
     def seat(self, seat: Seat) -> Context:
         """Return the context in which a seat's instance is launched: the tags are its owner's."""
-        return self._of(seat.owner)
+        return self.of(seat.owner)
 
-    def _of(self, owner: str) -> Context:
+    def of(self, owner: str) -> Context:
+        """Return the context whose owner is another one; it calls through the same connection."""
         context = self.context
         return replace(
             context,

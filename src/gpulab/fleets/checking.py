@@ -1,5 +1,5 @@
 """
-Looking at every account of a course before the term: can it be reached, only as agreed, and is there room and credit. Changes nothing.
+Looking at every account of a course before the term: can it be reached, only as agreed, is there room and credit, and does it hold the course to its budget. Changes nothing.
 
 Each check answers alone, as `gpulab doctor`'s do; one account that fails does not stop the others.
 """
@@ -17,12 +17,12 @@ from gpulab.aws.roles import Role, assume
 from gpulab.errors import GpulabError, NotAllowed
 from gpulab.fleet.needs import Need
 from gpulab.fleets.accounts import SESSION, Account, Accounts
+from gpulab.fleets.guarded import FAILED, OK, WARNING, guards
 from gpulab.launch.money.credit import credit_left_usd
 from gpulab.model.check import Check
 from gpulab.model.market import Market, Quota
 from gpulab.planning.quotas import CODES, raise_hint
 
-OK, WARNING, FAILED = "ok", "warning", "failed"
 _AT_ONCE = 32
 _CENT = Decimal("0.01")
 
@@ -71,7 +71,7 @@ def _account(accounts: Accounts, need: Need) -> AccountCheck:
     found.append(_plan(account))
     found += [_quota(accounts, account, family, n) for family, n in need.vcpus.items()]
     left, credit = _credit(account, need)
-    return AccountCheck(need, (*found, credit), left)
+    return AccountCheck(need, (*found, credit, guards(accounts, account, who.account_id)), left)
 
 
 def _external_id(accounts: Accounts, need: Need) -> Check:

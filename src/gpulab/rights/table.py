@@ -28,6 +28,7 @@ class Part(StrEnum):
     IMAGES = "images"
     GUARD = "guard"
     TEACHER = "teacher"
+    COURSE = "course"
 
 
 class Whose(StrEnum):
@@ -512,4 +513,18 @@ TEACHER = (
     ),
 )
 
-RIGHTS = (*STUDENT, *SETUP, *IMAGES, *GUARD, *TEACHER)
+COURSE = (
+    # Of the role in a student's own account, beside what a launch asks for: `gpulab course check --accounts` reads it.
+    Right(
+        "ReadOwnBudget",
+        ("budgets:ViewBudget", "budgets:DescribeBudgetActionsForBudget"),
+        _words("fleet"),
+        on=(
+            "arn:aws:budgets::*:budget/gpulab-{owner}",
+            "arn:aws:budgets::*:budget/gpulab-{owner}/action/*",
+        ),
+        part=Part.COURSE,
+    ),
+)
+
+RIGHTS = (*STUDENT, *SETUP, *IMAGES, *GUARD, *TEACHER, *COURSE)

@@ -19,7 +19,7 @@ _MARKS = {"ok": "ok", "warning": "?", "failed": "FAILED"}
 def accounts_text(found: Sequence[AccountCheck]) -> str:
     """Write a line for each account, and what stands in the way of any."""
     rows = [_row(one) for one in found]
-    headings = ["ACCOUNT", "FOR", "WAY IN", "EXTERNAL ID", "PLAN", "QUOTA", "CREDIT"]
+    headings = ["ACCOUNT", "FOR", "WAY IN", "EXTERNAL ID", "PLAN", "QUOTA", "CREDIT", "GUARDS"]
     return "\n".join([table(rows, headings, right=[6]), *_causes(found)])
 
 
@@ -58,6 +58,7 @@ def _row(one: AccountCheck) -> list[str]:
         _mark(marks.get("plan")),
         _MARKS[_worst_of(quotas)] if quotas else "-",
         credit,
+        _mark(marks.get("guards")),
     ]
 
 

@@ -59,7 +59,7 @@ def published() -> Mapping[str, dict[str, Any]]:
         "guard.json": policy([Part.GUARD], anyone),
         "teacher.json": policy([Part.TEACHER], anyone),
         "course-role.json": policy(
-            [Part.STUDENT], Reach(course="COURSE"), commands=("fleet", "close")
+            [Part.STUDENT, Part.COURSE], Reach(course="COURSE"), commands=("fleet", "close")
         ),
         "instance-role.json": roles.work_role("gpulab-ACCOUNT-REGION", "OWNER"),
         "scheduler-role.json": roles.end_role(TAG_OWNER, "OWNER"),

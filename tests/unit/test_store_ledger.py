@@ -202,9 +202,8 @@ def test_threads_that_write_the_same_facts_at_once_write_each_once(ledger):
 def test_the_first_writer_waits_for_a_neighbour_that_has_the_new_file(ledger):
     """Two first commands at once: SQLite gives up at once where it should wait, and a fact would be lost."""
     ledger.path.parent.mkdir()
-    neighbour = sqlite3.connect(ledger.path, check_same_thread=False)
-    neighbour.executescript("CREATE TABLE t (n); BEGIN; SELECT * FROM t")
-    neighbour.execute("SELECT * FROM t").fetchall()
+    neighbour = sqlite3.connect(ledger.path, check_same_thread=False, isolation_level=None)
+    neighbour.execute("BEGIN IMMEDIATE")
     leaving = threading.Timer(0.2, neighbour.close)
     leaving.start()
 

@@ -72,6 +72,7 @@ def test_the_keys_of_a_plans_json_are_a_contract(course, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [
         "at_most_usd",
+        "boots",
         "broken_accounts",
         "counts",
         "course",

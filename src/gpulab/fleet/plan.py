@@ -27,6 +27,7 @@ from gpulab.model.fleet import (
 )
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
 from gpulab.model.market import Offer
+from gpulab.model.setup import ImageChoice
 from gpulab.planning.budgets import with_own_budget
 from gpulab.planning.catalogue import on_demand_prices
 from gpulab.planning.plan import ceiling_usd_per_hour, plan_launch
@@ -46,12 +47,14 @@ class View:
         regions: Where prices and quotas were read, in order of preference; never empty.
         later_regions: Looked at only if every place in those is full; their on-demand price counts in the worst case.
         budgets: What each seat's students may spend over the term, by the seat's name; empty where the course says nothing.
+        boots: What a launch boots from in each of `regions`; empty where nothing is to be launched.
     """
 
     snapshot: Snapshot
     regions: tuple[str, ...]
     later_regions: tuple[str, ...] = ()
     budgets: Mapping[str, TermBudget] = field(default_factory=dict)
+    boots: tuple[ImageChoice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def plan_fleet(
         broken=tuple(part.broken for part in parts if part.broken is not None),
         at_most_usd=at_most,
         expected_usd=sum((part.expected_usd for part in parts), Decimal(0)),
+        boots={part.account.key: part.boots for part in parts if part.boots},
         refusals=(*_of_another_key(wanted, steps), *_refusals(wanted.course, steps, at_most)),
         notes=tuple(_notes(wanted, parts, now)),
     )
@@ -142,6 +146,7 @@ class _Part:
     steps: list[Step] = field(default_factory=list)
     quotas: tuple[QuotaNeed, ...] = ()
     launch_plan: LaunchPlan | None = None
+    boots: tuple[ImageChoice, ...] = ()
     broken: BrokenAccount | None = None
     expected_usd: Decimal = Decimal(0)
     short: int = 0
@@ -241,10 +246,11 @@ def _place(wanted: Wanted, view: View, part: _Part, steps: Sequence[Step]) -> No
     room = Room(part.account, plan.attempts, view.snapshot.quotas)
     plan = replace(plan, attempts=room.roomy() or plan.attempts, later_regions=view.later_regions)
     left = view.snapshot.credit_left_usd
+    once = max((boot.once_usd for boot in view.boots), default=Decimal(0))
     for step in steps:
         term = view.budgets.get(step.name)
         own = replace(plan, request=with_own_budget(plan.request, term))
-        each = at_most_usd(own)
+        each = at_most_usd(own) + once
         if term is not None and own.request.budget_usd == 0:
             part.steps.append(_blocked(step, *_no_budget(term)))
         elif not room.take():
@@ -257,12 +263,14 @@ def _place(wanted: Wanted, view: View, part: _Part, steps: Sequence[Step]) -> No
             budget = own.request.budget_usd
             part.steps.append(replace(step, at_most_usd=each, budget_usd=budget))
             costs = min(plan.expected_usd, plan.request.budget_usd or plan.expected_usd)
-            part.expected_usd += min(costs, budget or costs)
+            part.expected_usd += min(costs, budget or costs) + once
             part.short += budget is not None and budget < costs
     part.quotas = room.needs(len(steps))
     part.notes = plan.warnings
     if any(step.starts for step in part.steps):
         part.launch_plan = plan
+        tried = {offer.place.region for offer in plan.attempts}
+        part.boots = tuple(boot for boot in view.boots if boot.region in tried)
 
 
 def trouble_of(error: GpulabError) -> Trouble:

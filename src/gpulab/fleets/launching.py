@@ -28,7 +28,7 @@ from gpulab.errors import (
 from gpulab.fleet.plan import at_most_usd
 from gpulab.fleets.accounts import Account
 from gpulab.fleets.pacing import LAUNCH
-from gpulab.launch.account import setup
+from gpulab.launch.account import images, setup
 from gpulab.launch.context import Context
 from gpulab.launch.events import Repeating
 from gpulab.launch.money.facts import record_launch
@@ -40,6 +40,7 @@ from gpulab.launch.protocol.scheduled_end import arm_at
 from gpulab.model.fleet import Seat
 from gpulab.model.instance import Instance, LaunchPlan
 from gpulab.model.market import Offer, Place
+from gpulab.model.setup import ImageChoice
 from gpulab.planning.catalogue import instance_types
 from gpulab.planning.failover import Failure, Next, conclusion, remaining, what_next
 from gpulab.planning.plan import plan_launch
@@ -64,12 +65,22 @@ class Launched:
     Attributes:
         offer: `None` for a launch that was asked for again at a place the plan does not know.
         guard_note: Why something beside the launch is missing; `""` when nothing is.
+        boot: What it boots from; `None` for a launch that was asked for again, with the bytes of its first time.
     """
 
     instance: Instance
     offer: Offer | None
     plan: LaunchPlan
     guard_note: str = ""
+    boot: ImageChoice | None = None
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What every launch in a region names."""
+
+    setup: setup.Setup
+    boot: ImageChoice
 
 
 class AccountLaunches:
@@ -99,7 +110,7 @@ class AccountLaunches:
         self._full: dict[Place, datetime] = {}
         self._out: set[Place] = set()
         self._broken: GpulabError | None = None
-        self._setups: dict[tuple[str, bool], setup.Setup] = {}
+        self._ready: dict[tuple[str, bool], _Ready] = {}
         self._repaired: set[str] = set()
         self._further: list[LaunchPlan] | None = None
 
@@ -191,17 +202,20 @@ class AccountLaunches:
             if region in self._repaired:
                 return False
             self._repaired.add(region)
-            self._setups = {k: v for k, v in self._setups.items() if k[0] != region}
+            self._ready = {k: v for k, v in self._ready.items() if k[0] != region}
             setup.forget(self._account.context, region)
             return True
 
-    def setup(self, offer: Offer) -> setup.Setup:
-        """Find or make what a launch needs in a region; the first seat does it for all."""
-        key = (offer.place.region, offer.type.gpus > 0)
+    def ready(self, offer: Offer) -> _Ready:
+        """Find or make what a launch needs in a region, and choose its image; the first seat does it for all."""
+        region, has_gpu = offer.place.region, offer.type.gpus > 0
+        context, request = self._account.context, self._plan.request
         with self._lock:
-            if key not in self._setups:
-                self._setups[key] = setup.ensure(self._account.context, key[0], has_gpu=key[1])
-            return self._setups[key]
+            if (region, has_gpu) not in self._ready:
+                found = setup.ensure(context, region, has_gpu=has_gpu)
+                boot = images.choose(context, region, request, has_gpu=has_gpu)
+                self._ready[(region, has_gpu)] = _Ready(found, boot)
+            return self._ready[(region, has_gpu)]
 
     def further(self, after: int) -> LaunchPlan | None:
         """
@@ -310,18 +324,17 @@ class _SeatLaunch:
     def _attempt(self, offer: Offer) -> Launched:
         self._all.check()
         self._number += 1
-        found = self._all.setup(offer)
-        subnet = found.network.subnet(offer.place.zone)
-        if subnet is None:
-            raise NotOffered(f"there is no subnet in {offer.place.zone}", code="NoSubnet")
-        attempt = Attempt(self._launch_id, self._number, offer, subnet)
-        intent = intent_of(self._context, self._plan, attempt, found=found, keep=None)
+        ready = self._all.ready(offer)
+        found, boot = ready.setup, ready.boot
+        attempt = Attempt(self._launch_id, self._number, offer)
+        intent = intent_of(self._context, self._plan, attempt, found=found, boot=boot, keep=None)
         self._all.wait_turn(offer.place.region)
         # Written when its turn has come, not before: an intent is what is about to be asked.
         self._context.journal.intend(intent)
         is_fresh = found.is_fresh(self._context.now())
         instance = self._all.call(self._context, intent, is_fresh=is_fresh)
-        return self._all.recorded(self._context, Launched(instance, offer, self._plan))
+        launched = Launched(instance, offer, self._plan, boot=boot)
+        return self._all.recorded(self._context, launched)
 
     def _after(self, error: GpulabError, offer: Offer, left: Sequence[Offer]) -> Sequence[Offer]:
         """Decide what is left after a failed attempt."""

@@ -16,10 +16,15 @@ from gpulab.errors import GpulabError
 from gpulab.fleet.plan import View
 from gpulab.fleets.accounts import Account, Accounts
 from gpulab.fleets.settling import Settled, settle
+from gpulab.launch.account import images
+from gpulab.launch.context import Context
 from gpulab.launch.offers.look import snapshot
 from gpulab.model.budget import TermBudget
 from gpulab.model.fleet import AccountRef, Seat
 from gpulab.model.instance import Instance, LaunchRequest
+from gpulab.model.setup import ImageChoice
+from gpulab.planning.catalogue import instance_types
+from gpulab.planning.wishes import types_for
 from gpulab.spending.budget import term_budget
 from gpulab.spending.facts import timeline_of
 from gpulab.store.journal import Intent
@@ -103,7 +108,27 @@ def _account(
     listed = (*seen.instances, *elsewhere)
     settled = settle(account, {seat.name for seat in seats}, listed, may_write=may_settle)
     everything = (*listed, *settled.unlisted)
-    return View(replace(seen, instances=everything), regions, later), settled
+    boots = _boots(context, request, regions) if _lack(request, seats, everything) else ()
+    return View(replace(seen, instances=everything), regions, later, boots=boots), settled
+
+
+def _lack(request: LaunchRequest, seats: Sequence[Seat], everything: Sequence[Instance]) -> bool:
+    """Whether something is to be launched: a seat has no instance of the lab with its environment."""
+    wanted = (request.course, request.lab, request.environment)
+    up = {
+        i.name
+        for i in everything
+        if i.state.is_alive and (i.course, i.lab, i.environment) == wanted
+    }
+    return any(seat.name not in up for seat in seats)
+
+
+def _boots(
+    context: Context, request: LaunchRequest, regions: Sequence[str]
+) -> tuple[ImageChoice, ...]:
+    """Choose what each region's launches boot from: one call for all of them, and none where it is remembered."""
+    has_gpu = any(kind.gpus for kind in types_for(request, instance_types()))
+    return tuple(images.choose(context, r, request, has_gpu=has_gpu) for r in regions)
 
 
 def _budgets(

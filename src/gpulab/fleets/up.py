@@ -363,8 +363,9 @@ class _Run:
             if job.step.action is Action.REPLACE
             else Result.LAUNCHED
         )
-        note = job.launched.guard_note
-        return self._outcome(job.step, result, instance=instance, detail=note)
+        note, boot = job.launched.guard_note, job.launched.boot
+        outcome = self._outcome(job.step, result, instance=instance, detail=note)
+        return replace(outcome, boot=boot)
 
     def _ended_early(self, job: _Job, instance: Instance) -> str:
         context = self._accounts.account(job.step.account).context

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
 from gpulab.model.course import Course, Lab, Student
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
+from gpulab.model.setup import ImageChoice
 
 
 class Action(StrEnum):
@@ -171,6 +172,7 @@ class FleetPlan:
         request: The wish all launches share, but for the name.
         at_most_usd: Worst case of all launches.
         expected_usd: All launches at today's price of the first place.
+        boots: What the launches boot from, by account key: one choice for each region looked at, in order of preference.
         refusals: Limits the plan passes; with any, nothing may be launched.
         notes: Sentences to read before confirming.
     """
@@ -186,6 +188,7 @@ class FleetPlan:
     broken: tuple[BrokenAccount, ...]
     at_most_usd: Decimal
     expected_usd: Decimal
+    boots: Mapping[str, tuple[ImageChoice, ...]] = field(default_factory=dict)
     refusals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -216,6 +219,7 @@ class Outcome:
         instance: The live one, if there is one.
         trouble: Why it failed; `None` otherwise.
         detail: What was done, a half-sentence; may come from outside.
+        boot: What a new instance boots from; `None` for any other.
     """
 
     name: str
@@ -225,6 +229,7 @@ class Outcome:
     instance: Instance | None = None
     trouble: Trouble | None = None
     detail: str = ""
+    boot: ImageChoice | None = None
 
     @property
     def is_failed(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 
 # Public parameters, kept current by the publishers.
 # https://docs.aws.amazon.com/dlami/latest/devguide/aws-deep-learning-x86-base-with-single-cuda-ami-ubuntu-24-04.html
@@ -93,3 +94,24 @@ class BakedImage:
     state: str
     is_usable: bool
     snapshot_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    """
+    What the launches of one environment boot from in one region of an account.
+
+    Attributes:
+        baked: A tested image with the environment; `None` for the publisher's, onto which each instance installs it.
+        why: A sentence.
+        is_news: Whether the account has images of the environment at all, so that whoever launches one instance wants to hear of it.
+        rate_mib_s: At which rate the disk is filled from its snapshot; `None` for EBS's own.
+        once_usd: What that rate costs each instance, once.
+    """
+
+    region: str
+    baked: Image | None
+    why: str
+    is_news: bool = True
+    rate_mib_s: int | None = None
+    once_usd: Decimal = Decimal(0)

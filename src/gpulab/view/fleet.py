@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from gpulab.fleets import events
 from gpulab.model.fleet import AccountRef, Action, FleetPlan, Outcome, QuotaNeed, Seat, Step
+from gpulab.model.setup import ImageChoice
 from gpulab.view.console import table
 from gpulab.view.words import counted, local_time, money, span
 
@@ -26,6 +28,7 @@ def plan_text(plan: FleetPlan, *, now: datetime) -> str:
         *_wish(plan),
         f"  ends      each instance ends itself {local_time(plan.ends_at, now=now)}",
         *_costs(plan),
+        *(f"  boots     {line}" for line in boot_lines(chain(*plan.boots.values()), "accounts")),
         *(
             f"  quota     {_quota(need)}"
             for need in plan.quotas[:_SHOWN]
@@ -65,6 +68,11 @@ def plan_json(plan: FleetPlan) -> dict[str, Any]:
         "ends_at": plan.ends_at,
         "at_most_usd": plan.at_most_usd,
         "expected_usd": plan.expected_usd,
+        "boots": [
+            {"account": key, **_boot_json(boot)}
+            for key, boots in plan.boots.items()
+            for boot in boots
+        ],
         "counts": {action.value: len(plan.of(action)) for action in Action},
         "steps": [_step_json(step) for step in plan.steps],
         "quotas": [_quota_json(need) for need in plan.quotas],
@@ -100,6 +108,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         "hint": outcome.trouble.hint if outcome.trouble else "",
         "code": outcome.trouble.code if outcome.trouble else "",
         "detail": outcome.detail,
+        "boot": _boot_json(outcome.boot) if outcome.boot else None,
     }
 
 
@@ -107,7 +116,19 @@ def outcomes_text(outcomes: Sequence[Outcome]) -> str:
     """Count what came of the seats, then name each failure, grouped by cause, with what to do about it."""
     counts = Counter(str(outcome.result) for outcome in outcomes)
     head = ", ".join(f"{n:,} {word}" for word, n in counts.items()) or "nobody to serve"
-    return "\n".join([head, *causes_lines(outcomes)])
+    boots = boot_lines((o.boot for o in outcomes if o.boot), "instances")
+    return "\n".join([head, *(f"  {line}" for line in boots), *causes_lines(outcomes)])
+
+
+def boot_lines(choices: Iterable[ImageChoice], counted_as: str) -> list[str]:
+    """Say what instances boot from and why, each reason once: an account's own name of its image would make it a reason of its own."""
+    found = tuple(choices)
+    is_one = len({boot.baked for boot in found}) == 1
+    reasons = Counter(
+        boot.why if is_one or boot.baked is None else boot.why.replace(boot.baked.name, "an image")
+        for boot in found
+    )
+    return [f"{why} ({n:,} {counted_as})" if n > 1 else why for why, n in reasons.items()]
 
 
 def causes_lines(outcomes: Iterable[Outcome]) -> list[str]:
@@ -242,6 +263,15 @@ def _step_json(step: Step) -> dict[str, Any]:
         "at_most_usd": step.at_most_usd,
         "reason": step.reason,
         "hint": step.hint,
+    }
+
+
+def _boot_json(boot: ImageChoice) -> dict[str, Any]:
+    return {
+        "region": boot.region,
+        "image": boot.baked.id if boot.baked else "",
+        "why": boot.why,
+        "once_usd": boot.once_usd,
     }
 
 

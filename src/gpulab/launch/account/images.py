@@ -15,10 +15,10 @@ from gpulab.errors import AwsError, GpulabError, SetupMissing, WrongUsage
 from gpulab.launch.account import setup
 from gpulab.launch.account.storage import has_bucket
 from gpulab.launch.context import Context
-from gpulab.launch.events import Event, ImageChosen, ImageCopied, WaitingFor
+from gpulab.launch.events import Event, ImageCopied, WaitingFor
 from gpulab.model import instance as tags_of
 from gpulab.model.instance import LaunchRequest
-from gpulab.model.setup import BakedImage, Image
+from gpulab.model.setup import BakedImage, Image, ImageChoice
 
 # A new image may have been made by somebody else in the account; without one, it is looked for more often.
 _FOUND, _NONE = timedelta(days=1), timedelta(hours=1)
@@ -45,28 +45,27 @@ class Listed:
     usd_per_month: Decimal
 
 
-def choose(
-    context: Context, region: str, request: LaunchRequest, *, has_gpu: bool, base: Image
-) -> Generator[Event, None, tuple[Image, int | None]]:
+def choose(context: Context, region: str, request: LaunchRequest, *, has_gpu: bool) -> ImageChoice:
     """
     Choose what a launch boots from: a tested image of the environment's lock where there is one, else the publisher's.
 
-    Yields:
-        Which one and why, wherever the account has images of the environment at all.
+    Asks AWS at most once a region and hour, however many launches there are.
 
-    Returns:
-        The image, and the rate at which its disk is initialised, MiB/s; `None` for EBS's own.
+    Raises:
+        SetupMissing: The request names an image that the region does not have.
+        WrongUsage: There is no such environment.
     """
+    name = request.environment
     if request.is_bake and not request.image_id:
-        return base, None
+        return ImageChoice(region, None, f"It installs {name}, for an image", is_news=False)
     found = _wanted(context, region, request, has_gpu=has_gpu)
     if isinstance(found, str):
-        if found:
-            yield ImageChosen(context.now(), base, found)
-        return base, None
+        why = found or f"It installs {name}: {region} has no image of it"
+        return ImageChoice(region, None, why, is_news=bool(found))
     rate = context.profile.image_rate_mib_s or None
-    yield ImageChosen(context.now(), found, _why(found, request.environment, rate))
-    return found, rate
+    once = _INITIALIZATION_USD_PER_GIB * found.root_gib if rate else Decimal(0)
+    why = _why(found, name, rate, once)
+    return ImageChoice(region, found, why, rate_mib_s=rate, once_usd=once)
 
 
 def listing(
@@ -231,8 +230,9 @@ def _wanted(context: Context, region: str, request: LaunchRequest, *, has_gpu: b
         return Image(**known) if isinstance(known, dict) else str(known)
     try:
         images = baking.baked(context.cloud, region)
-    except AwsError:
-        images = ()  # without the right to look, there is none
+    except AwsError as error:
+        # Not remembered: a busy moment must not cost everybody an hour of installing.
+        return f"It installs {environment.name}: the images of {region} could not be read ({error.message})"
     ready = [i for i in images if i.is_usable and i.state == "available"]
     image = next((i.image for lock in locks for i in ready if i.lock == lock), None)
     if image is not None:
@@ -245,9 +245,14 @@ def _wanted(context: Context, region: str, request: LaunchRequest, *, has_gpu: b
 
 
 def _fitting(context: Context, environment: Environment, *, has_gpu: bool) -> tuple[str, ...]:
-    """Name what an image may have: all that a launch of this profile installs, or all but JupyterLab's extensions."""
-    keys = (environment.image_key(has_gpu=has_gpu, has_bucket=b) for b in (True, False))
-    return tuple(keys) if has_bucket(context) else tuple(keys)[1:]
+    """
+    Name what an image may have, the best first: all that a launch of this profile installs, or the same with another JupyterLab.
+
+    JupyterLab has its extensions only with a bucket; on the other image it is installed anew, in seconds. The hour of an installation is
+    in both.
+    """
+    bucket = has_bucket(context)
+    return tuple(environment.image_key(has_gpu=has_gpu, has_bucket=b) for b in (bucket, not bucket))
 
 
 def _why_none(newest: BakedImage, environment: str) -> str:
@@ -257,12 +262,11 @@ def _why_none(newest: BakedImage, environment: str) -> str:
     return f"It installs {environment}: image {name} was not tested yet (`gpulab image test {newest.image.id}`)"
 
 
-def _why(image: Image, environment: str, rate: int | None) -> str:
+def _why(image: Image, environment: str, rate: int | None, once_usd: Decimal) -> str:
     said = f"It boots from {image.name}, which has {environment} as it is locked now"
     if rate is None:
         return f"{said}; its first reads come from S3 and are slow"
-    cost = _INITIALIZATION_USD_PER_GIB * image.root_gib
-    return f"{said}; its disk is filled at {rate} MiB/s, ${cost:.2f} once, beside the plan"
+    return f"{said}; its disk is filled at {rate} MiB/s, ${once_usd:.2f} once"
 
 
 def _moved_on(context: Context, image: BakedImage) -> tuple[str, ...]:

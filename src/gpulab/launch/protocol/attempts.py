@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 from gpulab.aws import instances
@@ -29,6 +28,7 @@ from gpulab.launch.events import (
     Attempting,
     BuyOnDemand,
     Event,
+    ImageChosen,
     Launched,
     PlaceRefused,
     Planned,
@@ -209,15 +209,12 @@ class Attempts:
         self._number += 1
         yield Attempting(context.now(), offer, self._number)
         found = setup.ensure(context, region, has_gpu=offer.type.gpus > 0)
-        subnet = found.network.subnet(offer.place.zone)
-        if subnet is None:
-            raise NotOffered(f"there is no subnet in {offer.place.zone}", code="NoSubnet")
-        image, rate = yield from images.choose(
-            context, region, self._plan.request, has_gpu=offer.type.gpus > 0, base=found.image
-        )
-        attempt = Attempt(self._launch_id, self._number, offer, subnet, rate)
-        found = replace(found, image=image)
-        intent = intent_of(context, self._plan, attempt, found=found, keep=self._keep)
+        boot = images.choose(context, region, self._plan.request, has_gpu=offer.type.gpus > 0)
+        if boot.is_news:
+            beside = ", beside the plan" if boot.once_usd else ""
+            yield ImageChosen(context.now(), boot.baked or found.image, f"{boot.why}{beside}")
+        attempt = Attempt(self._launch_id, self._number, offer)
+        intent = intent_of(context, self._plan, attempt, found=found, boot=boot, keep=self._keep)
         context.journal.intend(intent)
         is_fresh = found.is_fresh(context.now())
         instance = yield from ask(context, intent, is_setup_fresh=is_fresh)

@@ -7,13 +7,14 @@ from datetime import UTC
 
 from gpulab.aws import instances
 from gpulab.bootstrap import Keep
+from gpulab.errors import NotOffered
 from gpulab.launch.account.setup import Setup
 from gpulab.launch.context import Context
 from gpulab.launch.protocol.userdata import render
 from gpulab.model import instance as tags_of
 from gpulab.model.instance import LaunchPlan
 from gpulab.model.market import Offer
-from gpulab.model.setup import Subnet
+from gpulab.model.setup import ImageChoice
 from gpulab.planning.plan import spot_cap
 from gpulab.store.journal import Intent
 
@@ -25,14 +26,11 @@ class Attempt:
 
     Attributes:
         number: From 1; each has its own token, since AWS counts tokens by zone.
-        initialization_mib_s: At which rate the disk is filled from its snapshot; `None` for EBS's own.
     """
 
     launch_id: str
     number: int
     offer: Offer
-    subnet: Subnet
-    initialization_mib_s: int | None = None
 
     @property
     def token(self) -> str:
@@ -41,29 +39,41 @@ class Attempt:
 
 
 def intent_of(
-    context: Context, plan: LaunchPlan, attempt: Attempt, *, found: Setup, keep: Keep | None
+    context: Context,
+    plan: LaunchPlan,
+    attempt: Attempt,
+    *,
+    found: Setup,
+    boot: ImageChoice,
+    keep: Keep | None,
 ) -> Intent:
     """
     Build everything that one launch call says.
 
     Args:
+        boot: What it boots from.
         keep: Where the work is kept; `None` when it is fetched over ssh.
 
     Raises:
+        NotOffered: The zone has no subnet.
         WrongUsage: There is no such environment.
         InvalidRequest: The user data does not fit into EC2's 16 kB.
     """
+    zone = attempt.offer.place.zone
+    subnet = found.network.subnet(zone)
+    if subnet is None:
+        raise NotOffered(f"there is no subnet in {zone}", code="NoSubnet")
     call = instances.LaunchCall(
         place=attempt.offer.place,
-        image=found.image,
-        subnet=attempt.subnet,
+        image=boot.baked or found.image,
+        subnet=subnet,
         security_group_id=found.network.security_group_id,
         key_name=found.network.key_name,
         token=attempt.token,
         tags=_tags(context, plan, attempt.launch_id),
         user_data=render(context, plan, attempt.offer, launch_id=attempt.launch_id, keep=keep),
         disk_gib=plan.disk_gib,
-        initialization_mib_s=attempt.initialization_mib_s,
+        initialization_mib_s=boot.rate_mib_s,
         spot_cap=spot_cap(attempt.offer, plan.request),
         instance_role=context.profile.instance_role if keep else "",
     )

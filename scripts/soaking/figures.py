@@ -41,7 +41,8 @@ class Figures:
         wish_to_jupyter_s: Of each session, from the first command to `Ready`, with every failure between.
         noticed_late_s: Of each launch, from JupyterLab's answer on the machine to `Ready`: gpulab's own share.
         unknown_resources: What the bill names and no ledger does.
-        apart: Instances whose estimate is more than a cent off.
+        end_unknown: By how much those instances are estimated too high that AWS had forgotten, with their end, before anybody looked.
+        apart: Other instances whose estimate is more than a cent off.
     """
 
     commands: Counter[str] = field(default_factory=Counter)
@@ -60,6 +61,7 @@ class Figures:
     billed_usd: Decimal = Decimal(0)
     estimated_usd: Decimal = Decimal(0)
     most_apart: tuple[str, Decimal] = ("", Decimal(0))
+    end_unknown: list[Decimal] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
     outages: Counter[str] = field(default_factory=Counter)
     samples: list[Sample] = field(default_factory=list)
@@ -109,6 +111,7 @@ def violations(figures: Figures, tally: Tally) -> list[str]:
     found += [f"wrong at the end: {path}" for path in figures.wrong_at_end]
     found += [f"orphan after the sweep: {name}" for name in figures.orphans]
     found += [f"unknown to the ledger: {name}" for name in figures.unknown_resources]
+    found += [f"estimated wrong: {text}" for text in figures.apart]
     return found + [f"traceback: {text}" for text in figures.tracebacks]
 
 

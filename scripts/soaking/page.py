@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 Said = Mapping[str, Any]
@@ -31,6 +32,7 @@ def _term(said: Said) -> str:
             len(figures["unknown_resources"]),
             "0",
         ),
+        ("instances estimated more than a cent off", len(figures["apart"]), "0"),
         ("billed, USD", f"{float(figures['billed_usd']):.2f}", ""),
         ("estimated by the ledgers, USD", f"{float(figures['estimated_usd']):.2f}", ""),
         ("commands nobody foresaw the end of (tracebacks)", len(figures["tracebacks"]), "0"),
@@ -43,8 +45,8 @@ def _term(said: Said) -> str:
         [
             "## A term",
             "",
-            f"{said['students']} students, {said['weeks']} weeks, {_seen(said)}; {figures['calls']:,} calls to AWS,"
-            f" {figures['real_s'] / 60:.0f} min of real time.",
+            f"{said['students']} students, {said['weeks']} weeks, {_seen(said)}; {figures['calls']:,} calls to AWS, {said['processes']} processes at once,"
+            f" {said['wall_s'] / 60:.0f} min of real time.",
             "",
             *_table(("what", "seen", "promised"), [*rows, *lost]),
             "",
@@ -72,15 +74,25 @@ def _term(said: Said) -> str:
             + _counts(tally["ends"])
             + ".",
             "",
-            f"Memory of the process, which is the simulated AWS with all it remembers and every student's gpulab: {first['memory_mb']} MB after the"
-            f" first week and {first['launches']} launches, {last['memory_mb']} MB after the last and {last['launches']};"
+            f"Memory of the process that held most, which is the simulated AWS with all it remembers and gpulab of {said['share']} students: {first['memory_mb']} MB"
+            f" after the first week and {first['launches']} launches, {last['memory_mb']} MB after the last and {last['launches']};"
             f" {last['threads']} thread and {last['files']} open files at both ends.",
             "",
-            *_named("Instances whose estimate is more than a cent off", figures.get("apart", [])),
-            *([_WHY_APART, ""] if figures.get("apart") else []),
+            *_end_unknown([Decimal(usd) for usd in figures["end_unknown"]]),
             *_named("Promises that were broken", said["violations"]),
         ]
     )
+
+
+def _end_unknown(too_high: list[Decimal]) -> list[str]:
+    if not too_high:
+        return []
+    return [
+        f"{len(too_high)} instances are estimated too high, by {sum(too_high):.2f} USD together and {max(too_high):.2f} at most: AWS took them back without a notice"
+        " after their session, and nobody looked before EC2 forgot them, an hour after their end. Their end is not known, so the ledger counts them"
+        " to their planned end and says so. None is estimated too low.",
+        "",
+    ]
 
 
 def _tunnel(said: Said) -> str:
@@ -93,7 +105,8 @@ def _tunnel(said: Said) -> str:
         [
             "## A tunnel",
             "",
-            f"{sum(said['faults'].values()):,} faults ({_counts(said['faults'])}), {_seen(said)}, in {said['seconds'] / 60:.0f} min:"
+            f"{sum(said['faults'].values()):,} faults ({_counts(said['faults'])}) of {said['tunnels']} tunnels at once in one process, {_seen(said)},"
+            f" in {said['seconds'] / 60:.0f} min:"
             f" {said['requests']:,} requests, {len(said['failures'])} lost."
             f" Back after {said['back']['p50']} s in the middle, {said['back']['p95']} s at p95, at the soak's pace.",
             "",
@@ -146,26 +159,22 @@ def _table(head: tuple[str, ...], rows: list[Any]) -> list[str]:
     ]
 
 
-_WHY_APART = (
-    "Its last save had not failed. The likely cause, not looked at closer: AWS took it back without a usable notice while nobody looked, and EC2"
-    " forgets an instance an hour after its end, so the ledger counts it to its planned end."
-)
-
 _HEAD = """\
 # Load and soak
 
 What months of use come to, played in minutes. `python scripts/soak.py` runs it and writes this page (`page`); its smallest version runs with every change
-(`tests/aws/test_soak.py`). It exits with 1 when a promise is broken: something launched twice, left running, lost, unknown to the ledger, or a traceback.
+(`tests/aws/test_soak.py`). It exits with 1 when a promise is broken: something launched twice, left running, lost, unknown to the ledger or estimated wrong, or a traceback.
 
 **A term** is a class before the simulated AWS ([sandbox.md](sandbox.md)), each student with a laptop's folder and an account of the own, in simulated time, driven
 through gpulab's own `up`, `ls`, `extend`, `stop`, `ledger rebuild` and `sweep`. Six labs begin on Monday within a quarter of an hour, then everybody works on a
 project at any time. Three students in ten have keys that expire after four hours. Each zone has a rate of interruptions of its own, 0 to 20 % an hour, drawn every week; three in a hundred come
 without a notice. Zones are full for up to an hour, and three times a week AWS has an outage of 2 to 9 min, once of them at the peak. One session in four ends by itself because
 nobody stops it; now and then a laptop's lid is closed in the middle of a command. Files are real, and are kept and brought back by the agent's own code; booting, JupyterLab and ssh are
-played. Classes by `gpulab fleet` and work that is fetched over ssh are not in it.
+played. Students share nothing but the weather, so they are played in shares, each with a process and a simulated AWS of its own. Classes by `gpulab fleet` are not in it, nor is work that is fetched
+over ssh: a student whose `gpulab init` could not make the bucket in an outage runs it again.
 
-**A tunnel** is the real one before a real sshd, with two clients asking through it all the time while ssh and sshd are killed and frozen, the network swallows everything, and the
-clock jumps by ten minutes as after a sleep. Its pace is a tenth of the usual one, so that a loss is noticed after one second.
+**A tunnel** is the real one before a real sshd of its own, with two clients asking through it all the time while ssh and sshd are killed and frozen, the network swallows everything, and the
+clock jumps by ten minutes as after a sleep. The process is looked at while all of its tunnels are up. Their pace is a tenth of the usual one, so that a loss is noticed after one second.
 
 **The watcher** is the agent's daemon, stepped through days.
 """

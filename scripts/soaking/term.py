@@ -13,7 +13,7 @@ from typing import Any
 
 import boto3
 
-from gpulab.model.fact import FactKind
+from gpulab.model.fact import Fact, FactKind
 from gpulab.model.timeline import Timeline
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import ManualClock
@@ -182,29 +182,33 @@ class Term:
             if apart > self.figures.most_apart[1]:
                 self.figures.most_apart = (student.account, apart)
             if apart > _CENT:
-                self.figures.apart += self._instances_apart(student, timeline)
+                self._tell_apart(student, timeline)
 
-    def _instances_apart(self, student: Student, timeline: Timeline) -> list[str]:
+    def _tell_apart(self, student: Student, timeline: Timeline) -> None:
         """Name the instances whose estimate is more than a cent off, with every end that the ledger knows of them."""
-        ends: dict[str, list[str]] = {}
+        ends: dict[str, list[Fact]] = {}
         for fact in student.ledger().ledger.facts(FactKind.ENDED):
-            at = f"{fact.at:%d %H:%M:%S}"
-            ends.setdefault(fact.subject, []).append(
-                f"{at} {fact.source} {fact.details.get('reason', '')}"
-            )
-        found = []
+            ends.setdefault(fact.subject, []).append(fact)
         bill = self.world.bill()
         for life in timeline.instances:
             volumes = tuple(v for v in timeline.volumes if v.instance_id == life.id)
             own = Timeline((life,), volumes)
             usd = Usd.of(cost_of(own, as_of=self.now()).charges).rounded()
             owed = bill.of(life.id) + sum((bill.of(v.id) for v in volumes), Decimal(0))
-            if abs(usd - owed) > _CENT:
-                begun = f"{life.runs[0].begins_at:%d %H:%M:%S}"
-                found.append(
-                    f"{life.id} from {begun}: estimated {usd:.4f}, billed {owed:.4f}; ends {ends.get(life.id)}"
+            known = ends.get(life.id, [])
+            if usd - owed > _CENT and known and all(_is_planned_end(fact) for fact in known):
+                self.figures.end_unknown.append(usd - owed)
+            elif abs(usd - owed) > _CENT:
+                told = [f"{e.at:%d %H:%M:%S} {e.source} {e.details.get('reason')}" for e in known]
+                begun = f"{life.runs[0].begins_at:%m-%d %H:%M:%S}"
+                self.figures.apart.append(
+                    f"{student.account} {life.id} from {begun}: estimated {usd:.4f}, billed {owed:.4f}; ends {told}"
                 )
-        return found
+
+
+def _is_planned_end(fact: Fact) -> bool:
+    """Whether the ledger took the planned end, because AWS had forgotten the instance before anybody looked."""
+    return fact.details.get("reason", "").startswith("gone; its end is not known")
 
 
 def play(

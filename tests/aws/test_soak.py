@@ -110,7 +110,7 @@ def test_a_broken_promise_is_named(monkeypatch):
     on_notice = Lost("week.ipynb", age_s=50.0, cause="spot notice", noticed_s=120.0)
     refused = replace(on_notice, is_refused=True)
     unannounced = Lost("week.ipynb", age_s=50.0, cause="cut without a notice", noticed_s=0.0)
-    figures = Figures(orphans=["instance i-1"], unknown_resources=["i-2"])
+    figures = Figures(orphans=["instance i-1"], unknown_resources=["i-2"], apart=["i-5"])
     tally = Tally(doubled=["launch7: i-3, i-4"], lost=[on_notice, refused, unannounced])
 
     found = violations(figures, tally)
@@ -120,4 +120,5 @@ def test_a_broken_promise_is_named(monkeypatch):
         f"lost on notice: {on_notice}",
         "orphan after the sweep: instance i-1",
         "unknown to the ledger: i-2",
+        "estimated wrong: i-5",
     ] == found

@@ -3,8 +3,9 @@ Ask whether a locked package of the lab environments, or of gpulab itself, is kn
 
     python scripts/audit.py [NAME ...]    `gpulab` and all environments by default, JupyterLab's among them
 
-Exit 0: all were asked and none is; 5: some are; 1: the database cannot be had from here, or does not know some of them. pip-audit asks the
-package index; an index that has the files but not the advisories makes it say "no known vulnerabilities", which is not believed here.
+Exit 0: all were asked and none is; 5: some are; 1: the database cannot be had from here, or does not know some of them. What only an
+experimental environment has is told and forgiven: its versions are those of their time. pip-audit asks the package index; an index that has
+the files but not the advisories makes it say "no known vulnerabilities", which is not believed here.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpulab.bootstrap import parse_lock
+from gpulab.bootstrap.environments import describe
 from gpulab.bootstrap.locking import find_uv
 
 ENVIRONMENTS = Path(__file__).resolve().parent.parent / "ami" / "environments"
@@ -37,6 +39,7 @@ class Audit:
 
     Attributes:
         vulnerable: A line for each advisory: package, version, its id, the versions without it.
+        forgiven: The same of what only experimental environments have.
         unknown: Packages that were not found there, as `name version`.
         asked: How many were asked for.
     """
@@ -44,6 +47,7 @@ class Audit:
     vulnerable: tuple[str, ...]
     unknown: tuple[str, ...]
     asked: int
+    forgiven: tuple[str, ...] = ()
 
 
 def main() -> int:
@@ -52,28 +56,57 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     shipped = sorted(path.parent.name for path in ENVIRONMENTS.glob("*/environment.toml"))
     names = parser.parse_args().names or [OWN, *shipped]
-    said = _asked(sorted({pin for name in names for pin in _pins(name)}))
-    if isinstance(said, str):
-        print(f"not audited: {said}")
-        return 1
-    found = read(said)
+    pins = {name: set(_pins(name)) for name in names}
+    reports = []
+    for turn in turns(set().union(*pins.values())):
+        said = _asked(turn)
+        if isinstance(said, str):
+            print(f"not audited: {said}")
+            return 1
+        reports += said["dependencies"]
+    held = set().union(*(pins[name] for name in names if not _is_experimental(name)))
+    found = read(reports, held=held)
     print("".join(f"{line}\n" for line in found.vulnerable), end="")
+    print(
+        "".join(f"{line} (only in an experimental environment)\n" for line in found.forgiven),
+        end="",
+    )
     print(verdict(found))
     return 5 if found.vulnerable else int(bool(found.unknown))
 
 
-def read(report: Mapping[str, Any]) -> Audit:
-    """Read pip-audit's JSON; a package it skipped is unknown, not safe."""
-    vulnerable, unknown = [], []
-    for package in report["dependencies"]:
+def turns(pins: Iterable[str]) -> list[list[str]]:
+    """Deal pins out so that none has a package twice: pip-audit refuses to be asked about two versions in one breath."""
+    dealt: list[list[str]] = []
+    for pin in sorted(pins):
+        name = pin.partition("==")[0]
+        free = (turn for turn in dealt if all(p.partition("==")[0] != name for p in turn))
+        turn = next(free, None)
+        if turn is None:
+            dealt.append([pin])
+        else:
+            turn.append(pin)
+    return dealt
+
+
+def read(packages: Iterable[Mapping[str, Any]], *, held: Container[str]) -> Audit:
+    """
+    Read pip-audit's list of packages; one it skipped is unknown, not safe.
+
+    Args:
+        held: Pins, `name==version`, that must have no hole; those of the others are forgiven.
+    """
+    vulnerable, forgiven, unknown, asked = [], [], [], 0
+    for package in packages:
+        asked += 1
         if "skip_reason" in package:
             unknown.append(package["name"])
         for hole in package.get("vulns", []):
             cure = ", ".join(hole["fix_versions"]) or "no version yet"
-            vulnerable.append(
-                f"{package['name']} {package['version']}: {hole['id']}, without it: {cure}"
-            )
-    return Audit(tuple(vulnerable), tuple(unknown), len(report["dependencies"]))
+            line = f"{package['name']} {package['version']}: {hole['id']}, without it: {cure}"
+            is_held = f"{package['name']}=={package['version']}" in held
+            (vulnerable if is_held else forgiven).append(line)
+    return Audit(tuple(vulnerable), tuple(unknown), asked, tuple(forgiven))
 
 
 def verdict(found: Audit) -> str:
@@ -81,9 +114,14 @@ def verdict(found: Audit) -> str:
     known = found.asked - len(found.unknown)
     if not known:
         return f"not audited: the package index used here has no advisories ({found.asked} packages asked for)"
-    holes = f"{len(found.vulnerable)} known vulnerabilities in {known} packages"
+    count = len(found.vulnerable) + len(found.forgiven)
+    holes = f"{count} known {'vulnerability' if count == 1 else 'vulnerabilities'} in {known} package{'s' * (known != 1)}"
     names = ", ".join(found.unknown[:5])
     return holes + (f"; unknown there: {len(found.unknown)} ({names})" if found.unknown else "")
+
+
+def _is_experimental(name: str) -> bool:
+    return name != OWN and "experimental" in describe(ENVIRONMENTS / name)
 
 
 def _pins(name: str) -> list[str]:

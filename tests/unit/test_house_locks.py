@@ -73,17 +73,43 @@ def test_a_vulnerable_package_is_named_with_its_cure(script):
     """The next step is to know which version to wish for."""
     audit = script("audit")
 
-    found = audit.read({"dependencies": [{"name": "jinja2", "version": "3.1.2", "vulns": [HOLE]}]})
+    found = audit.read(
+        [{"name": "jinja2", "version": "3.1.2", "vulns": [HOLE]}], held={"jinja2==3.1.2"}
+    )
 
     assert ("jinja2 3.1.2: PYSEC-2024-1, without it: 3.1.6",) == found.vulnerable
-    assert "1 known vulnerabilities in 1 packages" == audit.verdict(found)
+    assert "1 known vulnerability in 1 package" == audit.verdict(found)
+
+
+def test_a_hole_that_only_an_experimental_environment_has_is_told_and_forgiven(script):
+    """TensorFlow of 2019 has holes that nobody will close; they must not stop the gate, nor be kept from a reader."""
+    audit = script("audit")
+    packages = [{"name": "jinja2", "version": v, "vulns": [HOLE]} for v in ("3.1.2", "2.11.3")]
+
+    found = audit.read(packages, held={"jinja2==3.1.2"})
+
+    assert ("jinja2 3.1.2: PYSEC-2024-1, without it: 3.1.6",) == found.vulnerable
+    assert ("jinja2 2.11.3: PYSEC-2024-1, without it: 3.1.6",) == found.forgiven
+    assert "2 known vulnerabilities in 2 packages" == audit.verdict(found)
+
+
+def test_two_versions_of_a_package_are_asked_about_in_two_turns(script):
+    """pip-audit refuses a package that is named twice, and the shipped environments have fifty in two versions."""
+    audit = script("audit")
+    pins = ["numpy==1.18.5", "absl-py==2.5.1", "numpy==2.4.6", "numpy==2.5.0", "absl-py==2.1.0"]
+
+    assert [
+        ["absl-py==2.1.0", "numpy==1.18.5"],
+        ["absl-py==2.5.1", "numpy==2.4.6"],
+        ["numpy==2.5.0"],
+    ] == audit.turns(pins)
 
 
 def test_an_index_without_advisories_is_not_taken_for_good_news(script):
     """pip-audit says "no known vulnerabilities found" and exits with 0 when it could ask about nothing."""
     audit = script("audit")
 
-    found = audit.read({"dependencies": [{"name": "jinja2", "skip_reason": "not found on PyPI"}]})
+    found = audit.read([{"name": "jinja2", "skip_reason": "not found on PyPI"}], held=())
 
     assert ("jinja2",) == found.unknown
     assert "not audited: the package index used here has no advisories (1 packages asked for)" == (

@@ -160,7 +160,7 @@ def pull(
         RemoteError: As from `Host.run`; nothing was replaced.
     """
     there = safe(_existing(host, source, only, exclude))
-    todo = differing(there, read_local(destination, exclude=exclude))
+    todo = differing(there, read_local(destination, only=only, exclude=exclude))
     tally = _Tally(there, todo, on_progress)
     with _stage(destination) as stage:
         fetching = _Fetching(host, source, destination, stage, there, tally)

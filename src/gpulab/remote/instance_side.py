@@ -4,6 +4,7 @@ the standard library (Python 3.9), sent along with the command, see `copying`; t
 It never follows a link, and an unfinished copy changes nothing.
 
     python3 -c PROGRAM list DIR       stdin: options as one JSON line; stdout: one JSON line a file
+    python3 -c PROGRAM glance DIR     stdin: options as one JSON line; stdout: every size and time as one JSON line
     python3 -c PROGRAM pack DIR       stdin: the paths as one JSON line; stdout: a tar archive
     python3 -c PROGRAM unpack DIR     stdin: the entries as one JSON line, then a tar archive
 """
@@ -18,6 +19,7 @@ import stat
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -32,20 +34,43 @@ STAGE_PREFIX = ".gpulab-copy-"
 _CHUNK = 1 << 20
 
 
-def scan(root: Path, exclude: Iterable[str] = ()) -> Iterator[Entry]:
+def scan(root: Path, exclude: Iterable[str] = (), only: Iterable[str] = ()) -> Iterator[Entry]:
     """
     List every file below a folder, sorted by path, with its sha256; links and devices as skipped.
 
     Args:
         exclude: Names (of files or folders, at any depth) to leave out without a word.
+        only: Files or folders below it; empty for all. What is not among them is not read.
 
     Raises:
         OSError: The folder itself cannot be listed. A file that vanishes meanwhile is left out.
     """
+    wanted = frozenset(name.rstrip("/") for name in only)
     for path in _walk(root, "", frozenset(exclude)):
+        if wanted and not is_below(path, wanted):
+            continue
         entry = _entry(root, path)
         if entry is not None:
             yield entry
+
+
+def is_below(path: str, names: frozenset[str]) -> bool:
+    """Whether a path, or a folder it lies in, is one of some names."""
+    parts = path.split("/")
+    return any("/".join(parts[:n]) in names for n in range(1, len(parts) + 1))
+
+
+def glance(root: Path, exclude: Iterable[str] = ()) -> list[tuple[str, int, int]]:
+    """List path, size and time of every regular file below a folder, sorted by path, without reading any."""
+    found = []
+    for path in _walk(root, "", frozenset(exclude)):
+        try:
+            known = (root / path).lstat()
+        except OSError:
+            continue
+        if stat.S_ISREG(known.st_mode):
+            found.append((path, known.st_size, known.st_mtime_ns))
+    return found
 
 
 def pack(
@@ -203,10 +228,17 @@ def _list(root: Path, options: dict[str, Any]) -> None:
     _say({"version": 1, "exists": root.is_dir(), "rsync": shutil.which("rsync") is not None})
     count = 0
     if root.is_dir():
-        for entry in scan(root, options.get("exclude", ())):
+        for entry in scan(root, options.get("exclude", ()), options.get("only", ())):
             _say(entry)
             count += 1
     _say({"end": count})
+
+
+def _glance(root: Path, options: dict[str, Any]) -> None:
+    files = glance(root, options.get("exclude", ())) if root.is_dir() else []
+    seen = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    is_known = seen == options.get("known")
+    _say({"seen": seen, "now_ns": time.time_ns(), "files": None if is_known else files})
 
 
 def _unpack(root: Path, entries: list[Entry]) -> None:
@@ -247,11 +279,13 @@ def _say(value: dict[str, Any]) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Carry out one of the three commands."""
+    """Carry out one of the four commands."""
     command, root = argv[0], Path(argv[1]).expanduser()
     given = json.loads(sys.stdin.buffer.readline())
     if command == "list":
         _list(root, given)
+    elif command == "glance":
+        _glance(root, given)
     elif command == "pack":
         pack(root, given, sys.stdout.buffer)
     else:

@@ -90,7 +90,7 @@ def read_local(folder: Path, *, only: Sequence[str] = (), exclude: Iterable[str]
     if not folder.is_dir():
         return Manifest(exists=False, entries={})
     try:
-        return _manifest(instance_side.scan(folder, exclude), only)
+        return _manifest(instance_side.scan(folder, exclude, only), only)
     except OSError as error:
         raise StoreError(
             f"could not read {folder} ({error.strerror})", hint=disk_hint(error)
@@ -109,7 +109,7 @@ def read_remote(
     Raises:
         RemoteError: See `Host.run`; `CommandFailed` also when the answer is not a listing.
     """
-    options = json.dumps({"exclude": list(exclude)}).encode()
+    options = json.dumps({"exclude": list(exclude), "only": list(only)}).encode()
     answer = host.run(
         program("list", folder), given=options + b"\n", timeout_s=None, max_bytes=_LARGEST_LISTING
     )
@@ -149,16 +149,13 @@ def _program() -> str:
 
 
 def _manifest(found: Iterable[instance_side.Entry], only: Sequence[str]) -> Manifest:
-    chosen = [entry for entry in found if not only or _is_below(entry["path"], only)]
+    names = frozenset(name.rstrip("/") for name in only)
+    chosen = [e for e in found if not names or instance_side.is_below(e["path"], names)]
     entries = {
         e["path"]: e for e in sorted(chosen, key=lambda e: str(e["path"])) if "skipped" not in e
     }
     skipped = tuple(Skipped(e["path"], e["skipped"]) for e in chosen if "skipped" in e)
     return Manifest(exists=True, entries=entries, skipped=skipped)
-
-
-def _is_below(path: str, only: Sequence[str]) -> bool:
-    return any(path == name or path.startswith(name.rstrip("/") + "/") for name in only)
 
 
 def _checked(entry: Any) -> instance_side.Entry:

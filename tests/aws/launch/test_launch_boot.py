@@ -152,11 +152,12 @@ def test_work_that_cannot_be_brought_back_is_told_and_stops_nothing(sandbox, stu
     (folder / "a.ipynb").write_text("cells", encoding="utf-8")
     host = FakeHost(status=[a_status(ready=True)])
     host.start = lambda command: (_ for _ in ()).throw(Unreachable("no answer"))
-    _, _, steps = booted(student, host)
+    instance, context, steps = booted(student, host)
 
     events = list(steps)
 
     warned = [e.text for e in events if isinstance(e, Warned)]
+    assert context.cache.get(f"has-work/{instance.id}") is None
     assert [] == [e for e in events if isinstance(e, Restored)]
     assert f"`gpulab push week4 {folder}` repeats it" in warned[0]
     assert Ready is type(events[-1])

@@ -34,6 +34,7 @@ from gpulab.launch.events import (
     Warned,
 )
 from gpulab.launch.running import instances, notebooks
+from gpulab.launch.running.fetching import note_has_work
 from gpulab.model.course import Notebooks
 from gpulab.model.instance import Instance
 from gpulab.model.status import AgentStatus
@@ -147,6 +148,7 @@ def _bring_home_work(context: Context, instance: Instance) -> Generator[Event, N
     """Copy what is kept of the name on this computer to its new instance; what is in the bucket, the agent brings back itself."""
     folder = context.folder.work / instance.name
     if not folder.is_dir():
+        note_has_work(context, instance.id)
         return
     try:
         if _is_in_bucket(context, instance):
@@ -156,6 +158,7 @@ def _bring_home_work(context: Context, instance: Instance) -> Generator[Event, N
         text = f"the kept work is not on the instance: {error.message}; `gpulab push {instance.name} {folder}` repeats it"
         yield Warned(context.now(), text)
         return
+    note_has_work(context, instance.id)
     yield Restored(context.now(), report.files, report.bytes)
 
 

@@ -20,6 +20,7 @@ from gpulab.aws import instances as ec2
 from gpulab.errors import NotFound, Unreachable
 from gpulab.launch.context import Context
 from gpulab.launch.running import agent, booting, instances, tensorboard
+from gpulab.launch.running.fetching import fetching
 from gpulab.model.instance import Instance
 from gpulab.remote import detached, ports, tunnel
 from gpulab.remote.supervisor import EventKind, Gone, TunnelEvent
@@ -132,9 +133,10 @@ def serve(
         if text and (was_lost.is_set() or event.kind is not EventKind.CONNECTED):
             on_change(text)
 
-    with tunnel.running(
-        instances.target(context, instance), sockets, refresh=finder.refresh, on_event=take
-    ) as running:
+    with (
+        tunnel.running(finder.target, sockets, refresh=finder.refresh, on_event=take) as running,
+        fetching(context, instance, target=lambda: finder.target, say=on_change),
+    ):
         running.wait_connected(_CONNECT_WITHIN_S)
         opened = _opened(instance, running.ports, is_new=True, with_tensorboard=logdir is not None)
         if is_announced:
@@ -171,12 +173,18 @@ def close(context: Context, instance: Instance) -> bool:
 
 
 class _Finder:
-    """Finds where an instance is now: the same one, the one that replaced it, or none."""
+    """
+    Finds where an instance is now: the same one, the one that replaced it, or none.
+
+    Attributes:
+        target: Where it was found last.
+    """
 
     def __init__(self, context: Context, instance: Instance) -> None:
         self._context = context
         self._name = instance.name
         self._region = instance.place.region
+        self.target = instances.target(context, instance)
 
     def refresh(self, target: SshTarget) -> SshTarget | Gone | None:
         found = instances.find_alive(self._context, self._name)
@@ -184,7 +192,8 @@ class _Finder:
             if found.id != target.instance_id:
                 for _ in booting.pin(self._context, found):
                     pass
-            return instances.target(self._context, found)
+            self.target = instances.target(self._context, found)
+            return self.target
         if found is not None:
             return None
         reason = self._why_ended(target.instance_id)

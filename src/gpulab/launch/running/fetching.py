@@ -1,0 +1,146 @@
+"""
+Where the account has no bucket: while a tunnel is open, changed work comes to this computer over ssh, so that an instance which is taken
+back costs less than a minute of edits. Never replaces kept work by that of an instance which did not get it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from gpulab.errors import GpulabError, Unreachable
+from gpulab.launch.account.storage import has_bucket
+from gpulab.launch.context import Context
+from gpulab.model.instance import Instance
+from gpulab.remote import copying
+from gpulab.remote.glance import Glance, glance
+from gpulab.remote.host import Host
+from gpulab.remote.target import SshTarget
+
+EVERY_S = 30.0
+LARGEST_BYTES = 100 << 20
+# What `gpulab-agent` leaves out of a kept copy as well, as far as it is a plain name.
+EXCLUDED = ("__pycache__", ".cache", ".virtual_documents", "lost+found", "node_modules")
+# Longer than an instance may live.
+_IS_REMEMBERED = timedelta(days=30)
+_ENDS_WITHIN_S = 5.0
+
+
+def note_has_work(context: Context, instance_id: str) -> None:
+    """Remember that an instance has what was kept of its name, so that its work may follow into the same folder."""
+    context.cache.put(_key(instance_id), value=True, lasting=_IS_REMEMBERED)
+
+
+def _key(instance_id: str) -> str:
+    return f"has-work/{instance_id}"
+
+
+@contextmanager
+def fetching(
+    context: Context,
+    instance: Instance,
+    *,
+    target: Callable[[], SshTarget],
+    say: Callable[[str], None],
+) -> Iterator[None]:
+    """
+    Fetch changed work beside the block, where the account has no bucket.
+
+    Args:
+        target: Where the instance is now.
+        say: Told what is left out, and what keeps the work from coming, each once.
+    """
+    if has_bucket(context):
+        yield
+        return
+    folder, over = context.folder.work / instance.name, threading.Event()
+    fetcher = Fetcher(folder, say)
+
+    def work() -> None:
+        while not over.wait(EVERY_S):
+            reached = target()
+            if not folder.exists():
+                note_has_work(context, reached.instance_id)
+            may_fetch = bool(context.cache.get(_key(reached.instance_id)))
+            fetcher.round(context.host(reached) if may_fetch else None)
+
+    thread = threading.Thread(target=work, name="fetching", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(_ENDS_WITHIN_S)
+
+
+class Fetcher:
+    """
+    Brings what has changed since the last round into a folder; what fails is told and tried again.
+
+    Args:
+        source: Folder on the instance, below the login folder or absolute.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None], *, source: str = "work") -> None:
+        self._folder = folder
+        self._say = say
+        self._source = source
+        self._known = Glance()
+        self._of = ""
+        self._said = ""
+        self._left_out: tuple[str, ...] = ()
+
+    def round(self, host: Host | None) -> None:
+        """
+        Look once and fetch what has changed.
+
+        Args:
+            host: `None` when the instance did not get what is kept in the folder.
+        """
+        if host is None:
+            self._once(
+                f"The work is not copied here meanwhile: what is kept in {self._folder} did not reach this instance"
+            )
+            return
+        if host.target.instance_id != self._of:
+            self._known, self._of = Glance(), host.target.instance_id
+        try:
+            self._fetch(host)
+        except Unreachable:
+            return  # the tunnel says so, and the next round comes
+        except GpulabError as error:
+            self._once(f"The work is not copied here: {error.message}")
+        else:
+            self._said = ""
+
+    def _fetch(self, host: Host) -> None:
+        seen = glance(host, self._source, self._known, exclude=EXCLUDED)
+        if seen is self._known:
+            return
+        changed = seen.changed_since(self._known)
+        small = tuple(path for path in changed if seen.files[path][0] <= LARGEST_BYTES)
+        if small:
+            report = copying.pull(host, self._source, self._folder, only=small, exclude=EXCLUDED)
+            seen = Glance(seen.seen, seen.files, seen.young | frozenset(report.changing))
+        self._known = seen
+        self._tell_left_out(
+            tuple(path for path, (size, _) in sorted(seen.files.items()) if size > LARGEST_BYTES)
+        )
+
+    def _tell_left_out(self, large: tuple[str, ...]) -> None:
+        if large == self._left_out:
+            return
+        self._left_out = large
+        if large:
+            more = f" and {len(large) - 1} more" if len(large) > 1 else ""
+            self._say(
+                f"{large[0]}{more}, over {LARGEST_BYTES >> 20} MiB, comes to this computer at `gpulab stop` only"
+            )
+
+    def _once(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._say(text)

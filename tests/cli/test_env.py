@@ -50,6 +50,18 @@ def test_the_list_has_the_shipped_ones_and_the_courses_own(own, capsys):
     ] == list(rows[0])
 
 
+def test_one_that_is_not_right_does_not_cost_the_list_of_the_others(own, capsys):
+    """The folder that a TA is working on lies beside those the class uses today."""
+    (own / "cpu.lock").unlink()
+
+    code = run(["env", "ls", "--json"])
+
+    listed = json.loads(capsys.readouterr().out)
+    assert 0 == code
+    assert ["tf1-legacy", "tf2", "tf2-small"] == [row["name"] for row in listed["environments"]]
+    assert {"bio": f"{own / 'cpu.lock'} is missing"} == listed["unread"]
+
+
 def test_the_list_for_people_says_what_is_experimental(capsys):
     """TensorFlow 1 without a GPU must not look like any other."""
     run(["env", "ls"])
@@ -119,3 +131,16 @@ def test_a_wrong_place_is_answered_before_anything_is_asked(
     captured = capsys.readouterr()
     assert (2, "") == (code, captured.out)
     assert said in captured.err
+
+
+def test_a_folder_that_cannot_be_locked_stays_as_it_was(tmp_path, capsys):
+    """Half an environment would be in the way of the next try, and of the list."""
+    folder = tmp_path / "bio"
+    folder.mkdir()
+    (folder / "requirements.txt").write_text("these are four words\n")
+
+    code = run(["env", "lock", str(folder), "--base", "tf2-small"])
+
+    assert 2 == code
+    assert "no set of packages fulfils all wishes" in capsys.readouterr().err
+    assert ["requirements.txt"] == [path.name for path in folder.iterdir()]

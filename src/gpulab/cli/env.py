@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,14 +47,22 @@ def list_(context: Context, as_json: bool, as_csv: bool) -> None:
     from gpulab.view.environments import COLUMNS, environment_row, environments_text
 
     today, folders = context.now().date(), context.profile.environment_folders
-    found = [load_environment(name, folders) for name in environment_names(folders)]
+    found, unread = [], {}
+    for name in environment_names(folders):
+        try:
+            found.append(load_environment(name, folders))
+        except WrongUsage as error:
+            unread[name] = error.message
     rows = [environment_row(environment, today=today) for environment in found]
     if as_json:
-        context.console.show_json({"environments": rows})
-    elif as_csv:
+        context.console.show_json({"environments": rows, "unread": unread})
+        return
+    if as_csv:
         context.console.show_csv(rows, COLUMNS)
     else:
         context.console.show(environments_text(found, today=today))
+    for name, why in unread.items():
+        context.console.say(f"note: {name} cannot be used: {why}")
 
 
 @command.command()
@@ -150,7 +160,8 @@ def lock(
     folder = _folder(context, place, base=base, is_written=not dry_run)
     beside = str(Path(sys.executable).parent)
     uv = find_uv(os.pathsep.join([beside, context.environment.get("PATH", "")]))
-    with context.console.step(f"Choosing versions for {folder.name}"):
+    choosing = context.console.step(f"Choosing versions for {folder.name}")
+    with _described(folder, base, is_kept=not dry_run), choosing:
         renewed = renew(
             folder,
             uv=uv,
@@ -171,7 +182,7 @@ def lock(
 
 
 def _folder(context: Context, place: str, *, base: str | None, is_written: bool) -> Path:
-    """Find the folder to lock; one with nothing but wishes gets its `environment.toml`."""
+    """Find the folder to lock, and refuse one that is no environment and does not become one."""
     from gpulab.bootstrap.environments import find_environment, wishes_files
     from gpulab.cli.options import valid_name
 
@@ -194,8 +205,25 @@ def _folder(context: Context, place: str, *, base: str | None, is_written: bool)
             hint="Put a requirements.txt there and name what it stands on: `--base tf2`",
         )
     find_environment(base, context.profile.environment_folders)
-    described.write_text(f'title = "{valid_name(folder.name)}"\nbase = "{base}"\n', "utf-8")
+    valid_name(folder.name)
     return folder
+
+
+@contextmanager
+def _described(folder: Path, base: str | None, *, is_kept: bool) -> Iterator[None]:
+    """Give a folder with nothing but wishes its `environment.toml`, for good only where it can be locked."""
+    path = folder / "environment.toml"
+    is_new = not path.exists()
+    if is_new:
+        path.write_text(f'title = "{folder.name}"\nbase = "{base}"\n', "utf-8")
+    try:
+        yield
+    except BaseException:
+        is_kept = False
+        raise
+    finally:
+        if is_new and not is_kept:
+            path.unlink(missing_ok=True)
 
 
 def _is_shipped(folder: Path) -> bool:

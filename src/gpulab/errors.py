@@ -28,7 +28,7 @@ What can go wrong, as classes that say what the caller may do next. Raises nothi
     ├── StoreError                  1   the user's own folder: full, locked, unreadable
     │   └── StateDamaged            2   a file of ours does not hold what we wrote; names it
     ├── SomeFailed                  4   part of a fleet failed
-    ├── ProblemsFound               5   `--check` found problems
+    ├── ProblemsFound               5   a check found problems
     └── Interrupted               130   Ctrl-C
 """
 
@@ -186,7 +186,7 @@ class SomeFailed(GpulabError):
 
 
 class ProblemsFound(GpulabError):
-    """`--check` found problems."""
+    """A check found problems: `gpulab doctor`, `gpulab check`, or a command with `--check`."""
 
     exit_code = 5
 

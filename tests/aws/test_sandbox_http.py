@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 import boto3
 import pytest
@@ -177,6 +179,14 @@ def test_a_wrong_key_is_refused(url, at):
 
     with pytest.raises(ClientError, match="AuthFailure"):
         ec2.describe_instances()
+
+
+def test_an_answer_says_the_time_once(at):
+    """`gpulab doctor` compares the clocks by it; with two dates in an answer it could not, and said nothing."""
+    reply = at("sts").get_caller_identity()
+
+    said = parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+    assert timedelta(minutes=1) > abs(datetime.now(UTC) - said)
 
 
 def test_a_running_clock_goes_faster_by_its_speed():

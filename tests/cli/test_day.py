@@ -21,6 +21,7 @@ from gpulab.remote.manifest import read_local
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import RunningClock
 from gpulab.sandbox.rules import Delays, Rules
+from gpulab.store.config import change_profile
 from gpulab.store.home import Home
 
 _UBUNTU = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
@@ -91,6 +92,27 @@ def test_stopping_all_says_that_a_region_did_not_answer(names, capsys):
     assert (4, []) == (code, left)
     assert "error: not everything could be looked at: us-east-2" in said
     assert "hint: What runs there was not ended; stop again once it answers" in said
+
+
+@pytest.mark.parametrize(
+    ("is_ready", "code", "last"),
+    [
+        (True, 0, "Nothing stands in the way: `gpulab up`"),
+        (False, 5, "hint: The failed lines say what to do"),
+    ],
+)
+def test_doctor_fails_when_something_stands_in_the_way(is_ready, code, last, capsys):
+    """`gpulab doctor && gpulab up` must end at the quota of 0, which the doctor has just shown."""
+    profile = {"cidr": "203.0.113.7/32", "regions": ["us-east-1"]}
+    change_profile(Home.of(os.environ).config_file, "default", profile)
+
+    with Sandbox(clock=RunningClock(), ready=is_ready):
+        found = run(["doctor"])
+
+    said = capsys.readouterr()
+    assert (code, last) == (found, said.err.splitlines()[-1])
+    assert is_ready == ("failed   us-east-1 quota G spot: 0 of 0 vCPUs" not in said.out)
+    assert is_ready == (" checks failed: us-east-1 quota G spot\n" not in said.err)
 
 
 def test_stopping_nothing_still_answers_in_json(sandbox, capsys):

@@ -126,7 +126,7 @@ def test_only_a_global_address_is_believed_to_be_ours(said):
     with pytest.raises(errors.AwsError) as failure:
         own_address(lambda: said)
 
-    assert "Name it yourself: `--cidr 203.0.113.7/32`" == failure.value.hint
+    assert "`gpulab up --cidr 203.0.113.7/32`, or once for all" in failure.value.hint
 
 
 @pytest.mark.parametrize("said", ["93.184.215.14\n", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])

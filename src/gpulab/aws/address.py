@@ -38,7 +38,7 @@ def own_address(fetch: Callable[[], str] | None = None) -> str:
 def _unknown(why: str) -> AwsError:
     return AwsError(
         f"could not find this computer's public address ({why})",
-        hint="Name it yourself: `--cidr 203.0.113.7/32`",
+        hint='Name it yourself: `gpulab up --cidr 203.0.113.7/32`, or once for all `cidr = "203.0.113.7/32"` in the profile in config.toml',
     )
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 @click.command(name="doctor")
 @json_option
-@click.option("--check", is_flag=True, help="Exit with 5 when something failed.")
 @click.option(
     "--policy", is_flag=True, help="Print the IAM policy to ask a teacher for, and check nothing."
 )
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 def command(
     context: Context,
     as_json: bool,
-    check: bool,
     policy: bool,
     commands: tuple[str, ...],
     types: tuple[str, ...],
@@ -46,7 +44,7 @@ def command(
     Check, at no cost, all that a launch needs.
 
     Credentials and their expiry, the account's plan, permissions (by dry runs), the four GPU quotas, the spot role, the clock,
-    this computer's address and its ssh. Each line is ok, a warning or failed, with what to do.
+    this computer's address and its ssh. Each line is ok, a warning or failed, with what to do. Exits with 5 when something failed.
 
     With --policy it asks nobody and prints the least rights your work needs, as JSON to paste into the IAM console: for your owner
     id, your regions and your GPU. Docs: docs/iam/README.md.
@@ -79,8 +77,12 @@ def command(
         context.console.show_json({"checks": found})
     elif not failed:
         context.console.say("Nothing stands in the way: `gpulab up`")
-    if check and failed:
-        raise ProblemsFound(f"{len(failed)} of {len(found)} checks failed")
+    if failed:
+        names = ", ".join(item.name for item in failed)
+        raise ProblemsFound(
+            f"{len(failed)} of {len(found)} checks failed: {names}",
+            hint="" if as_json else "The failed lines say what to do",
+        )
 
 
 def _show_policy(context: Context, commands: tuple[str, ...], types: tuple[str, ...]) -> None:

@@ -19,6 +19,8 @@ Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 #: Beside these, WSGI keeps a header under `HTTP_` and its name.
 _PLAIN = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+# The server in front writes these itself, and an answer with two dates has none that a client can read.
+_FROM_SERVER = frozenset({"date", "server"})
 
 
 def wsgi_app(world: World) -> Application:
@@ -44,7 +46,7 @@ def wsgi_app(world: World) -> Application:
             _break(environ)
             start_response("500 Connection Lost", [("Content-Length", "0")])
             return []
-        headers = {name: str(value) for name, value in answer.headers.items()}
+        headers = {n: str(v) for n, v in answer.headers.items() if n.lower() not in _FROM_SERVER}
         start_response(f"{answer.status} {_word(answer.status)}", list(headers.items()))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]
 

@@ -2,7 +2,7 @@
 Load and soak: months of use in minutes, and what came of them. Exits 1 when a promise was broken.
 
     python scripts/soak.py term [--students 300] [--weeks 13] [--seed 1]   a class, a term, bad weather, in simulated time
-                                [--share 20] [--processes 2]
+                                [--share 10] [--processes 2]
     python scripts/soak.py tunnel [--faults 5000] [--minutes 60]           tunnels through drops, freezes and sleeps; needs sshd
                                   [--tunnels 4]
     python scripts/soak.py watch [--days 30]                               the agent's watcher through days of simulated time
@@ -54,7 +54,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--students", type=int, default=300)
     parser.add_argument("--weeks", type=int, default=13)
     parser.add_argument("--swept-everywhere", type=int, default=1)
-    parser.add_argument("--share", type=int, default=20)
+    parser.add_argument("--share", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--faults", type=int, default=5000)
     parser.add_argument("--tunnels", type=int, default=4)

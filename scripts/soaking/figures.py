@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import threading
 from collections import Counter
@@ -78,7 +79,8 @@ class Figures:
         self.failures[command, cause] += 1
 
     def sample(self, at: datetime, launches: int) -> Sample:
-        """Look at this process."""
+        """Look at this process, without what it no longer needs."""
+        gc.collect()
         found = Sample(at, launches, memory_mb(), threading.active_count(), open_files())
         self.samples.append(found)
         return found

@@ -173,6 +173,15 @@ def disk_hint(error: OSError) -> str:
     return "Check this computer's disk and the folder, then repeat the command"
 
 
+def extra_hint(extra: str) -> str:
+    """Say how to install one of gpulab's extras, in whichever way gpulab itself was installed."""
+    which = f"'.[{extra}]'"
+    return (
+        f"Install gpulab again with it, as you did before, in its checkout: `pipx install --force {which}`,"
+        f" `uv tool install --force {which}` or `pip install {which}`"
+    )
+
+
 class StateDamaged(StoreError):
     """A file of gpulab's own does not hold what gpulab wrote; the message names it, nothing was written."""
 

@@ -209,7 +209,8 @@ def test_without_the_extra_it_says_how_to_install_it(capsys, monkeypatch):
     assert 1 == code
     assert (
         "error: this needs uvicorn, which is not installed\n\n"
-        "hint: Install it with `pip install 'gpulab[dashboard]'`\n"
+        "hint: Install gpulab again with it, as you did before, in its checkout: `pipx install --force '.[dashboard]'`,"
+        " `uv tool install --force '.[dashboard]'` or `pip install '.[dashboard]'`\n"
     ) == captured.err
 
 

@@ -12,7 +12,7 @@ import click
 from gpulab.cli import classroom
 from gpulab.cli.classroom import course_option
 from gpulab.cli.fleet_options import choose, choosing_options, open_accounts
-from gpulab.errors import Interrupted, StoreError, WrongUsage
+from gpulab.errors import Interrupted, StoreError, WrongUsage, extra_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,7 +100,7 @@ def _refuse_without_extra() -> None:
     if missing:
         raise StoreError(
             f"this needs {missing[0]}, which is not installed",
-            hint="Install it with `pip install 'gpulab[dashboard]'`",
+            hint=extra_hint("dashboard"),
         )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpulab.errors import GpulabError
+from gpulab.errors import GpulabError, extra_hint
 from gpulab.sandbox.control import Daemon, NotRunning, ask, find, record
 from gpulab.sandbox.machines.process import trees
 from gpulab.sandbox.machines.process.remains import reap
@@ -144,7 +144,7 @@ def _check_packages() -> None:
     if lacking:
         raise GpulabError(
             f"the sandbox needs packages that are not installed: {', '.join(lacking)}",
-            hint="Install gpulab with them: `pip install 'gpulab[sandbox]'`",
+            hint=extra_hint("sandbox"),
         )
 
 

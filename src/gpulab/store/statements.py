@@ -23,7 +23,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpulab.errors import StoreError, WrongUsage
+from gpulab.errors import StoreError, WrongUsage, extra_hint
 from gpulab.model.statement import Category, Statement, StatementSum, units_of
 from gpulab.store.statement_sql import FORMATS, StatementFormat, summing
 
@@ -228,6 +228,6 @@ def duckdb_module() -> Any:
     except ImportError as error:
         raise StoreError(
             "reading a billing export needs DuckDB, which is not installed",
-            hint="Install it with `pip install 'gpulab[report]'`",
+            hint=extra_hint("report"),
         ) from error
     return duckdb

@@ -42,13 +42,18 @@ from gpulab.model.instance import Instance, LaunchPlan
 from gpulab.model.market import Offer, Place
 from gpulab.model.setup import ImageChoice
 from gpulab.planning.catalogue import instance_types
-from gpulab.planning.failover import Failure, Next, conclusion, remaining, what_next
+from gpulab.planning.failover import (
+    ASKED_AGAIN_AFTER,
+    Failure,
+    Next,
+    conclusion,
+    remaining,
+    what_next,
+)
 from gpulab.planning.plan import plan_launch
 from gpulab.planning.snapshot import Limits
 from gpulab.store.journal import Intent
 
-# A place that was full is not asked again by another seat for so long: 300 launches must not hammer one empty zone.
-_FULL_FOR = timedelta(seconds=60)
 # The same for every seat of the account: asking once is enough.
 _SAME_FOR_ALL = (NotAllowed, CredentialsInvalid, ClockSkewed, AccountNotReady)
 
@@ -156,7 +161,7 @@ class AccountLaunches:
                 o
                 for o in attempts
                 if o.place not in self._out
-                and not (o.place in self._full and now - self._full[o.place] < _FULL_FOR)
+                and not (o.place in self._full and now - self._full[o.place] < ASKED_AGAIN_AFTER)
             )
 
     def note(self, offer: Offer, error: GpulabError) -> None:

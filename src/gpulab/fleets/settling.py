@@ -1,7 +1,7 @@
 """
 What interrupted commands left open in one account's journal, for all of a class at once: three calls, not three for each student.
 
-The rules are those of a single launch (`launch/protocol/resuming.py`): what EC2 shows is written down, what it does not show within ten minutes
+The rules are those of a single launch (`launch/protocol/outcome.py`): what EC2 shows is written down, what it does not show within ten minutes
 was never made, and what is younger stays open, to be asked for again with the same token and the same bytes.
 """
 
@@ -9,20 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from gpulab.aws import instances
 from gpulab.fleets.accounts import Account
 from gpulab.launch.context import Context
-from gpulab.launch.protocol.asking import LAUNCHED, NEVER, fits
-from gpulab.launch.protocol.resuming import SETTLED
+from gpulab.launch.protocol.outcome import SHOWN, is_open, is_unlisted, made_by, result_of
 from gpulab.model.instance import Instance
 from gpulab.store.journal import Intent, Made
 
 _VALUES_A_FILTER = 200
-# For this long after a launch, a listing may miss the instance; by its id it is known within half a minute.
-_UNLISTED = timedelta(minutes=2)
-_KNOWN_BY_ID = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
@@ -55,28 +50,24 @@ def settle(
     fresh = [
         m
         for m in story.made
-        if m.name in wanted and m.instance_id not in known and context.now() - m.at < _UNLISTED
+        if m.name in wanted and m.instance_id not in known and is_unlisted(m, now=context.now())
     ]
     unlisted = [i for i in _read(context, fresh) if i.state.is_alive]
     ours = [i for i in story.open_intents if i.name in wanted]
     candidates = [*listed, *unlisted]
-    hidden = [i for i in ours if not _made_by(i, candidates)]
+    hidden = [i for i in ours if not made_by(i, candidates)]
     looked_up = _look_up(context, hidden)
     left = []
     for intent in ours:
-        made = _made_by(intent, [*candidates, *looked_up])
-        if made is None and context.now() - intent.at < SETTLED:
+        made = made_by(intent, [*candidates, *looked_up])
+        if is_open(intent, made, now=context.now()):
             left.append(intent)
         elif may_write:
-            outcome, instance_id = (LAUNCHED, made.id) if made else (NEVER, "")
+            outcome, instance_id = result_of(made)
             context.journal.conclude(intent, outcome, instance_id=instance_id, at=context.now())
     seen = {i.id for i in candidates}
     unlisted += [i for i in looked_up if i.state.is_alive and i.id not in seen]
     return Settled(tuple(unlisted), tuple(left))
-
-
-def _made_by(intent: Intent, found: Iterable[Instance]) -> Instance | None:
-    return next((i for i in found if i.launch_id == intent.launch_id and fits(i, intent)), None)
 
 
 def _look_up(context: Context, intents: Sequence[Intent]) -> list[Instance]:
@@ -103,7 +94,7 @@ def _read(context: Context, fresh: Sequence[Made]) -> list[Instance]:
                 found.append(instance)
                 del missing[instance.id]
         now = context.now()
-        missing = {i: m for i, m in missing.items() if now - m.at < _KNOWN_BY_ID}
+        missing = {i: m for i, m in missing.items() if now - m.at < SHOWN}
         if missing:
             context.sleep(2)
     return found

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from gpulab.aws.errors import from_code
-from gpulab.errors import Ambiguous, AwsError, GpulabError, NotFound, Refused, StoreError, Throttled
+from gpulab.errors import Ambiguous, GpulabError, NotFound, Refused, StoreError, Throttled
 from gpulab.fleet.lab import request_for
 from gpulab.fleet.plan import Wanted, plan_fleet, trouble_of, with_former
 from gpulab.fleets import watching
@@ -32,6 +31,13 @@ from gpulab.fleets.launching import AccountLaunches, Launched
 from gpulab.fleets.looking import Seen, live_of, look
 from gpulab.launch.money.facts import record_end, record_running
 from gpulab.launch.money.rebuilding import rebuild
+from gpulab.launch.protocol.outcome import (
+    FIRST_LOOK_S,
+    STILL_PENDING,
+    UNLISTED,
+    ended_early,
+    still_pending,
+)
 from gpulab.launch.protocol.scheduled_end import arm_at
 from gpulab.launch.running import booting, stop
 from gpulab.model.course import Course, Lab
@@ -44,11 +50,7 @@ from gpulab.store.journal import Intent, Journal
 
 _AT_ONCE = 32
 _IN_ONE_ACCOUNT = 8
-_FIRST_LOOK_S = 9.0
 _NEXT_LOOK_S = 5.0
-# A new instance may be missing in listings for so long.
-_UNLISTED = timedelta(minutes=2)
-_STILL_PENDING = timedelta(minutes=8)
 _ROUNDS = 3
 
 
@@ -294,7 +296,7 @@ class _Run:
         """Look at all of them together until none is pending; return those that have to be launched again."""
         again: list[_Job] = []
         pending = list(jobs)
-        pause = _FIRST_LOOK_S
+        pause = FIRST_LOOK_S
         while pending:
             self._accounts.outside.sleep(pause)
             pause = _NEXT_LOOK_S
@@ -331,16 +333,17 @@ class _Run:
         assert job.asked_at is not None
         waited = self._now() - job.asked_at
         known = None if isinstance(seen, GpulabError) else seen.get(job.launched.instance.id)
-        if known is None and waited < _UNLISTED:
+        if known is None and waited < UNLISTED:
             return "pending"
         if known is None:
             error = seen if isinstance(seen, GpulabError) else _vanished(job.launched.instance)
             return self._conclude(job, self._failed(job.step, error))
         job.launched = replace(job.launched, instance=known)
         if known.state is State.PENDING:
-            if waited < _STILL_PENDING:
+            if waited < STILL_PENDING:
                 return "pending"
-            error = AwsError(f"{known.id} is still pending after 8 min", hint="Run it again")
+            error = still_pending(known)
+            error = error.reworded(error.message, hint="Run it again")
             return self._conclude(job, self._failed(job.step, error, instance=known))
         if known.state is State.RUNNING:
             return self._conclude(job, self._ran(job, known))
@@ -376,10 +379,7 @@ class _Run:
         self._launches[job.step.account.key].mark_full(instance.place)
         if job.rounds < _ROUNDS:
             return "again"
-        place = instance.place
-        code = instance.state_reason or "Server.InternalError"
-        error = from_code(code, "", f"launch {place.instance_type} in {place.zone}")
-        return self._conclude(job, self._failed(job.step, error))
+        return self._conclude(job, self._failed(job.step, ended_early(instance)))
 
     def _complete(self) -> None:
         """Make up for what a killed command left undone beside its launches: the ledger, and the end scheduled in the account."""

@@ -32,6 +32,8 @@ from gpulab.model.market import Market, Offer
 
 # How long a full place is believed to stay full (Karpenter's figure).
 FULL_FOR = timedelta(minutes=3)
+# Within one class it is asked again sooner: the others of 300 must not hammer it, but capacity often returns in minutes.
+ASKED_AGAIN_AFTER = timedelta(seconds=60)
 
 
 class Next(StrEnum):

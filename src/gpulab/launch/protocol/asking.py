@@ -12,12 +12,11 @@ from gpulab.errors import Ambiguous, GpulabError, SetupMissing, StoreError, Thro
 from gpulab.launch.context import Context
 from gpulab.launch.events import Event, Repeating, Warned
 from gpulab.launch.money.facts import record_intent
+from gpulab.launch.protocol.outcome import LAUNCHED, made_by
 from gpulab.model.instance import TAG_LAUNCH, Instance
 from gpulab.planning.failover import Next, what_next
 from gpulab.store.journal import Intent
 
-LAUNCHED = "launched"
-NEVER = "never-took-effect"
 # Five tries: at most 1 + 2 + 4 + 8 s of waiting, each shortened by up to half so that a class does not knock in step.
 _TRIES = 5
 
@@ -72,9 +71,9 @@ def look_up(context: Context, intent: Intent) -> Instance | None:
     tokens = {"client-token": [intent.token]}
     for filters in (tokens, {f"tag:{TAG_LAUNCH}": [intent.launch_id]}):
         found = instances.find(context.cloud, intent.region, filters=filters)
-        fitting = [i for i in found if fits(i, intent)]
-        if fitting:
-            return fitting[0]
+        made = made_by(intent, found)
+        if made is not None:
+            return made
     return None
 
 
@@ -106,10 +105,3 @@ def _passes(error: GpulabError, is_setup_fresh: bool) -> bool:  # noqa: FBT001 -
     return isinstance(error, SetupMissing) and (
         is_setup_fresh or "Instance Profile" in error.detail
     )
-
-
-def fits(instance: Instance, intent: Intent) -> bool:
-    """Whether an instance of the launch is the one of this attempt: other attempts were at other places."""
-    zone = intent.parameters["Placement"]["AvailabilityZone"]
-    kind = intent.parameters["InstanceType"]
-    return (instance.place.zone, instance.place.instance_type) == (zone, kind)

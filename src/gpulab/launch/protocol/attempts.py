@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
-from datetime import timedelta
 
 from gpulab.aws import instances
-from gpulab.aws.errors import from_code
 from gpulab.bootstrap import Keep
 from gpulab.errors import (
-    AwsError,
     GpulabError,
     NoCapacity,
     NotFound,
@@ -42,6 +39,12 @@ from gpulab.launch.money.facts import record_end, record_launch, record_running
 from gpulab.launch.offers.places import remember_full, remember_never
 from gpulab.launch.protocol.asking import ask
 from gpulab.launch.protocol.intents import Attempt, intent_of
+from gpulab.launch.protocol.outcome import (
+    FIRST_LOOK_S,
+    STILL_PENDING,
+    ended_early,
+    still_pending,
+)
 from gpulab.launch.protocol.scheduled_end import arm, disarm
 from gpulab.launch.protocol.userdata import keep_for
 from gpulab.model.instance import Instance, LaunchPlan, State
@@ -57,11 +60,8 @@ from gpulab.planning.failover import (
     what_next,
 )
 
-# EC2 needs some seconds; asking earlier than it can be is a call for nothing.
-_FIRST_LOOK_S = 9.0
 _NEXT_LOOK_S = 4.0
 _VCPU_QUOTAS = frozenset({"MaxSpotInstanceCountExceeded", "VcpuLimitExceeded"})
-_STILL_PENDING = timedelta(minutes=8)
 
 
 class Attempts:
@@ -251,7 +251,7 @@ def until_running(context: Context, instance: Instance) -> Generator[Event, None
         AwsError: It is still pending after eight minutes.
     """
     begun, region = context.now(), instance.place.region
-    pause = _FIRST_LOOK_S
+    pause = FIRST_LOOK_S
     while instance.state is State.PENDING:
         context.sleep(pause)
         pause = _NEXT_LOOK_S
@@ -260,11 +260,8 @@ def until_running(context: Context, instance: Instance) -> Generator[Event, None
         except NotFound:
             # EC2 does not know everywhere yet what it has just made.
             yield WaitingFor(context.now(), "running", "EC2 does not show it yet")
-        if instance.state is State.PENDING and context.now() - begun > _STILL_PENDING:
-            raise AwsError(
-                f"{instance.id} is still pending after 8 min",
-                hint="`gpulab ls` shows it; `gpulab stop` ends it",
-            )
+        if instance.state is State.PENDING and context.now() - begun > STILL_PENDING:
+            raise still_pending(instance)
     if instance.state is not State.RUNNING:
         with contextlib.suppress(StoreError):
             reason = instance.state_reason
@@ -273,10 +270,3 @@ def until_running(context: Context, instance: Instance) -> Generator[Event, None
         raise ended_early(instance)
     yield Running(context.now(), instance)
     return instance
-
-
-def ended_early(instance: Instance) -> GpulabError:
-    """Say why an instance that was just launched has ended, in the class that says what to do next."""
-    place = instance.place
-    code = instance.state_reason or "Server.InternalError"
-    return from_code(code, "", f"launch {place.instance_type} in {place.zone}")

@@ -6,25 +6,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Generator
-from datetime import timedelta
 
 from gpulab.aws import instances
 from gpulab.errors import Ambiguous, GpulabError, NotFound, StoreError, Throttled
 from gpulab.launch.context import Context
 from gpulab.launch.events import AlreadyUp, Event, Resumed, Warned
 from gpulab.launch.money.facts import record_found
-from gpulab.launch.protocol.asking import LAUNCHED, NEVER, ask, look_up
+from gpulab.launch.protocol.asking import ask, look_up
+from gpulab.launch.protocol.outcome import SHOWN, is_open, is_unlisted, result_of
 from gpulab.model.instance import Instance, LaunchRequest
 from gpulab.planning.catalogue import instance_types
 from gpulab.planning.wishes import types_for
 from gpulab.store.journal import Intent, Made
-
-# After this long EC2 shows everywhere what it has made: nothing shown means nothing made.
-SETTLED = timedelta(minutes=10)
-# For this long after a launch, a listing may miss the instance.
-_UNLISTED = timedelta(minutes=2)
-# How long EC2 took to show a new instance in every public report of it; waited for only when the wish has changed.
-_SHOWN = timedelta(seconds=30)
 
 
 def resume(context: Context, request: LaunchRequest) -> Generator[Event, None, Instance | None]:
@@ -91,7 +84,7 @@ def unlisted(
     young = (
         made
         for made in context.journal.read().made
-        if now - made.at < _UNLISTED and made.region in regions and made.instance_id not in listed
+        if is_unlisted(made, now=now) and made.region in regions and made.instance_id not in listed
     )
     read = (_read_patiently(context, made) for made in young)
     return tuple(i for i in read if i is not None and not i.state.is_over)
@@ -129,7 +122,7 @@ def _settle(
     found = look_up(context, intent)
     if found is None and not _is_wanted(intent, request):
         found = _look_patiently(context, intent)
-    elif found is None and context.now() - intent.at < SETTLED:
+    elif is_open(intent, found, now=context.now()):
         return (yield from _asked_again(context, intent))
     _close(context, intent, found)
     return found
@@ -148,20 +141,21 @@ def _asked_again(context: Context, intent: Intent) -> Generator[Event, None, Ins
 
 def _is_settled_by_looking(context: Context, intent: Intent) -> bool:
     found = look_up(context, intent)
-    if found is None and context.now() - intent.at < SETTLED:
+    if is_open(intent, found, now=context.now()):
         return False
     _close(context, intent, found)
     return True
 
 
 def _look_patiently(context: Context, intent: Intent) -> Instance | None:
-    while context.now() - intent.at < _SHOWN:
+    """Look once EC2 must show a new instance; waited for only when the wish has changed."""
+    while context.now() - intent.at < SHOWN:
         context.sleep(5)
     return look_up(context, intent)
 
 
 def _close(context: Context, intent: Intent, found: Instance | None) -> None:
-    outcome, instance_id = (LAUNCHED, found.id) if found else (NEVER, "")
+    outcome, instance_id = result_of(found)
     if found is not None:
         # Its launcher was killed before the ledger knew; a ledger that cannot be written now is completed by `up` and `stop`.
         with contextlib.suppress(StoreError):
@@ -183,7 +177,7 @@ def _is_wanted(intent: Intent, request: LaunchRequest) -> bool:
 def _made_moments_ago(context: Context, name: str) -> Instance | None:
     """Read an instance that was launched so recently that a listing may still miss it."""
     for made in reversed(context.journal.read().made):
-        if made.name == name and context.now() - made.at < _UNLISTED:
+        if made.name == name and is_unlisted(made, now=context.now()):
             instance = _read_patiently(context, made)
             if instance is not None:
                 return instance if instance.state.is_alive else None
@@ -196,6 +190,6 @@ def _read_patiently(context: Context, made: Made) -> Instance | None:
         try:
             return instances.read(context.cloud, made.region, made.instance_id)
         except NotFound:
-            if context.now() - made.at > _SHOWN:
+            if context.now() - made.at > SHOWN:
                 return None
             context.sleep(2)

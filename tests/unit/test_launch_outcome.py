@@ -1,0 +1,73 @@
+"""What became of a launch whose answer was lost, decided without any cloud: one launch and a class go by the same rules."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gpulab.errors import NoCapacity
+from gpulab.launch.protocol import outcome
+from gpulab.store.journal import Intent
+
+_spec = importlib.util.spec_from_file_location(
+    "fleet_builders", Path(__file__).with_name("fleet_builders.py")
+)
+build = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(build)
+
+INSTANCE = build.an_instance("w1-a", launch_id="l1")
+ELSEWHERE = replace(INSTANCE, id="i-2", place=replace(INSTANCE.place, zone="us-east-1f"))
+INTENT = Intent(
+    launch_id="l1",
+    attempt=2,
+    token="l1-2",
+    name="w1-a",
+    region="us-east-1",
+    parameters={
+        "Placement": {"AvailabilityZone": INSTANCE.place.zone},
+        "InstanceType": INSTANCE.place.instance_type,
+    },
+    user_data=b"",
+    at=build.NOW,
+)
+
+
+def test_only_the_instance_of_this_attempt_counts():
+    """The first attempt of the launch was at another place and came to nothing; its remains must not stand for the second."""
+    another = replace(INSTANCE, id="i-3", launch_id="l2")
+
+    found = outcome.made_by(INTENT, [another, ELSEWHERE, INSTANCE])
+
+    assert INSTANCE == found
+    assert None is outcome.made_by(INTENT, [another, ELSEWHERE])
+
+
+@pytest.mark.parametrize(
+    ("made", "minutes", "is_open"),
+    [(None, 0, True), (None, 9.9, True), (None, 10, False), (INSTANCE, 0, False)],
+)
+def test_nothing_shown_proves_nothing_within_ten_minutes(made, minutes, is_open):
+    """EC2 shows what it has made within minutes, not at once: concluding sooner would launch a second one."""
+    now = build.NOW + timedelta(minutes=minutes)
+
+    assert is_open is outcome.is_open(INTENT, made, now=now)
+
+
+def test_the_journal_is_told_what_was_found():
+    """An ended instance was made all the same: its token must not be used for another."""
+    assert ("launched", INSTANCE.id) == outcome.result_of(INSTANCE)
+    assert ("never-took-effect", "") == outcome.result_of(None)
+
+
+def test_an_instance_that_ends_while_it_starts_ends_in_the_class_that_says_what_to_do():
+    """Spot capacity that vanishes in the first minute is lack of capacity, not an unknown failure."""
+    ended = replace(INSTANCE, state_reason="Server.SpotInstanceTermination")
+
+    error = outcome.ended_early(ended)
+
+    assert NoCapacity is type(error)
+    assert "launch g4dn.xlarge in us-east-1a" in error.message

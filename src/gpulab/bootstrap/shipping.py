@@ -12,13 +12,13 @@ import argparse
 import ast
 import base64
 import builtins
+import bz2
 import contextlib
 import datetime
 import http.client
 import io
 import itertools
 import json
-import lzma
 import os
 import re
 import shutil
@@ -45,12 +45,10 @@ _REACHING = (
     "# --- is anyone there? ---",
 )
 _STUB = """#!/usr/bin/env python3
-import base64, lzma
-exec(compile(lzma.decompress(base64.b64decode("{packed}")), "gpulab-agent", "exec"))
+import base64, bz2
+exec(compile(bz2.decompress(base64.b64decode("{packed}")), "gpulab-agent", "exec"))
 """
 _ONCE = threading.Lock()
-# Found by trying: text of this kind has no use for positions.
-_LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 0, "pb": 0}
 
 
 @cache
@@ -82,8 +80,7 @@ def shipped_agent(*, has_bucket: bool) -> str:
 
 @cache
 def _shipped_agent(*, has_bucket: bool) -> str:
-    source = small_source(has_bucket=has_bucket).encode()
-    packed = lzma.compress(source, lzma.FORMAT_ALONE, filters=[{**_LZMA, "nice_len": 273}])
+    packed = bz2.compress(small_source(has_bucket=has_bucket).encode())
     return _STUB.format(packed=base64.b64encode(packed).decode())
 
 
@@ -112,7 +109,7 @@ def _drop_unused_imports(tree: ast.Module) -> None:
 
 
 def _squeezed(source: str) -> str:
-    """Write a program with one space for each level, and none where Python needs none."""
+    """Write a program with one tab for each level, and no space where Python needs none."""
     lines, text, level = source.splitlines(), "", 0
     string_from: tuple[int, int] | None = None
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -130,7 +127,7 @@ def _squeezed(source: str) -> str:
         elif kind == "NEWLINE":
             text += "\n"
         elif kind not in ("NL", "ENDMARKER"):
-            text += " " * level if text.endswith("\n") else ""
+            text += "\t" * level if text.endswith("\n") else ""
             text += _glue(text, token.string)
     return text
 

@@ -76,6 +76,7 @@ _PATHS = (
     "meta-data/spot/instance-action",
     "meta-data/events/recommendations/rebalance",
     "meta-data/tags/instance/gpulab:expires",
+    "meta-data/tags/instance/gpulab:idle",
     "meta-data/iam/security-credentials/",
     "meta-data/iam/security-credentials/student",
 )

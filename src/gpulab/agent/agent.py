@@ -1557,17 +1557,19 @@ class Watch:
         self.idle_s += 30 if is_idle else 0
 
     def _read_tags(self) -> None:
-        tag = (self.metadata.get("meta-data/tags/instance/gpulab:expires") or b"").decode(
-            "ascii", "replace"
-        )
-        seen = (
-            read_json(self.here.path("var/lib/gpulab/limits.json")).get("tag")
-            or self.here.spec["deadline"]
-        )
+        # Only a tag that was changed counts: `extend` over ssh may have moved a limit since the last one.
+        known = read_json(self.here.path("var/lib/gpulab/limits.json"))
+        tag, idle = self._tag("expires"), self._tag("idle")
         with contextlib.suppress(ValueError):
-            # Only a tag that was changed counts: `extend` over ssh may have moved the deadline since the last one.
+            seen = known.get("tag") or self.here.spec["deadline"]
             if tag and seconds_of(tag) != seconds_of(seen):
                 change_limits(self.here, deadline=iso(seconds_of(tag)), tag=tag)
+        if re.fullmatch("[0-9]{1,5}", idle) and idle != known.get("idle_tag"):
+            change_limits(self.here, idle_minutes=int(idle), idle_tag=idle)
+
+    def _tag(self, name: str) -> str:
+        said = self.metadata.get(f"meta-data/tags/instance/gpulab:{name}") or b""
+        return said.decode("ascii", "replace")
 
     def _restart_jupyter(self) -> None:
         pid = _pid(self.here.path("run/gpulab/jupyter.pid"))

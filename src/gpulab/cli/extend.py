@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     help="How much longer than now planned: 2, 90m, 1h30m.",
 )
 @click.option("--until", metavar="TIME", help="The new end: 19:00 local time, or a full ISO time.")
+@click.option(
+    "--idle",
+    "idle",
+    type=Duration(),
+    metavar="SPAN",
+    help="End after so long without activity instead of the limit it has; its end stays.",
+)
 @yes_option
 @json_option
 @click.pass_obj
@@ -39,6 +46,7 @@ def command(
     name: str | None,
     duration: timedelta | None,
     until: str | None,
+    idle: timedelta | None,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -47,14 +55,21 @@ def command(
 
     Both ends are moved: the timer on the instance and the schedule in the account. Refused where the time until then may cost more
     than is left of the term's budget. An end that comes sooner than before is asked about; `--yes` agrees to it.
+    With `--idle` the end stays, and the idle limit is another.
 
     \b
     Example:
       gpulab extend --hours 1
       gpulab extend week4 --until 19:00
+      gpulab extend week4 --idle 3h
     """
-    if (duration is None) == (until is None):
-        raise WrongUsage("name either `--hours` or `--until`", hint="`gpulab extend --hours 1`")
+    if [duration, until, idle].count(None) != 2:
+        raise WrongUsage(
+            "name one of `--hours`, `--until` and `--idle`", hint="`gpulab extend --hours 1`"
+        )
+    if idle is not None:
+        _limit_idle(context, name, idle, as_json=as_json)
+        return
     from gpulab.launch.running import extend, instances
     from gpulab.view.words import local_time, money, span
 
@@ -87,4 +102,21 @@ def command(
         f"{instance.name} now ends {ends}, in {span(moved.until - now)}{change}{cost}"
     )
     for text in moved.notes:
+        context.console.say(f"note: {text}")
+
+
+def _limit_idle(context: Context, name: str | None, idle: timedelta, *, as_json: bool) -> None:
+    from gpulab.launch.running import extend, instances
+    from gpulab.view.words import span
+
+    instance = instances.find(context.launch, name)
+    minutes = max(1, int(idle.total_seconds() // 60))
+    changed = extend.limit_idle(context.launch, instance, minutes)
+    if as_json:
+        context.console.show_json(changed)
+        return
+    context.console.show(
+        f"{instance.name} now ends after {span(timedelta(minutes=minutes))} without activity"
+    )
+    for text in changed.notes:
         context.console.say(f"note: {text}")

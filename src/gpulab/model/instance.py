@@ -17,6 +17,8 @@ TAG_COURSE = "gpulab:course"
 TAG_LAB = "gpulab:lab"
 TAG_LAUNCH = "gpulab:launch"
 TAG_EXPIRES = "gpulab:expires"
+# Whole minutes; only where `extend --idle` has changed the limit.
+TAG_IDLE = "gpulab:idle"
 TAG_ENVIRONMENT = "gpulab:env"
 # GiB of the root disk: once it has ended, EC2 has forgotten the disk, and this is what remains of it.
 TAG_DISK = "gpulab:disk"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from gpulab.model.instance import TAG_BAKE, TAG_EXPIRES, TAG_OWNER, TAG_USABLE
+from gpulab.model.instance import TAG_BAKE, TAG_EXPIRES, TAG_IDLE, TAG_OWNER, TAG_USABLE
 
 Conditions = Mapping[str, Mapping[str, Any]]
 
@@ -223,7 +223,7 @@ STUDENT = (
         _words("extend fleet"),
         on=_ec2("instance"),
         whose=Whose.OWNED,
-        when={"ForAllValues:StringEquals": {"aws:TagKeys": [TAG_EXPIRES]}},
+        when={"ForAllValues:StringEquals": {"aws:TagKeys": [TAG_EXPIRES, TAG_IDLE]}},
     ),
     Right(
         "AdmitHere",

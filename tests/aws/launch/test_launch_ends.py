@@ -280,6 +280,42 @@ def test_an_instance_that_cannot_be_reached_is_extended_through_its_tag(prepared
     assert "it reads the new end from its tag within a minute" in moved.notes[0]
 
 
+def idle_tag(student):
+    (instance,) = student.sandbox.instances("running", "pending")
+    return {t["Key"]: t["Value"] for t in instance["Tags"]}.get("gpulab:idle")
+
+
+def test_the_idle_limit_is_changed_on_the_instance_and_in_its_tag(prepared):
+    """A lecture of three hours before the exercise: the instance that was started early must outlive it."""
+    host, context = with_host(prepared, idle=b"")
+    before = idle_tag(prepared)
+
+    changed = extend.limit_idle(context, prepared.instance, 180)
+
+    assert [["gpulab-agent", "idle", "--minutes", "180"]] == host.asked
+    assert (None, "180") == (before, idle_tag(prepared))
+    assert extend.IdleLimit(180, agent=True, tag=True) == changed
+
+
+def test_the_idle_limit_of_an_instance_that_cannot_be_reached_is_changed_through_its_tag(prepared):
+    """The student is on a train; the agent reads the tag within a minute."""
+    _, context = with_host(prepared, idle=Unreachable("no answer"))
+
+    changed = extend.limit_idle(context, prepared.instance, 180)
+
+    assert ("180", False, True) == (idle_tag(prepared), changed.agent, changed.tag)
+    assert "it reads the new limit from its tag within a minute" in changed.notes[0]
+
+
+def test_an_idle_limit_that_nobody_took_is_an_error(prepared):
+    """`now ends after 3 h` would be believed."""
+    _, context = with_host(prepared, idle=Unreachable("no answer"))
+    prepared.sandbox.deny("ec2:CreateTags")
+
+    with pytest.raises(Unreachable, match="the idle limit was not changed: no answer; "):
+        extend.limit_idle(context, prepared.instance, 180)
+
+
 @pytest.mark.parametrize(
     ("hours", "message"),
     [(13, "that is more than 12 h from now"), (-1, "the new end lies in the past")],

@@ -172,6 +172,37 @@ def test_a_changed_tag_moves_the_deadline_and_an_old_one_does_not(here, metadata
     assert (DEADLINE + 3600, DEADLINE + 3 * 3600) == (unchanged, changed)
 
 
+def test_a_changed_idle_tag_moves_the_idle_limit_and_an_old_one_does_not(
+    here, metadata, metadata_service
+):
+    """`gpulab extend --idle` from a train reaches the agent so; what was said on the instance itself later must stand."""
+    tag = "meta-data/tags/instance/gpulab:idle"
+    watch = a_watch(here, metadata)
+    limits = [read_limits(here).idle_minutes]
+    metadata_service.said[tag] = "180"
+    watch._read_tags()
+    limits.append(read_limits(here).idle_minutes)
+    change_limits(here, idle_minutes=30)
+    watch._read_tags()
+    limits.append(read_limits(here).idle_minutes)
+    metadata_service.said[tag] = "0"
+    watch._read_tags()
+    limits.append(read_limits(here).idle_minutes)
+
+    assert [60, 180, 30, 0] == limits
+
+
+@pytest.mark.parametrize("tag", ["", "-5", "1h", "1.5", "9" * 200, "\u0663"])
+def test_an_idle_tag_that_is_no_number_changes_nothing(here, metadata, metadata_service, tag):
+    """Anyone with CreateTags can write a tag; nonsense must neither end nor free an instance."""
+    metadata_service.said["meta-data/tags/instance/gpulab:idle"] = tag
+    watch = a_watch(here, metadata)
+
+    watch.step(NOW + 5)
+
+    assert 60 == read_limits(here).idle_minutes
+
+
 def test_a_tag_that_is_no_moment_changes_nothing(here, metadata, metadata_service):
     """Anyone with CreateTags can write a tag; nonsense must neither end nor free an instance."""
     metadata_service.said["meta-data/tags/instance/gpulab:expires"] = "tomorrow; rm -rf /"

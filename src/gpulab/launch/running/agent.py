@@ -94,6 +94,19 @@ def extend(host: Host, until: datetime) -> None:
     host.run([_AGENT, "extend", "--until", text], timeout_s=20)
 
 
+def idle(host: Host, minutes: int) -> None:
+    """
+    Move its idle limit.
+
+    Args:
+        minutes: At least 1.
+
+    Raises:
+        RemoteError: It does not answer, or refuses.
+    """
+    host.run([_AGENT, "idle", "--minutes", str(minutes)], timeout_s=20)
+
+
 def token(host: Host) -> str:
     """
     Ask for JupyterLab's token. It is a secret: never printed, never an argument of a program.

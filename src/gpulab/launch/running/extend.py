@@ -1,8 +1,12 @@
-"""`gpulab extend`: move all three ends of an instance: the timer on it, the schedule in the account, and the tag that says when."""
+"""
+`gpulab extend`: move all three ends of an instance: the timer on it, the schedule in the account, and the tag that says when; or its idle
+limit, on the instance and in a tag.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,8 +19,9 @@ from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.protocol import scheduled_end
 from gpulab.launch.running import agent, instances
 from gpulab.model.fact import extended
-from gpulab.model.instance import TAG_EXPIRES, Instance
+from gpulab.model.instance import TAG_EXPIRES, TAG_IDLE, Instance
 from gpulab.planning.budgets import Extension, check_extension
+from gpulab.remote.host import Host
 from gpulab.spending.budget import most_usd_per_hour
 from gpulab.spending.facts import timeline_of
 
@@ -41,6 +46,55 @@ class Extended:
     tag: bool
     notes: tuple[str, ...] = ()
     at_most_usd: Decimal | None = None
+
+
+@dataclass(frozen=True)
+class IdleLimit:
+    """
+    The new idle limit, and where it was written.
+
+    Attributes:
+        agent: Whether the agent has it now.
+        tag: Whether the tag has it; the agent reads it within a minute.
+        notes: Sentences about what was not.
+    """
+
+    idle_minutes: int
+    agent: bool
+    tag: bool
+    notes: tuple[str, ...] = ()
+
+
+def limit_idle(context: Context, instance: Instance, minutes: int) -> IdleLimit:
+    """
+    Change after how many minutes without activity an instance ends; its end and its budget stand.
+
+    Raises:
+        GpulabError: Neither the agent nor the tag could be changed; the old limit stands.
+    """
+    tag_error = _retag(context, instance, {TAG_IDLE: str(minutes)})
+    agent_error = _ask_agent(context, instance, lambda host: agent.idle(host, minutes))
+    if tag_error and agent_error:
+        raise agent_error.reworded(
+            f"the idle limit was not changed: {agent_error.message}; {tag_error.message}"
+        ) from agent_error
+    notes = _notes(agent_error, tag_error, what="limit")
+    return IdleLimit(minutes, agent_error is None, tag_error is None, notes)
+
+
+def _notes(
+    agent_error: GpulabError | None, tag_error: GpulabError | None, *, what: str
+) -> tuple[str, ...]:
+    return (
+        *(
+            [
+                f"the instance was not reached ({agent_error.message}); it reads the new {what} from its tag within a minute"
+            ]
+            if agent_error
+            else []
+        ),
+        *([f"the tag was not moved: {tag_error.message}"] if tag_error else []),
+    )
 
 
 def extend_within_budget(context: Context, instance: Instance, until: datetime) -> Extended:
@@ -89,8 +143,9 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
     _check(context, until)
     is_later = instance.expires_at is None or until > instance.expires_at
     armed = scheduled_end.arm_at(context, instance, until) if is_later else None
-    tag_error = _move_tag(context, instance, until)
-    agent_error = _move_agent(context, instance, until)
+    text = until.strftime("%Y-%m-%dT%H:%M:%SZ")
+    tag_error = _retag(context, instance, {TAG_EXPIRES: text})
+    agent_error = _ask_agent(context, instance, lambda host: agent.extend(host, until))
     if tag_error and agent_error:
         if instance.expires_at is not None and armed is not None and armed.is_armed:
             scheduled_end.arm_at(context, instance, instance.expires_at)
@@ -105,14 +160,7 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
         guard=armed.is_armed,
         tag=tag_error is None,
         notes=(
-            *(
-                [
-                    f"the instance was not reached ({agent_error.message}); it reads the new end from its tag within a minute"
-                ]
-                if agent_error
-                else []
-            ),
-            *([f"the tag was not moved: {tag_error.message}"] if tag_error else []),
+            *_notes(agent_error, tag_error, what="end"),
             *(
                 [f"no end is scheduled in the account: {armed.why_not}"]
                 if not armed.is_armed
@@ -147,18 +195,19 @@ def _check(context: Context, until: datetime) -> None:
         )
 
 
-def _move_tag(context: Context, instance: Instance, until: datetime) -> GpulabError | None:
-    text = until.strftime("%Y-%m-%dT%H:%M:%SZ")
+def _retag(context: Context, instance: Instance, tags: Mapping[str, str]) -> GpulabError | None:
     try:
-        ec2.retag(context.cloud, instance.place.region, [instance.id], {TAG_EXPIRES: text})
+        ec2.retag(context.cloud, instance.place.region, [instance.id], tags)
     except GpulabError as error:
         return error
     return None
 
 
-def _move_agent(context: Context, instance: Instance, until: datetime) -> GpulabError | None:
+def _ask_agent(
+    context: Context, instance: Instance, ask: Callable[[Host], None]
+) -> GpulabError | None:
     try:
-        agent.extend(instances.host(context, instance), until)
+        ask(instances.host(context, instance))
     except GpulabError as error:
         return error
     return None

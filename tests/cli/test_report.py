@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import importlib.util
 import io
 import json
@@ -138,7 +139,7 @@ def test_json_has_every_table_and_its_keys_stay(facts, capsys):
     assert {
         "begin", "end", "price_rule", "timezone", "total", "by_student", "by_group", "by_lab", "by_week", "by_type",
         "by_market", "students", "spent_by_day", "spent_by_week_and_lab", "hours_by_weekday", "interruptions", "budget_usd",
-        "bill", "problems",
+        "pace", "attempts", "statements", "bill", "problems",
     } == document.keys()  # fmt: skip
     assert ["s1", "s2"] == [row["key"] for row in document["by_student"]]
     assert "1.3335096774" == document["total"]["usd"]
@@ -210,6 +211,132 @@ def test_a_workbook_holds_numbers_and_no_formula(hostile, tmp_path):
     assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r")]
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e\ufffe]", texts)
     assert "'=cmd|" in texts
+
+
+CUR_HEAD = (
+    "line_item_usage_start_date,line_item_resource_id,line_item_line_item_type,line_item_usage_type,"
+    "line_item_currency_code,line_item_unblended_cost\n"
+)
+# What happened in the run of student s1, as AWS bills it, with what a hostile account may hold.
+CUR_LINES = """\
+2026-10-20T11:00:00Z,i-1,Usage,SpotUsage:g4dn.xlarge,USD,0.8600
+2026-10-20T11:00:00Z,i-1,Credit,SpotUsage:g4dn.xlarge,USD,-0.8600
+2026-10-20T11:00:00Z,,Tax,,USD,0.1000
+2026-10-20T11:00:00Z,i-\x1b[31mred\u202e,Usage,SpotUsage:g4dn.xlarge,USD,0.2000
+"""
+FEED = """\
+#Version: 1.0
+#Fields: Timestamp UsageType Operation InstanceID MyBidID MyMaxPrice MarketPrice Charge Version
+2026-10-20 11:35:00 UTC\tSpotUsage:g4dn.xlarge\tRunInstances:SV050\ti-1\tsir-1\t0.526 USD\t0.2158 USD\t0.4316 USD\t1
+"""
+
+
+def a_cur(folder: Path, name: str = "cur.csv") -> str:
+    path = folder / name
+    path.write_text(CUR_HEAD + CUR_LINES)
+    return str(path)
+
+
+@needs_extra
+def test_a_statement_that_is_read_twice_is_noted_once(facts, tmp_path, monkeypatch, capsys):
+    """Every weekly report reads the same files; the ledger says when each was read first, and any later report says so."""
+    monkeypatch.setenv("GPULAB_HOME", str(tmp_path / "home"))
+    cur = a_cur(tmp_path)
+
+    codes = [report("--ledger", facts, "--statement", cur) for _ in range(2)]
+    capsys.readouterr()
+    report()
+    later = capsys.readouterr().out
+
+    noted = Ledger(Home(tmp_path / "home").folder("default").ledger).facts()
+    assert [0, 0] == codes
+    assert [("statement", cur, "4", "2026-10-20", "2026-10-20", "1.0600000000")] == [
+        (f.kind, *(f.details[k] for k in ("path", "lines", "first_day", "last_day", "usage_usd")))
+        for f in noted
+    ]
+    assert (
+        f"{cur}, cur-2.0, 4 lines, 2026-10-20 to 2026-10-20: usage $1.06, credit -$0.86, tax $0.10"
+        in later
+    )
+
+
+@needs_extra
+def test_a_ledger_that_takes_nothing_keeps_no_report_back(facts, tmp_path, monkeypatch, capsys):
+    """A cron job's home may be read-only; the figures are there all the same, and the loss is said."""
+    monkeypatch.setenv("GPULAB_HOME", str(tmp_path / "home"))
+    ledger = Home(tmp_path / "home").folder("default").ledger
+    ledger.write_bytes(b"not a database, and longer than the head of one" * 9)
+
+    code = report("--ledger", facts, "--statement", a_cur(tmp_path))
+
+    said = capsys.readouterr()
+    assert 0 == code
+    assert "AWS's statements for 2026-10-20 to 2026-10-20: credit -$0.86" in said.out
+    assert "that statements were read is not kept" in said.err
+
+
+@needs_extra
+def test_feed_and_bill_together_count_once_in_every_format(facts, tmp_path, capsys):
+    """The totals of a teacher who hands in everything are those of the bill alone, and one line says why."""
+    feed = tmp_path / "feed"
+    feed.write_text(FEED)
+
+    report("--ledger", facts, "--statement", a_cur(tmp_path), "--statement", str(feed))
+    text = capsys.readouterr().out
+    report("--json", "--ledger", facts, "--statement", a_cur(tmp_path), "--statement", str(feed))
+    bill = json.loads(capsys.readouterr().out)["bill"]
+
+    assert 1 == text.count("the spot data feed's 1 instance-day that the statements have too")
+    assert {"usage": "1.0600000000", "credit": "-0.8600000000", "tax": "0.1000000000"} == (
+        bill["by_category"]
+    )
+    assert {"instance_days": 1, "feed_usd": "0.4316000000", "statement_usd": "0.8600000000"} == (
+        bill["feed"]
+    )
+
+
+@needs_extra
+def test_a_workbook_has_the_bill_beside_the_ledger_and_no_formula_in_it(
+    facts, tmp_path, monkeypatch
+):
+    """Resources and file names come from outside, and a spreadsheet is where the department checks the bill."""
+    path = tmp_path / "report.xlsx"
+    monkeypatch.chdir(tmp_path)
+    a_cur(tmp_path, "=HYPERLINK(1).csv")
+
+    code = report("--ledger", facts, "--statement", "=HYPERLINK(1).csv", "--xlsx", str(path))
+
+    sheets = read_workbook(path)
+    assert 0 == code
+    assert ["day", "resource", "ledger usd", "usage usd", "difference usd", "credit usd", "tax usd", "other usd"] == sheets["bill"][0]  # fmt: skip
+    rows = {row[1]: row for row in sheets["bill"] if row[0] == "2026-10-20"}
+    assert ["0.8632", "0.86", "0.0032", "-0.86", "0"] == rows["i-1"][2:7]
+    assert (None, "0.1") == (rows["everything else"][2], rows["everything else"][6])
+    assert rows["i-�[31mred�"][3] == "0.2"
+    assert "'=HYPERLINK(1).csv" == sheets["statements"][1][1]
+    with zipfile.ZipFile(path) as book:
+        assert not any(b"<f>" in book.read(n) for n in book.namelist() if "worksheets" in n)
+
+
+def read_workbook(path: Path) -> dict[str, list[list[str | None]]]:
+    """Read a workbook's cells by sheet, as texts; `None` where a cell is empty."""
+    with zipfile.ZipFile(path) as book:
+        texts = [html.unescape(t) for t in re.findall(r"<t[^>]*>(.*?)</t>", book.read("xl/sharedStrings.xml").decode())]  # fmt: skip
+        names = re.findall(r'<sheet name="([^"]+)"', book.read("xl/workbook.xml").decode())
+        pages = [book.read(f"xl/worksheets/sheet{n}.xml").decode() for n in range(1, len(names) + 1)]  # fmt: skip
+    return {name: _rows(page, texts) for name, page in zip(names, pages, strict=True)}
+
+
+def _rows(page: str, texts: list[str]) -> list[list[str | None]]:
+    found = []
+    for row in re.findall(r"<row .*?</row>", page):
+        cells = dict.fromkeys("ABCDEFGHIJ")
+        for column, kind, value in re.findall(
+            r'<c r="([A-J])\d+"[^>]*?( t="s")?><v>(.*?)</v>', row
+        ):
+            cells[column] = texts[int(value)] if kind else value
+        found.append(list(cells.values()))
+    return [row[: len([c for c in found[0] if c])] for row in found]
 
 
 def test_a_csv_holds_no_formula_and_no_control_character(hostile, capsys):

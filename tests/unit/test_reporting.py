@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
@@ -12,9 +13,19 @@ from hypothesis import strategies as st
 
 from gpulab.model.course import Student
 from gpulab.model.discrepancy import DiscrepancyKind
-from gpulab.model.fact import Fact, Source, ended, launched, price, usage, volume
+from gpulab.model.fact import (
+    Fact,
+    Source,
+    ended,
+    intent,
+    launched,
+    price,
+    statement_read,
+    usage,
+    volume,
+)
 from gpulab.model.market import Market
-from gpulab.model.report import Dimension, Report, Standing
+from gpulab.model.report import Attempts, Dimension, FeedCompared, Report, Standing
 from gpulab.model.statement import Category, Statement, StatementSum, units_of
 from gpulab.model.timeline import EndedBy
 from gpulab.reporting.cells import Catalogue
@@ -24,6 +35,7 @@ from gpulab.reporting.standing import Budget
 from gpulab.spending.charging import cost_of
 from gpulab.spending.exact import Usd
 from gpulab.spending.facts import timeline_of
+from gpulab.view.report_table import pace_text, report_lines
 
 MONDAY = datetime(2026, 10, 19, 11, 35, tzinfo=UTC)
 NOW = MONDAY + timedelta(days=10)
@@ -69,12 +81,15 @@ def a_student(number: int, *, group: str = "") -> Student:
     return Student(f"id{number}", f"s{number}", f"Name {number}", f"n{number}@dtu.dk", group)
 
 
-def a_report(facts: list[Fact], *, students=(), statements=(), **question) -> Report:
+def a_report(
+    facts: list[Fact], *, students=(), statements=(), has_bill_days=False, **question
+) -> Report:
     return report_of(
         timeline_of(facts),
         Question(**({"now": NOW} | question)),
         students=students,
         statements=statements,
+        has_bill_days=has_bill_days,
     )
 
 
@@ -407,3 +422,129 @@ def test_lines_that_could_not_be_read_are_counted():
     report = a_report([], statements=[a_statement(unreadable=3)])
 
     assert [(DiscrepancyKind.UNREADABLE_STATEMENT, "cur.csv")] == problem_kinds(report)
+
+
+def a_feed(*lines: StatementSum, digest: str = "feed") -> Statement:
+    return replace(a_statement(*lines, digest=digest), format="spot-feed", name="feed.gz")
+
+
+def test_what_feed_and_bill_both_have_counts_once():
+    """A teaching assistant hands in everything there is; no dollar may be there twice."""
+    bill = a_statement(a_line("i-1", "0.40"), a_line("vol-i-1", "0.0129", kind="ebs"))
+    feed = a_feed(a_line("i-1", "0.3990"), a_line("i-9", "0.25"))
+
+    report = a_report(a_run(), statements=[feed, bill, feed])
+
+    assert {"usage": Decimal("0.6629")} == report.bill.by_category
+    assert Decimal("0.4129") == report.bill.statement_usd
+    assert FeedCompared(1, Decimal("0.3990"), Decimal("0.40")) == report.bill.feed
+    assert (
+        "the spot data feed's 1 instance-day that the statements have too are compared and not counted:"
+        " feed $0.40, statements $0.40"
+    ) in report_lines(report, Dimension.WEEK, bar="#", limit=9)
+
+
+@pytest.mark.parametrize("statements", [[a_feed(a_line("i-1", "0.40"))], []])
+def test_a_feed_alone_counts_and_is_compared_with_nothing(statements):
+    """Before the month's first bill the feed is all there is."""
+    bill = a_report(a_run(), statements=statements).bill
+
+    assert (None, bool(statements)) == (bill.feed, "usage" in bill.by_category)
+
+
+def test_the_bill_by_day_holds_every_dollar_of_the_statements():
+    """A sheet whose sum is not the bill's sum is no proof of anything."""
+    later = a_line("i-1", "0.10")._replace(day=MONDAY.date() + timedelta(days=1))
+    statement = a_statement(
+        a_line("i-1", "0.4030"),
+        a_line("i-1", "0.02", kind="transfer"),
+        later,
+        a_line("i-1", "-0.4030", category=Category.CREDIT),
+        a_line("", "0.10", category=Category.TAX),
+        a_line("eni-1", "0.01", kind="ipv4"),
+    )
+
+    bill = a_report(a_run(), statements=[statement], has_bill_days=True).bill
+
+    day, after = MONDAY.date(), MONDAY.date() + timedelta(days=1)
+    assert [(day, ""), (day, "i-1"), (day, "vol-i-1"), (after, "i-1")] == [
+        (one.day, one.resource) for one in bill.days
+    ]
+    rest, run, disk, unknown = bill.days
+    assert (None, Decimal("0.03"), Decimal("0.10")) == (
+        rest.ledger_usd,
+        rest.usage_usd,
+        rest.tax_usd,
+    )
+    assert (Decimal("0.4"), Decimal("0.4030"), Decimal("-0.4030")) == (
+        run.ledger_usd,
+        run.usage_usd,
+        run.credit_usd,
+    )
+    assert (Decimal("0.0129032258"), Decimal(0)) == (disk.ledger_usd, disk.usage_usd)
+    assert (Decimal(0), Decimal("0.10")) == (unknown.ledger_usd, unknown.usage_usd)
+    for category in (Category.USAGE, Category.CREDIT, Category.TAX):
+        amounts = (getattr(one, f"{category}_usd") for one in bill.days)
+        assert bill.by_category[category] == sum(amounts)
+
+
+def test_the_bill_by_day_is_made_only_when_asked_for():
+    """A term's statement has hundreds of thousands of resources and days."""
+    assert () == a_report(a_run(), statements=[a_statement(a_line("i-1", "0.40"))]).bill.days
+
+
+def test_a_budget_has_a_pace_and_what_it_takes_until_the_deadline():
+    """The teacher asks on Monday whether the credit lasts until the exam."""
+    begin = NOW - timedelta(days=2)
+    deadline = NOW + timedelta(days=28)
+
+    report = a_report(a_run(begin=begin), budget=Budget(Decimal(1), deadline))
+
+    pace = report.pace
+    week = report.total.usd
+    assert (week / 7).quantize(Decimal("1E-10")) == pace.usd_per_day
+    assert (week * 4, deadline) == (pace.needed_usd, pace.deadline)
+    left_days = (1 - week) / (week / 7)
+    assert abs((pace.ends_at - NOW) / timedelta(days=1) - float(left_days)) < 0.001
+    assert f"needed until {deadline:%Y-%m-%d}, $0.59 left" in pace_text(report)
+
+
+def test_without_a_budget_there_is_no_pace_and_after_the_deadline_nothing_is_needed():
+    """What is over needs nothing any more."""
+    over = a_report(a_run(), budget=Budget(Decimal(5), NOW - timedelta(days=1))).pace
+
+    assert None is a_report(a_run()).pace
+    assert (None, None, None) == (over.deadline, over.needed_usd, over.ends_at)
+
+
+def test_a_report_says_how_often_aws_was_asked():
+    """A market that refuses nine of ten is told from a tool that does not work."""
+    tried = [
+        intent(
+            f"l-{n}",
+            at=MONDAY - timedelta(minutes=n),
+            launch_id="l",
+            zone="us-east-1d",
+            instance_type="g4dn.xlarge",
+            market=Market.SPOT,
+            at_most_usd_per_hour=None,
+        )
+        for n in range(3)
+    ]
+
+    report = a_report([*tried, *a_run(launch_id="l")])
+
+    assert Attempts(3, 1) == report.attempts
+    assert Attempts(0, 0) == a_report(tried, begin=MONDAY + timedelta(days=1)).attempts
+    assert "asked AWS 3 times, 1 taken" in report_lines(report, Dimension.WEEK, bar="#", limit=9)
+
+
+def test_a_report_says_when_each_statement_was_read():
+    """Next week somebody asks which bill the figures were held against."""
+    bill = replace(a_statement(a_line("i-1", "0.40")), path="bills/cur.csv")
+
+    report = a_report([*a_run(), statement_read(bill, at=MONDAY)])
+
+    assert (
+        "statement read on 2026-10-19: bills/cur.csv, cur-2.0, 1 line, 2026-10-19 to 2026-10-19: usage $0.40"
+    ) in report_lines(report, Dimension.WEEK, bar="#", limit=9)

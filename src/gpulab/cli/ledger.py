@@ -39,9 +39,11 @@ def show(context: Context, as_json: bool, as_csv: bool) -> None:
     Example:
       gpulab ledger show --csv
     """
-    from gpulab.view.report_ledger import FACT_COLUMNS, fact_rows
+    from gpulab.spending.facts import timeline_of
+    from gpulab.view.report_ledger import FACT_COLUMNS, asked_text, fact_rows
 
-    rows = fact_rows(_ledger(context).facts())
+    facts = _ledger(context).facts()
+    rows = fact_rows(facts)
     if as_json:
         context.console.show_json({"facts": rows})
     elif as_csv:
@@ -49,6 +51,8 @@ def show(context: Context, as_json: bool, as_csv: bool) -> None:
     elif rows:
         cells = [[row[column] for column in FACT_COLUMNS] for row in rows]
         context.console.show_table(cells, FACT_COLUMNS)
+        if said := asked_text(timeline_of(facts).asked):
+            context.console.say(said)
     else:
         context.console.say("the ledger is empty")
 

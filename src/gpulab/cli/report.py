@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from gpulab.cli.options import Amount, listing_options
-from gpulab.errors import ProblemsFound, StoreError, WrongUsage
+from gpulab.errors import ProblemsFound, StoreError, WrongUsage, extra_hint
 from gpulab.model.report import Dimension
 from gpulab.model.timeline import PriceRule
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gpulab.model.course import Course, Student
     from gpulab.model.fact import Fact
     from gpulab.model.report import Report
+    from gpulab.model.statement import Statement
     from gpulab.reporting.report import Question
     from gpulab.store.courses import Classroom
 
@@ -131,7 +132,7 @@ def command(
     # Hundreds of thousands of small values that all live to the end: looking for garbage among them is a third of the time.
     gc.disable()
     click.get_current_context().call_on_close(gc.enable)
-    report, title = _report(context, _Asked(**asked))
+    report, title = _report(context, _Asked(**asked), has_bill_days=as_json or xlsx is not None)
     _show(context, report, dimension, as_json=as_json, as_csv=as_csv, limit=limit)
     _write(context, report, html=html, xlsx=xlsx, title=title)
     if check:
@@ -155,7 +156,7 @@ class _Asked:
     names: bool
 
 
-def _report(context: Context, asked: _Asked) -> tuple[Report, str]:
+def _report(context: Context, asked: _Asked, *, has_bill_days: bool) -> tuple[Report, str]:
     """Read everything that was named and make the report, and its title."""
     from gpulab.launch.money import reports
     from gpulab.reporting.report import report_of
@@ -167,11 +168,13 @@ def _report(context: Context, asked: _Asked) -> tuple[Report, str]:
     question = _question(asked, plan, reports.question_of(plan, now=context.now()))
     facts = _facts(context, asked, room)
     students = _students(context, asked, room, {f.details.get("owner", "") for f in facts} - {""})
+    statements = read_statements(asked.statements)
     report = report_of(
-        timeline_of(facts),
+        timeline_of([*facts, *_noted(context, statements)]),
         question,
         students=students,
-        statements=read_statements(asked.statements),
+        statements=statements,
+        has_bill_days=has_bill_days,
     )
     return report, plan.name if plan else ""
 
@@ -210,6 +213,20 @@ def _facts(context: Context, asked: _Asked, room: Classroom | None) -> tuple[Fac
     accounts = open_accounts(context, room.course)
     refs, left = books.accounts_of(accounts, room.roster.students, secret=room.secret)
     return books.facts(accounts, (*refs, *left))
+
+
+def _noted(context: Context, statements: tuple[Statement, ...]) -> tuple[Fact, ...]:
+    """Write into one's own ledger which statements were read; a ledger that cannot be written is told and keeps no report back."""
+    from gpulab.launch.money import reports
+    from gpulab.model.fact import statement_read
+    from gpulab.store.ledger import Ledger
+
+    now = context.now()
+    try:
+        return reports.note_statements(Ledger(context.folder.ledger), statements, at=now)
+    except StoreError as error:
+        context.console.say(f"note: {error.message}; that statements were read is not kept")
+        return tuple(statement_read(one, at=now) for one in statements)
 
 
 def _students(
@@ -306,7 +323,7 @@ def _installed(make: Callable[[], Made]) -> Made:
     except ImportError as error:
         raise StoreError(
             f"this needs {error.name}, which is not installed",
-            hint="Install it with `pip install 'gpulab[report]'`",
+            hint=extra_hint("report"),
         ) from error
 
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from gpulab.model.discrepancy import Discrepancy
+from gpulab.model.statement import StatementRead
 from gpulab.model.timeline import PriceRule
 
 
@@ -95,12 +96,48 @@ class Interruption:
     was_free: bool
 
 
+@dataclass(frozen=True, slots=True)
+class BillDay:
+    """
+    One instance or disk on one UTC day, the ledger beside AWS's statements.
+
+    Attributes:
+        resource: Empty for everything else of that day: addresses, transfer, tax, what is not ours.
+        ledger_usd: `None` for everything else, which is not compared.
+        usage_usd: Gross, before credits.
+    """
+
+    day: date
+    resource: str
+    ledger_usd: Decimal | None
+    usage_usd: Decimal
+    credit_usd: Decimal
+    tax_usd: Decimal
+    other_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class FeedCompared:
+    """
+    What a spot data feed says of instances and days that a full statement bills too; it is compared and not counted.
+
+    Attributes:
+        instance_days: How many pairs of instance and UTC day both have.
+    """
+
+    instance_days: int
+    feed_usd: Decimal
+    statement_usd: Decimal
+
+
 @dataclass(frozen=True)
 class Bill:
     """
     What AWS's own statements say for the same time, gross usage, credit and tax apart.
 
     Attributes:
+        feed: `None` where no feed and full statement speak of the same.
+        days: Sorted; empty unless asked for, as a term has hundreds of thousands.
         first_day, last_day: UTC days that the statements cover; `None` without statements.
         ledger_usd: What the ledger counts for these days, of what the statements name by resource.
         statement_usd: The same from the statements.
@@ -113,6 +150,34 @@ class Bill:
     ledger_usd: Decimal = Decimal(0)
     statement_usd: Decimal = Decimal(0)
     left_out: tuple[str, ...] = ()
+    feed: FeedCompared | None = None
+    days: tuple[BillDay, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """
+    How fast the budget goes, beside how long it has to last.
+
+    Attributes:
+        usd_per_day: Of the last seven days.
+        ends_at: When what is left ends at this pace; `None` when nothing was spent, or not for ten years.
+        deadline: Until when it has to last; `None` when nobody said, or when that is over.
+        needed_usd: What this pace takes until the deadline; `None` without one.
+    """
+
+    usd_per_day: Decimal
+    ends_at: datetime | None
+    deadline: datetime | None
+    needed_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """How often AWS was asked for an instance, and how many it launched."""
+
+    asked: int = 0
+    taken: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,6 +191,8 @@ class Report:
         spent_by_day: Local days, ascending, without gaps.
         spent_by_week_and_lab: (week, lab) to USD.
         hours_by_weekday: 7 x 24 instance-hours, Monday first, local time.
+        pace: `None` without a budget.
+        statements: That the ledger knows of, by the moment at which they were read first.
     """
 
     begin: datetime
@@ -140,5 +207,8 @@ class Report:
     hours_by_weekday: tuple[tuple[Decimal, ...], ...]
     interruptions: tuple[Interruption, ...]
     budget_usd: Decimal | None
+    pace: Pace | None
+    attempts: Attempts
+    statements: tuple[StatementRead, ...]
     bill: Bill
     problems: tuple[Discrepancy, ...]

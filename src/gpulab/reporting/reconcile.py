@@ -11,53 +11,63 @@ from gpulab.model.discrepancy import Discrepancy, DiscrepancyKind
 from gpulab.model.report import Bill
 from gpulab.model.statement import Category, Statement, usd_of
 from gpulab.model.timeline import Charge, ChargeKind
+from gpulab.reporting.bill_days import bill_days, is_compared
 from gpulab.reporting.days import LocalDays
+from gpulab.reporting.feed import without_doubles
 from gpulab.spending.exact import Usd, seconds_between
 
 # Apart by more than this share and this amount is named.
 _SHARE = Decimal("0.01")
 _LEAST_USD = Decimal("0.01")
-_COMPARED = ("instance", "ebs")
-
 _ByResource = dict[str, dict[date, Decimal]]
 
 
 def reconcile(
-    statements: Iterable[Statement], charges: Iterable[Charge]
+    statements: Iterable[Statement], charges: Iterable[Charge], *, has_days: bool = False
 ) -> tuple[Bill, tuple[Discrepancy, ...]]:
     """
     Compare statements with the ledger's charges over the days that the statements cover.
 
-    The same file given twice counts once.
+    The same file given twice counts once; so does what a spot data feed and a full statement both bill.
+
+    Args:
+        has_days: Whether the bill lists every instance and disk by day.
     """
-    once = list({statement.digest: statement for statement in statements}.values())
-    sums = [line for statement in once for line in statement.sums]
-    if not sums:
-        return Bill(), tuple(_unreadable(once))
+    read = {statement.digest: statement for statement in statements}.values()
+    once, feed = without_doubles(read)
+    covered = [statement.days for statement in once if statement.days]
+    if not covered:
+        return Bill(), tuple(_unreadable(read))
     billed = _billed(once)
-    first, last = min(line.day for line in sums), max(line.day for line in sums)
+    first, last = min(days[0] for days in covered), max(days[1] for days in covered)
     counted = _counted(charges, first, last)
-    by_category: dict[Category, int] = defaultdict(int)
-    for line in sums:
-        by_category[line.category] += line.units
     compared = [r for r in billed if r in counted]
     bill = Bill(
-        by_category={category.value: usd_of(units) for category, units in by_category.items()},
+        by_category=_by_category(once),
         first_day=first,
         last_day=last,
         ledger_usd=sum((_total(counted[r]) for r in compared), Decimal(0)),
         statement_usd=sum((_total(billed[r]) for r in compared), Decimal(0)),
         left_out=tuple(sorted(name for one in once for name in one.instead_of)),
+        feed=feed,
+        days=bill_days(once, counted) if has_days else (),
     )
-    return bill, (*_unreadable(once), *_differences(billed, counted))
+    return bill, (*_unreadable(read), *_differences(billed, counted))
+
+
+def _by_category(statements: Iterable[Statement]) -> dict[str, Decimal]:
+    found: dict[str, int] = defaultdict(int)
+    for statement in statements:
+        for category, units in statement.units.items():
+            found[category.value] += units
+    return {name: usd_of(units) for name, units in found.items()}
 
 
 def _billed(statements: Iterable[Statement]) -> _ByResource:
     found: dict[str, dict[date, int]] = defaultdict(lambda: defaultdict(int))
     for statement in statements:
         for line in statement.sums:
-            is_ours = line.resource.startswith(("i-", "vol-"))
-            if is_ours and line.category is Category.USAGE and line.kind in _COMPARED:
+            if line.category is Category.USAGE and is_compared(line):
                 found[line.resource][line.day] += line.units
     return {r: {day: usd_of(n) for day, n in days.items()} for r, days in found.items()}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 
 from gpulab.model.course import Student
 from gpulab.model.discrepancy import Discrepancy, DiscrepancyKind
-from gpulab.model.report import Dimension, Interruption, Report, Row, StudentStanding
+from gpulab.model.report import Attempts, Dimension, Interruption, Report, Row
 from gpulab.model.statement import Statement
 from gpulab.model.timeline import Costs, EndedBy, PriceRule
 from gpulab.reporting.cells import (
@@ -25,7 +25,7 @@ from gpulab.reporting.cells import (
     week_of,
 )
 from gpulab.reporting.reconcile import reconcile
-from gpulab.reporting.standing import Budget, standing_problems, standings_of
+from gpulab.reporting.standing import Budget, pace_of, standing_problems, standings_of
 from gpulab.spending.charging import cost_of, is_free
 from gpulab.spending.facts import LedgerReading
 
@@ -57,6 +57,7 @@ def report_of(
     *,
     students: Iterable[Student] = (),
     statements: Iterable[Statement] = (),
+    has_bill_days: bool = False,
 ) -> Report:
     """
     Make a report.
@@ -64,6 +65,7 @@ def report_of(
     Args:
         reading: Of one ledger, or of the facts of many together.
         students: The roster; empty when there is none, and then no owner is unknown.
+        has_bill_days: Whether the bill lists every instance and disk by day.
     """
     roster = tuple(students)
     now = question.now.astimezone(UTC).replace(microsecond=0)
@@ -79,23 +81,34 @@ def report_of(
     )
     groups = {student.owner: student.group or NOBODY for student in roster}
     folds = _Folds.of(cells)
-    standings = _standings(folds, cells, roster, question, now)
-    bill, differences = reconcile(statements, costs.charges)
+    week = _week(cells, question, now)
+    standings = standings_of(
+        roster,
+        spent={owner: cell.total.rounded() for owner, cell in folds.by_owner.items()},
+        week=week,
+        budget=question.budget,
+        now=now,
+        has_names=question.has_names,
+    )
+    total = folds.total()
+    budget = replace(question.budget, usd=_of_all(question.budget.usd, len(standings)))
+    bill, differences = reconcile(statements, costs.charges, has_days=has_bill_days)
     return Report(
         begin=begin,
         end=now,
         price_rule=question.price_rule,
         timezone=str(question.zone),
-        total=folds.total(),
+        total=total,
         rows=folds.rows(groups),
         students=standings,
         spent_by_day=folds.spent_by_day(),
         spent_by_week_and_lab=folds.spent_by_week_and_lab(),
         hours_by_weekday=_hours_by_weekday(reading, begin, now, question.zone),
         interruptions=_interruptions(reading, begin, now),
-        budget_usd=None
-        if question.budget.usd is None
-        else question.budget.usd * max(1, len(standings)),
+        budget_usd=budget.usd,
+        pace=pace_of(budget, spent=total.usd, week_usd=sum(week.values(), Decimal(0)), now=now),
+        attempts=_attempts(reading, question.begin, now),
+        statements=reading.statements,
         bill=bill,
         problems=(
             *reading.problems,
@@ -150,19 +163,20 @@ class _Folds:
         return {key: found[key].total.rounded() for key in sorted(found)}
 
 
-def _standings(
-    folds: _Folds, cells: Cells, roster: tuple[Student, ...], question: Question, now: datetime
-) -> tuple[StudentStanding, ...]:
+def _week(cells: Cells, question: Question, now: datetime) -> dict[str, Decimal]:
+    """Return what was spent in the last seven days, by owner."""
     since = (now - timedelta(days=7)).astimezone(question.zone).date()
     recent = folded({k: c for k, c in cells.items() if k.day > since}, lambda key: key.owner)
-    return standings_of(
-        roster,
-        spent={owner: cell.total.rounded() for owner, cell in folds.by_owner.items()},
-        week={owner: cell.total.rounded() for owner, cell in recent.items()},
-        budget=question.budget,
-        now=now,
-        has_names=question.has_names,
-    )
+    return {owner: cell.total.rounded() for owner, cell in recent.items()}
+
+
+def _of_all(usd: Decimal | None, students: int) -> Decimal | None:
+    return None if usd is None else usd * max(1, students)
+
+
+def _attempts(reading: LedgerReading, begin: datetime | None, end: datetime) -> Attempts:
+    some = [one for one in reading.asked if one.at <= end and (begin is None or begin <= one.at)]
+    return Attempts(len(some), sum(bool(one.instance_id) for one in some))
 
 
 def _hours_by_weekday(

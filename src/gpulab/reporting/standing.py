@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 
 from gpulab.model.course import Student
 from gpulab.model.discrepancy import Discrepancy, DiscrepancyKind
-from gpulab.model.report import Standing, StudentStanding
+from gpulab.model.report import Pace, Standing, StudentStanding
 from gpulab.spending.forecast import lasts_until
+
+_WEEK_S = 7 * 86_400
+_LONG = Context(prec=60)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,33 @@ def _standing(
         left_usd=None if left is None else max(left, Decimal(0)),
         ends_at=ends_at,
     )
+
+
+def pace_of(budget: Budget, *, spent: Decimal, week_usd: Decimal, now: datetime) -> Pace | None:
+    """
+    Say how long a budget lasts at the last seven days' pace, and what that pace takes until the deadline.
+
+    Args:
+        budget: Of all together.
+        week_usd: Spent in the last seven days.
+    """
+    if budget.usd is None:
+        return None
+    left = max(budget.usd - spent, Decimal(0))
+    deadline = budget.deadline if budget.deadline and budget.deadline > now else None
+    needed = None
+    if deadline:
+        needed = week_usd * int((deadline - now).total_seconds()) / _WEEK_S
+    return Pace(
+        usd_per_day=_rounded(week_usd / 7),
+        ends_at=lasts_until(left, week_usd / 168, now=now),
+        deadline=deadline,
+        needed_usd=None if needed is None else _rounded(needed),
+    )
+
+
+def _rounded(usd: Decimal) -> Decimal:
+    return usd.quantize(Decimal("1E-10"), context=_LONG)
 
 
 def standing_problems(standings: Iterable[StudentStanding]) -> tuple[Discrepancy, ...]:

@@ -16,8 +16,9 @@ from importlib import resources
 from markupsafe import Markup
 
 from gpulab.model.report import Dimension, Report, Row, Standing
+from gpulab.model.statement import Category
 from gpulab.view.report_plots import plots_of
-from gpulab.view.report_table import span_text
+from gpulab.view.report_table import feed_text, span_text, zone_of
 from gpulab.view.words import clean, counted, money, percent
 
 _DIMENSION_TITLES = {
@@ -117,6 +118,8 @@ def _cards(report: Report) -> Iterable[_Card]:
     if report.budget_usd is not None:
         left = report.budget_usd - total.usd
         yield _Card("Left", money(left), f"{percent(total.usd, report.budget_usd)} spent")
+    if report.pace:
+        yield _Card("A day", money(report.pace.usd_per_day), "in the last 7 days")
     yield _Card("GPU-hours", f"{total.gpu_hours:,.1f}", counted(total.runs, "run"))
     yield _Card("Saved", money(total.saved_usd), "against on-demand")
     yield _Card("Idle", percent(total.idle_hours, total.hours), f"{money(total.wasted_usd)} wasted")
@@ -134,6 +137,8 @@ def _tables(report: Report) -> Iterable[_Table]:
     for dimension, title in _DIMENSION_TITLES.items():
         if dimension is not Dimension.STUDENT or not report.students:
             yield _rows(title, dimension, report.rows[dimension])
+    if report.statements:
+        yield _statements(report)
     if report.bill.by_category:
         yield _bill(report)
 
@@ -199,12 +204,33 @@ def _problems(report: Report) -> _Table:
     return _Table("problems", "What does not add up", columns, rows, is_searched=len(rows) > 20)
 
 
+def _statements(report: Report) -> _Table:
+    zone = zone_of(report)
+    numbers = ("Lines", *(category.value.capitalize() for category in Category))
+    columns = [_Column(name) for name in ("Read on", "File", "Format", "From", "To")]
+    columns += [_Column(name, is_number=True) for name in numbers]
+    rows = [
+        [
+            _text(f"{one.read_at.astimezone(zone):%Y-%m-%d}"),
+            _text(one.path, css="cause"),
+            _text(one.format),
+            *(_text(str(day or "")) for day in (one.first_day, one.last_day)),
+            _number(Decimal(one.lines), places=0),
+            *(_money(one.by_category.get(category, Decimal(0))) for category in Category),
+        ]
+        for one in report.statements
+    ]
+    return _Table("statements", "Statements read", columns, rows, is_searched=len(rows) > 20)
+
+
 def _bill(report: Report) -> _Table:
     bill = report.bill
     title = f"AWS's statements, {bill.first_day} to {bill.last_day}"
     rows = [[_text(name), _money(usd)] for name, usd in sorted(bill.by_category.items())]
     rows.append([_text("ledger, of what both know"), _money(bill.ledger_usd)])
     rows.append([_text("statements, of what both know"), _money(bill.statement_usd)])
+    if bill.feed:
+        rows.append([_text(feed_text(bill.feed), css="cause"), _text("")])
     rows += [
         [_text(f"left out, as another file holds that bill: {name}", css="cause"), _text("")]
         for name in bill.left_out

@@ -7,15 +7,15 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from importlib import import_module
 from typing import Any
 
 from gpulab.model.report import Dimension, Report
-from gpulab.view.report_table import zone_of
+from gpulab.view.report_table import pace_text, zone_of
 from gpulab.view.words import clean, counted, money
 
 # matplotlib draws in these colours, and each is replaced by a variable of the page's style sheet.
@@ -77,6 +77,10 @@ def _burn_down(report: Report, classes: dict[str, str]) -> Plot | None:
     def draw(axes: Any) -> None:
         axes.fill_between(days, [float(one) for one in left], color=_ACCENT, alpha=0.2, linewidth=0)
         axes.plot(days, [float(one) for one in left], color=_ACCENT, linewidth=2)
+        for line, style, label in _pace_lines(report, days[-1], left[-1]):
+            on, usd = zip(*line, strict=True)
+            axes.plot(on, usd, color=_INK, linestyle=style, linewidth=1.3, label=label)
+            _legend(axes, columns=2)
         axes.set_ylabel("USD left" if budget is not None else "USD spent")
         _thousands(axes)
         axes.set_ylim(bottom=min(0.0, float(min(left))))
@@ -85,8 +89,27 @@ def _burn_down(report: Report, classes: dict[str, str]) -> Plot | None:
     if budget is None:
         summary = f"{money(spent)} spent by {days[-1]}"
         return Plot("Spent so far", _svg(draw, classes, "burn"), summary)
-    summary = f"{money(left[-1])} of {money(budget)} left on {days[-1]}"
+    summary = f"{money(left[-1])} of {money(budget)} left on {days[-1]}; {pace_text(report)}"
     return Plot("What is left of the budget", _svg(draw, classes, "burn"), summary)
+
+
+def _pace_lines(
+    report: Report, today: date, left: Decimal
+) -> Iterator[tuple[list[tuple[date, float]], str, str]]:
+    """Return the points, the style and the name of each line of the pace: to last until the deadline, and as it goes now."""
+    pace, zone = report.pace, zone_of(report)
+    if pace is None or left <= 0:
+        return
+    last = pace.deadline.astimezone(zone).date() if pace.deadline else None
+    if last:
+        yield [(today, float(left)), (last, 0.0)], "--", f"to last until {last}"
+    if pace.usd_per_day:
+        # As far as the deadline; without one as far ahead as the page looks back.
+        end = last or today + (today - report.begin.astimezone(zone).date())
+        lasts = int(left / pace.usd_per_day)
+        until = min(end, today + timedelta(days=min(lasts, 3650)))
+        then = max(Decimal(0), left - pace.usd_per_day * (until - today).days)
+        yield [(today, float(left)), (until, float(then))], ":", "at the pace of the last 7 days"
 
 
 def _weeks(report: Report, classes: dict[str, str]) -> Plot | None:

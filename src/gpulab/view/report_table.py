@@ -7,7 +7,16 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from gpulab.model.report import Dimension, Report, Row, Standing, StudentStanding
+from gpulab.model.report import (
+    BillDay,
+    Dimension,
+    FeedCompared,
+    Report,
+    Row,
+    Standing,
+    StudentStanding,
+)
+from gpulab.model.statement import Category, StatementRead
 from gpulab.view.console import table
 from gpulab.view.words import counted, money, percent
 
@@ -35,6 +44,28 @@ STUDENT_COLUMNS = (
     "left_usd",
     "ends_at",
 )
+BILL_COLUMNS = (
+    "day",
+    "resource",
+    "ledger_usd",
+    "usage_usd",
+    "difference_usd",
+    "credit_usd",
+    "tax_usd",
+    "other_usd",
+)
+STATEMENT_COLUMNS = (
+    "read_at",
+    "path",
+    "format",
+    "lines",
+    "first_day",
+    "last_day",
+    "usage_usd",
+    "credit_usd",
+    "tax_usd",
+    "other_usd",
+)
 # What a row by student has beside the sums.
 _OF_STUDENTS = ("name", "group", "standing", "budget_usd", "left_usd", "ends_at")
 _HEADINGS = ("RUNS", "HOURS", "GPU-HOURS", "SPENT", "", "SAVED", "IDLE", "ENDED BY AWS")
@@ -50,6 +81,22 @@ def row_json(row: Row) -> dict[str, Any]:
 def student_json(student: StudentStanding) -> dict[str, Any]:
     """Make a student of plain values."""
     return {column: getattr(student, column) for column in STUDENT_COLUMNS}
+
+
+def bill_json(day: BillDay) -> dict[str, Any]:
+    """Make one instance or disk on one day of plain values; what is not compared has no difference."""
+    ours = day.ledger_usd
+    difference = None if ours is None else ours - day.usage_usd
+    return {
+        column: difference if column == "difference_usd" else getattr(day, column)
+        for column in BILL_COLUMNS
+    }
+
+
+def statement_json(read: StatementRead) -> dict[str, Any]:
+    """Make that a statement was read of plain values; its category without a line is 0."""
+    sums = {f"{c}_usd": read.by_category.get(c, Decimal(0)) for c in Category}
+    return {column: sums.get(column, getattr(read, column, None)) for column in STATEMENT_COLUMNS}
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -70,6 +117,11 @@ def report_json(report: Report) -> dict[str, Any]:
         "hours_by_weekday": report.hours_by_weekday,
         "interruptions": report.interruptions,
         "budget_usd": report.budget_usd,
+        "pace": report.pace,
+        "attempts": report.attempts,
+        "statements": [
+            {**statement_json(read), "digest": read.digest} for read in report.statements
+        ],
         "bill": {
             "first_day": report.bill.first_day,
             "last_day": report.bill.last_day,
@@ -77,6 +129,8 @@ def report_json(report: Report) -> dict[str, Any]:
             "ledger_usd": report.bill.ledger_usd,
             "statement_usd": report.bill.statement_usd,
             "left_out": report.bill.left_out,
+            "feed": report.bill.feed,
+            "days": [bill_json(day) for day in report.bill.days],
         },
         "problems": [
             {"kind": one.kind, "subject": one.subject, "cause": one.cause}
@@ -118,7 +172,13 @@ def report_lines(
     ]
     if len(rows) > limit:
         lines.append(f"... and {len(rows) - limit:,} more, see `--limit` and `--csv`")
-    return [*lines, *_students(report, limit), *_bill(report), *_problems(report, limit)]
+    return [
+        *lines,
+        *_students(report, limit),
+        *_statements(report, limit),
+        *_bill(report),
+        *_problems(report, limit),
+    ]
 
 
 def span_text(report: Report) -> str:
@@ -140,16 +200,35 @@ def _summary(report: Report) -> Sequence[str]:
     total = report.total
     parts = f"instances {money(total.instance_usd)}, disks {money(total.ebs_usd)}, addresses {money(total.ipv4_usd)}"
     idle = percent(total.idle_hours, total.hours)
+    asked = report.attempts
     lines = [
         f"{money(total.usd)} from {span_text(report)}: {parts}",
         f"{counted(total.runs, 'run')}, {total.hours:,.1f} h, {total.gpu_hours:,.1f} GPU-hours, {counted(total.interruptions, 'interruption')}",
         f"saved {money(total.saved_usd)} against on-demand; idle {idle} of the hours, which cost {money(total.wasted_usd)}",
     ]
+    if asked.asked:
+        lines.append(f"asked AWS {counted(asked.asked, 'time')}, {asked.taken:,} taken")
     if report.budget_usd is not None:
         lines.append(
             f"budget {money(report.budget_usd)}, spent {percent(total.usd, report.budget_usd)}"
         )
+    lines += [pace_text(report)] if report.pace else []
     return lines
+
+
+def pace_text(report: Report) -> str:
+    """Write how long the budget lasts at the last seven days' pace, and what that pace takes until the deadline; `""` without a budget."""
+    pace, zone = report.pace, zone_of(report)
+    if pace is None:
+        return ""
+    if not pace.usd_per_day:
+        return "nothing was spent in the last 7 days"
+    ends = f"ends on {pace.ends_at.astimezone(zone):%Y-%m-%d}" if pace.ends_at else "does not end"
+    text = f"at the pace of the last 7 days, {money(pace.usd_per_day)} a day, it {ends}"
+    if pace.deadline is None or pace.needed_usd is None or report.budget_usd is None:
+        return text
+    left = max(report.budget_usd - report.total.usd, Decimal(0))
+    return f"{text}; {money(pace.needed_usd)} needed until {pace.deadline.astimezone(zone):%Y-%m-%d}, {money(left)} left"
 
 
 def _rows_table(
@@ -204,6 +283,37 @@ def _students(report: Report, limit: int) -> Sequence[str]:
     return ["", *lines] if lines else []
 
 
+def _statements(report: Report, limit: int) -> Sequence[str]:
+    """Write when each statement was read first, the newest ones."""
+    if not report.statements:
+        return []
+    zone = zone_of(report)
+    lines = [
+        f"statement read on {one.read_at.astimezone(zone):%Y-%m-%d}: {one.path}, {one.format},"
+        f" {counted(one.lines, 'line')}{_days_text(one)}: {sums_text(one.by_category)}"
+        for one in report.statements[-limit:]
+    ]
+    return ["", *lines]
+
+
+def _days_text(read: StatementRead) -> str:
+    return f", {read.first_day} to {read.last_day}" if read.first_day else ""
+
+
+def sums_text(by_category: Mapping[Category, Decimal]) -> str:
+    """Write gross usage, credit and tax apart; `nothing` of an empty statement."""
+    parts = [f"{one.value} {money(by_category[one])}" for one in Category if one in by_category]
+    return ", ".join(parts) or "nothing"
+
+
+def feed_text(feed: FeedCompared) -> str:
+    """Write what a feed and a full statement both bill."""
+    return (
+        f"the spot data feed's {counted(feed.instance_days, 'instance-day')} that the statements have too are compared"
+        f" and not counted: feed {money(feed.feed_usd)}, statements {money(feed.statement_usd)}"
+    )
+
+
 def _bill(report: Report) -> Sequence[str]:
     bill = report.bill
     if bill.first_day is None:
@@ -213,6 +323,7 @@ def _bill(report: Report) -> Sequence[str]:
         "",
         f"AWS's statements for {bill.first_day} to {bill.last_day}: {parts}",
         f"of what both know: ledger {money(bill.ledger_usd)}, statements {money(bill.statement_usd)}",
+        *([feed_text(bill.feed)] if bill.feed else []),
         *(
             [f"left out, as another file holds that bill: {', '.join(bill.left_out)}"]
             if bill.left_out

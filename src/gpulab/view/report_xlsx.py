@@ -9,21 +9,27 @@ from typing import Any
 
 from gpulab.model.report import Dimension, Report
 from gpulab.view.console import csv_cell
-from gpulab.view.report_table import ROW_COLUMNS, STUDENT_COLUMNS, row_json, student_json
+from gpulab.view.report_table import (
+    BILL_COLUMNS,
+    ROW_COLUMNS,
+    STATEMENT_COLUMNS,
+    STUDENT_COLUMNS,
+    bill_json,
+    row_json,
+    statement_json,
+    student_json,
+)
 
 _PROBLEM_COLUMNS = ("kind", "subject", "cause")
-_AMOUNTS = {"usd", "instance_usd", "ebs_usd", "ipv4_usd", "saved_usd", "wasted_usd"} | {
-    "spent_usd",
-    "budget_usd",
-    "left_usd",
-}
+# A sheet has 1,048,576 rows at most.
+_MOST_ROWS = 1_000_000
 # Characters that XML cannot hold; every other control character is gone already.
 _NOT_XML = {0xFFFE: "�", 0xFFFF: "�"}
 
 
 def workbook(report: Report) -> bytes:
     """
-    Write a workbook: one sheet for each dimension, the students and the problems.
+    Write a workbook: one sheet for each dimension, the students and the problems; with statements, what was read and the bill by day.
 
     Amounts are numbers to a sheet, so they lose what a double cannot hold; `--json` has every digit.
     """
@@ -37,6 +43,7 @@ def workbook(report: Report) -> bytes:
     formats = {
         "head": book.add_format({"bold": True, "bottom": 1}),
         "usd": book.add_format({"num_format": "$#,##0.00"}),
+        "exact usd": book.add_format({"num_format": "$#,##0.000000"}),
         "count": book.add_format({"num_format": "#,##0"}),
         "hours": book.add_format({"num_format": "#,##0.0"}),
     }
@@ -46,6 +53,16 @@ def workbook(report: Report) -> bytes:
     sheets.append(("students", STUDENT_COLUMNS, [student_json(s) for s in report.students]))
     problems = [{"kind": p.kind, "subject": p.subject, "cause": p.cause} for p in report.problems]
     sheets.append(("problems", _PROBLEM_COLUMNS, problems))
+    if report.statements:
+        read = [statement_json(one) for one in report.statements]
+        sheets.append(("statements", STATEMENT_COLUMNS, read))
+    days = report.bill.days
+    for number, first in enumerate(range(0, len(days), _MOST_ROWS), 1):
+        some = [
+            bill_json(day) | {"resource": day.resource or "everything else"}
+            for day in days[first : first + _MOST_ROWS]
+        ]
+        sheets.append((f"bill {number}" if number > 1 else "bill", BILL_COLUMNS, some))
     for name, columns, rows in sheets:
         _fill(book.add_worksheet(name), columns, list(rows), formats)
     book.close()
@@ -65,7 +82,9 @@ def _fill(
 
 
 def _format_of(column: str) -> str:
-    if column in _AMOUNTS:
+    if column in BILL_COLUMNS and column.endswith("usd"):
+        return "exact usd"
+    if column.endswith("usd"):
         return "usd"
     return "hours" if column.endswith("hours") else "count"
 

@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 from gpulab.course.roster import read_roster
 from gpulab.errors import WrongUsage
 from gpulab.model.course import Course, Problem, Student
-from gpulab.model.fact import Fact, FactKind
+from gpulab.model.fact import Fact, FactKind, statement_read
+from gpulab.model.statement import Statement
 from gpulab.store.fact_lines import import_lines
 from gpulab.store.ledger import Ledger
 
@@ -61,6 +62,25 @@ def _owned(fact: Fact, name: str) -> Fact:
     if fact.kind not in _OWNED or fact.details.get("owner"):
         return fact
     return replace(fact, details={**fact.details, "owner": name})
+
+
+def note_statements(
+    ledger: Ledger, statements: Iterable[Statement], *, at: datetime
+) -> tuple[Fact, ...]:
+    """
+    Write down that statements were read, each once however often it is read.
+
+    Returns:
+        What the ledger says of them: when each was read first.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    facts = {one.digest: statement_read(one, at=at) for one in statements}
+    if not facts:
+        return ()
+    ledger.append_unheard(facts.values())
+    return tuple(one for one in ledger.facts(FactKind.STATEMENT) if one.subject in facts)
 
 
 def read_students(path: Path, *, key: bytes) -> tuple[Student, ...]:

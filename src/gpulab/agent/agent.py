@@ -1205,7 +1205,7 @@ class Sample(NamedTuple):
         cores: Cores there are.
         gpu_percent: Of the busiest GPU.
         network_bytes_per_s: Received since the sample before.
-        kernels: Kernel id to its state and its last activity, as JupyterLab says.
+        kernels: Kernel id to its state, as JupyterLab says.
         input_at: Latest key pressed in a terminal or limit moved by hand; 0 for never.
         saved_at: Latest change of a notebook or script; 0 for never.
         is_setting_up: Whether the phases are still running.
@@ -1216,7 +1216,7 @@ class Sample(NamedTuple):
     cores: int
     gpu_percent: int
     network_bytes_per_s: float
-    kernels: dict[str, tuple[str, float]]
+    kernels: dict[str, str]
     input_at: float
     saved_at: float
     is_setting_up: bool
@@ -1226,37 +1226,41 @@ class Idle:
     """
     Since when nobody and nothing works here.
 
-    Work is a GPU or CPU that burns, a cell that was started, a key pressed in a terminal, a notebook that was saved.
+    Work is a GPU or CPU that burns, a cell that was started or has ended, a key pressed in a terminal, a notebook that was saved.
     Never work: an open tunnel, tab or terminal; a kernel that is busy but burns nothing; a kernel stuck in `starting`;
-    what JupyterLab calls its last activity, which an open tab keeps fresh.
+    what JupyterLab calls the last activity of the server or of a kernel, which an open tab keeps fresh.
     """
 
     def __init__(self, now: float) -> None:
         self.since = now
-        self.states: dict[str, str] = {}
+        self.busy: set[str] = set()
+        self.held: set[str] = set()
 
     def look(self, sample: Sample) -> float:
         """Take a sample into account; returns since when it is idle, seconds since 1970."""
         # A file from the future, out of an archive or a wrong clock, is no sign of life for ever.
         signs = [at for at in self._signs(sample) if at <= sample.now + 60]
         self.since = min(max([self.since, *signs]), sample.now)
-        self.states = {name: state for name, (state, _) in sample.kernels.items()}
         return self.since
 
     def _signs(self, sample: Sample) -> Iterator[float]:
-        busy = [name for name, (state, _) in sample.kernels.items() if state == "busy"]
+        busy = {name for name, state in sample.kernels.items() if state == "busy"}
+        # Twice in a row: a tab that shows the memory of kernels makes them busy for a moment, every five seconds.
+        held, known = busy & self.busy, self.held
+        self.busy, self.held = busy, held
         # A tenth of the machine, but at most half a core: one silent core of 48 is a training.
-        cpu = (0.5 if busy else 0.0) if sample.cpu_cores is None else sample.cpu_cores
+        cpu = (0.5 if held else 0.0) if sample.cpu_cores is None else sample.cpu_cores
         burns = cpu >= min(0.1 * sample.cores, 0.5) or sample.gpu_percent >= GPU_FLOOR_PERCENT
-        loads = bool(busy) and sample.network_bytes_per_s >= NETWORK_FLOOR_BYTES_PER_S
+        loads = bool(held) and sample.network_bytes_per_s >= NETWORK_FLOOR_BYTES_PER_S
         if burns or loads or sample.is_setting_up:
             yield sample.now
-        if any(self.states.get(name) != "busy" for name in busy):
-            yield sample.now  # a cell was started
+        if held != known:
+            yield sample.now  # a cell was started, or has ended
         yield sample.input_at
         if not busy:
-            yield sample.saved_at  # with a busy kernel it may be the tab that saves what a flat cell prints
-            yield from (at for state, at in sample.kernels.values() if state == "idle")
+            # Short cells change their notebook, which is saved twice a minute. With a busy kernel it may be the tab
+            # that saves what a flat cell prints.
+            yield sample.saved_at
 
 
 def _phase_states(here: Here, *, within_s: float = 1e12) -> list[str]:
@@ -1313,7 +1317,7 @@ class Sampler:
         pairs = (line.split(":") for line in lines if ":" in line)
         return sum(int(rest.split()[0]) for name, rest in pairs if name.strip() != "lo")
 
-    def _kernels(self) -> dict[str, tuple[str, float]]:
+    def _kernels(self) -> dict[str, str]:
         try:
             # Without no_track_activity our own question would count as activity.
             token = self.here.path("run/gpulab/token").read_text()
@@ -1324,13 +1328,7 @@ class Sampler:
                 Authorization=f"token {token}",
             )
             kernels = json.loads(body) if status == 200 else []
-            return {
-                kernel["id"]: (
-                    kernel["execution_state"],
-                    seconds_of(re.sub(r"\.\d+", "", kernel["last_activity"])),
-                )
-                for kernel in kernels
-            }
+            return {kernel["id"]: kernel["execution_state"] for kernel in kernels}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 

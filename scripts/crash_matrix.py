@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from crash import baselines, casting, journals
+from crash import baselines, casting, journals, plays_sandbox
 from crash.keeping import Results
 from crash.plays import Play, plays
 from crash.reporting import Tally, page, summary
@@ -38,7 +38,8 @@ _CHECKOUT = Path(__file__).resolve().parents[1]
 def main() -> int:
     """Play, print, write the report; 1 when something did not hold."""
     asked = _asked()
-    chosen = [p for p in plays() if not asked.only or p.name in asked.only]
+    every = [*plays(), *plays_sandbox.plays()]
+    chosen = [p for p in every if not asked.only or p.name in asked.only]
     chosen = [] if asked.only_baselines else chosen
     if asked.list:
         print("\n".join(p.name for p in chosen))

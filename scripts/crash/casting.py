@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import random
@@ -22,7 +23,7 @@ from crash.judging import Violation, judge, left_over, money
 from crash.plays import NAME, UP, Play
 from crash.recovering import account, recover
 from crash.seams import Broken
-from crash.stage import Stage
+from crash.stage import Ran, Stage
 
 #: Where folders of cases are fastest: in memory, where there is such a place.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
@@ -71,22 +72,19 @@ def cases_of(play: Play, boundaries: Sequence[str]) -> list[Case]:
 
 
 def sample(cases: Sequence[Case], count: int) -> list[Case]:
-    """Choose so many cases, the same each time, with every kind and every recovery among them in turn."""
+    """Choose so many cases, the same each time, with every kind of break at every kind of boundary in turn, each with all its ways back."""
     chance = random.Random(7)
-    groups: dict[tuple[str, str, str], list[Case]] = {}
+    groups: dict[tuple[str, str], dict[Broken, list[Case]]] = {}
     for case in cases:
-        kind = case.broken.at.split(" ")[0]
-        groups.setdefault((case.broken.kind, kind, case.recovery), []).append(case)
-    for group in groups.values():
+        boundary = case.broken.at.split(" ")[0]
+        group = groups.setdefault((case.broken.kind, boundary), {})
+        group.setdefault(case.broken, []).append(case)
+    order = [list(groups[key].values()) for key in sorted(groups)]
+    for group in order:
         chance.shuffle(group)
-    order = [groups[key] for key in sorted(groups)]
     chance.shuffle(order)
-    chosen: list[Case] = []
-    while len(chosen) < min(count, len(cases)):
-        for group in order:
-            if group and len(chosen) < count:
-                chosen.append(group.pop())
-    return chosen
+    turns = (breaks for turn in itertools.zip_longest(*order) for breaks in turn if breaks)
+    return list(itertools.islice(itertools.chain.from_iterable(turns), count))
 
 
 def rehearse() -> None:
@@ -123,6 +121,7 @@ def record(stage: Stage, play: Play) -> tuple[list[str], int]:
     """
 
     def good(own: Stage) -> Any:
+        play.first(own)
         own.is_recording = True
         ran = own.run(*play.words)
         problems = play.done(own) + [
@@ -148,14 +147,17 @@ def play_all(
     """
     gc.collect()
     gc.freeze()
-    listed = list(cases)
+    groups = [list(group) for _, group in itertools.groupby(cases, lambda case: case.broken)]
+    if stage.sandboxes is not None:  # which cannot be copied
+        groups = [[case] for group in groups for case in group]
 
-    def one(case: Case) -> Any:
-        return lambda own: _play(own, play, case)
+    def one(group: Sequence[Case]) -> Any:
+        return lambda own: _play_group(own, play, group)
 
-    doings = (one(case) for case in listed if until is None or time.monotonic() < until)
+    doings = (one(group) for group in groups if until is None or time.monotonic() < until)
     for number, said in act_all(stage, doings, jobs=jobs):
-        yield _result(listed[number], said)
+        each = said.get("results") or [said] * len(groups[number])
+        yield from map(_result, groups[number], each)
 
 
 def act(stage: Stage, doing: Any) -> dict[str, Any]:
@@ -181,22 +183,34 @@ def act_all(
             yield number, _read(pipe)
 
 
-def _play(stage: Stage, play: Play, case: Case) -> dict[str, Any]:
-    try:
-        return _played(stage, play, case)
-    except Exception:
-        found = Violation("harness", traceback.format_exc()[-1500:])
-        return {"broke": True, "violations": [asdict(found)], "recovery_s": 0.0, "calls": 0}
-
-
-def _played(stage: Stage, play: Play, case: Case) -> dict[str, Any]:
-    broken = case.broken
+def _play_group(stage: Stage, play: Play, cases: Sequence[Case]) -> dict[str, Any]:
+    """Break the command once, and go every way back from there, each in a fork of its own unless it is the only one."""
+    broken = cases[0].broken
+    play.first(stage)
     if broken.kind == "two at once":
         stage.rival = play.words
     skew = float(broken.detail) if broken.kind == "clock" else 0.0
     first = stage.run(*play.words, broken=broken, skew_minutes=skew)
     if broken.kind == journals.KIND:
         journals.tear(stage, int(broken.detail))
+    if len(cases) == 1:
+        return {"results": [_way_back(stage, play, cases[0], first)]}
+
+    def one(case: Case) -> Any:
+        return lambda own: _way_back(own, play, case, first)
+
+    return {"results": [act(stage, one(case)) for case in cases]}
+
+
+def _way_back(stage: Stage, play: Play, case: Case, first: Ran) -> dict[str, Any]:
+    try:
+        return _judged(stage, play, case, first)
+    except Exception:
+        return {"failed": traceback.format_exc()}
+
+
+def _judged(stage: Stage, play: Play, case: Case, first: Ran) -> dict[str, Any]:
+    broken = case.broken
     after = recover(stage, play, case.recovery)
     violations = judge(stage, play, broken, case.recovery, first, [*stage.rivals, *after])
     spent = account(stage, play, case.recovery)
@@ -229,6 +243,8 @@ def _fork(stage: Stage, act: Any) -> tuple[int, int]:
     except BaseException:
         said = {"failed": traceback.format_exc()}
     finally:
+        if stage.sandboxes is not None:
+            stage.sandboxes.end(folder)
         shutil.rmtree(folder, ignore_errors=True)
         with os.fdopen(theirs, "w") as pipe:
             json.dump(said, pipe)

@@ -28,6 +28,8 @@ ON_AWS = (
 )
 ON_SSH = (*_EVERYWHERE, "reply lost", "always lost", "refused", "asleep", "two at once")
 ON_FILES = (*_EVERYWHERE, "disk full")
+#: A full disk still does these.
+_LETTING_GO = ("unlink", "remove", "rmdir", "chmod")
 #: Files whose order against the rest decides over double launches.
 _CRITICAL = ("journal", "ledger", "config.toml")
 #: Codes that a mutating call other than a launch meets in turn, so that each is met by many calls.
@@ -79,6 +81,10 @@ def _kinds(name: str) -> tuple[str, ...]:
             return ON_SSH
         case "ledger":
             return ON_FILES
+        case "program" | "control":
+            return _EVERYWHERE
+    if name.split()[1] in _LETTING_GO:
+        return _EVERYWHERE
     if any(part in name for part in _CRITICAL):
         return (*ON_FILES, "two at once")
     return ON_FILES

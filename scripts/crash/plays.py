@@ -4,6 +4,7 @@ The commands under test: how the stage stands before each, what is typed, and wh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from crash.stage import Ran, Stage
 
 NAME = "week4"
 UP = ("up", NAME, "--yes", "--no-open")
+_UNTIL = "2026-11-16T17:00:00Z"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Play:
         weight: Its share of a sample.
         counted_by: Brings the ledger up to date on the same computer; empty where no instance is meant.
         rebuilt_by: The same on a new one.
+        first: Done in each case itself before the command: what cannot be copied with the stage.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Play:
     weight: int = 1
     counted_by: tuple[str, ...] = ("credit", "--fresh")
     rebuilt_by: tuple[str, ...] = ("ledger", "rebuild")
+    first: Callable[[Stage], None] = lambda stage: None
 
 
 def must(ran: Ran, *codes: int) -> Ran:
@@ -92,6 +96,10 @@ def _stopped(stage: Stage) -> None:
 
 def _pushed(stage: Stage) -> None:
     _up(stage)
+    _put_mine(stage)
+
+
+def _put_mine(stage: Stage) -> None:
     folder = stage.home.parent / "mine"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "model.bin").write_bytes(bytes(range(256)) * 40)
@@ -137,6 +145,7 @@ def _has_no_kept_work(stage: Stage) -> list[str]:
 
 
 def _ends_agree(stage: Stage) -> list[str]:
+    """Timer, tag and schedule of every instance must name the end that was asked for."""
     problems = []
     for instance in live(stage):
         guest = stage.guests.by_id[instance.id]
@@ -145,8 +154,8 @@ def _ends_agree(stage: Stage) -> list[str]:
         shown = guest.deadline.strftime("%Y-%m-%dT%H:%M:%SZ")
         if shown != tag or not tag.startswith("2026-11-16T17:00"):
             problems.append(f"ends differ: timer {shown}, tag {tag}")
-        if not schedules:
-            problems.append("no end is scheduled")
+        if len(schedules) != len(live(stage)):
+            problems.append(f"{len(schedules)} ends are scheduled, not {len(live(stage))}")
     return problems
 
 
@@ -217,6 +226,36 @@ def _class_up(stage: Stage) -> None:
     stage.advance(900)
 
 
+def _class_to_push_to(stage: Stage) -> None:
+    _class_up(stage)
+    _put_mine(stage)
+
+
+def _class_of_own_accounts(stage: Stage) -> None:
+    _class(stage)
+    folder = stage.home.parent / "course"
+    own = _COURSE.replace('kind = "shared"', 'kind = "own"')
+    (folder / "course.toml").write_text(own)
+    rows = [f"s{n},N{n},s{n}@student.example,,11110000000{n}" for n in range(_STUDENTS)]
+    (folder / "roster.csv").write_text("\n".join(["id,name,email,group,account", *rows]) + "\n")
+
+
+def _has_templates(stage: Stage) -> list[str]:
+    folder = stage.home.parent / "templates"
+    problems = []
+    for n in range(_STUDENTS):
+        try:
+            made = json.loads((folder / f"s{n}.template.json").read_text())["Resources"]
+        except (OSError, ValueError, KeyError) as error:
+            problems.append(f"the template of s{n} is not whole: {error!r}")
+        else:
+            problems += [] if "CourseRole" in made else [f"the template of s{n} has no role"]
+    seen = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    # A killed write leaves its hidden half, which nobody takes for a template.
+    extra = sum(not name.startswith(".") for name in seen) - _STUDENTS
+    return problems + ([f"{extra} other files lie beside the templates"] if extra > 0 else [])
+
+
 def _collected(stage: Stage) -> list[str]:
     found = list((stage.home.parent / "handed-in").rglob("week4.ipynb"))
     return [] if len(found) >= _STUDENTS else [f"{len(found)} of {_STUDENTS} were collected"]
@@ -260,7 +299,6 @@ def _exported(stage: Stage) -> None:
 
 def plays() -> Sequence[Play]:
     """Every play, in the order of the report."""
-    until = "2026-11-16T17:00:00Z"
     return (
         Play("up", UP, initialised, 1, weight=4),
         Play("stop", ("stop", NAME), _up, 0, _has_kept_work, weight=2),
@@ -273,7 +311,7 @@ def plays() -> Sequence[Play]:
             is_kept_here=True,
         ),
         Play("up again with the work", UP, _stopped, 1),
-        Play("extend", ("extend", NAME, "--until", until), _up, 1, _ends_agree),
+        Play("extend", ("extend", NAME, "--until", _UNTIL), _up, 1, _ends_agree),
         Play("push", ("push", NAME, "mine"), _pushed, 1, _push_arrived),
         Play("pull", ("pull", NAME, "here"), _up, 1, _pull_arrived),
         Play("pull the kept", ("pull", NAME, "here"), _stopped, 0, _pull_arrived),
@@ -326,7 +364,28 @@ def _of_a_class() -> tuple[Play, ...]:
                 _STUDENTS,
                 _collected,
             ),
+            (
+                "fleet extend",
+                ("fleet", "extend", "w1", "--until", _UNTIL),
+                _class_up,
+                _STUDENTS,
+                _ends_agree,
+            ),
+            (
+                "fleet push",
+                ("fleet", "push", "w1", "mine"),
+                _class_to_push_to,
+                _STUDENTS,
+                _push_arrived,
+            ),
             ("course close", ("course", "close", "--yes"), _class_up, 0, _nothing),
+            (
+                "course enrol",
+                ("course", "enrol", "templates"),
+                _class_of_own_accounts,
+                0,
+                _has_templates,
+            ),
         )
     )
 

@@ -8,6 +8,7 @@ be killed at any boundary while the world stays. A case runs in a fork of the st
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import marshal
 import mmap
@@ -27,6 +28,7 @@ from typing import Any
 
 import boto3
 
+from crash import nursery
 from crash.guests import Guests, environ_of, put_ssh
 from crash.seams import (
     Broken,
@@ -50,8 +52,6 @@ _SKEW_LIMIT = timedelta(minutes=5)
 _SKEW_CODES = {"ec2": "RequestExpired", "s3": "RequestTimeTooSkewed"}
 #: Real seconds after which a command hangs.
 _HANGS_S = 90.0
-#: Real seconds a second command may wait for a lock that the first one holds.
-_YIELDS_S = 1.0
 #: The account has switched off all other regions: a sweep looks into each.
 REGIONS = ("us-east-1", "us-east-2", "us-west-2")
 CONFIG = """\
@@ -134,9 +134,12 @@ class Stage:
         self.is_recording = False
         self.was_broken = False
         self._doors = 0
+        self.sandboxes: nursery.Nursery | None = None
 
     def close(self) -> None:
         """End the world and remove every folder."""
+        if self.sandboxes is not None:
+            self.sandboxes.close()
         self.world.__exit__(None, None, None)
         shutil.rmtree(self.base, ignore_errors=True)
 
@@ -525,6 +528,7 @@ def _become_command(
     code = 70
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        gc.disable()  # it would copy the memory that is shared with the stage, for a process that lives a second
         for number, path in ((1, outs[0]), (2, outs[1])):
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             os.dup2(handle, number)
@@ -542,6 +546,8 @@ def _become_command(
         os.chdir(stage.home.parent)
         seams = Seams(Line(end), stage.home.parent, stage.clock, broken, stage.is_recording, skew)
         seams.install()
+        if stage.sandboxes is not None:
+            nursery.take(seams, stage.sandboxes)
         code = stage.enter(words)
     except KeyboardInterrupt:
         code = 130

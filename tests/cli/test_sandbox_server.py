@@ -635,3 +635,23 @@ def test_a_new_world_knows_nothing_of_the_former_one_but_keeps_the_users_work(ca
     profile = context.home.config().profile("sandbox")
     assert ("", "L4") == (profile.keep_bucket, profile.gpu)
     assert ["work"] == sorted(p.name for p in folder.root.iterdir())
+
+
+def test_a_sandbox_whose_folder_was_deleted_ends_and_leaves_another_ones_record(
+    tmp_path, monkeypatch
+):
+    """Nobody could ever stop it: it would hold its port and its memory until the computer is switched off."""
+    monkeypatch.setenv("GPULAB_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "home" / "sandbox"
+    assert 0 == run(["sandbox", "start", "--machines", "none"])
+    former = find(folder)
+    shutil.rmtree(tmp_path / "home")
+    assert 0 == run(["sandbox", "start", "--machines", "none"])
+    following = find(folder)
+
+    has_ended = _until(lambda: not trees.is_running(former.pid, former.started))
+
+    assert has_ended
+    assert following == find(folder)
+    assert 0 == run(["sandbox", "stop"])
+    assert not (folder / "control.json").exists()

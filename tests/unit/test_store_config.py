@@ -115,3 +115,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     assert [Path("config.toml")] == [p.relative_to(tmp_path) for p in tmp_path.iterdir()]
     assert b"old" == path.read_bytes()
+
+
+def test_an_interrupted_write_leaves_nothing_half_made(tmp_path, monkeypatch):
+    """Ctrl-C while templates or settings are written: whoever sends the folder on must not find halves in it."""
+    path = tmp_path / "s1.template.json"
+
+    def interrupted(_handle):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+
+    assert [] == list(tmp_path.iterdir())

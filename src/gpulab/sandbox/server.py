@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 _LOOPBACK = "127.0.0.1"
 _LARGEST_REQUEST = 1024 * 1024
+_LOOK_EVERY_S = 1.0
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -50,7 +51,6 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     except OSError as error:
         return _say(f"could not listen on port {options.port}: {error.strerror}")
     finally:
-        record(options.folder).unlink(missing_ok=True)
         if kind is not None:
             kind.close()
 
@@ -163,9 +163,10 @@ def _serve(options: argparse.Namespace, kind: MachineKind | None) -> int:
         for listener in listeners:
             threading.Thread(target=listener.serve_forever, daemon=True).start()
         write_record(options.folder, _record_of(world, options, secret, (seen_as, port)))
-        _wait(over)
+        _wait(over, lambda: _is_recorded(options.folder, secret))
     finally:
-        record(options.folder).unlink(missing_ok=True)
+        if _is_recorded(options.folder, secret):
+            record(options.folder).unlink(missing_ok=True)
         for listener in listeners:
             listener.shutdown()
         world.close()
@@ -227,10 +228,20 @@ def _record_of(
     )
 
 
-def _wait(over: threading.Event) -> None:
-    """Wait in short naps where a signal cannot wake a lock (Windows)."""
-    while not over.wait(timeout=1.0 if sys.platform == "win32" else 3600.0):
+def _wait(over: threading.Event, is_recorded: Callable[[], bool]) -> None:
+    """Wait for the end, which has come too when nobody can find this sandbox any more: its folder was deleted, or is another's."""
+    while not over.wait(timeout=_LOOK_EVERY_S) and is_recorded():
         pass
+
+
+def _is_recorded(folder: Path, secret: str) -> bool:
+    try:
+        said = json.loads(record(folder).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):  # not a word about whose it is
+        return True
+    return isinstance(said, dict) and said.get("secret") == secret
 
 
 def _body(environ: WSGIEnvironment) -> Mapping[str, Any]:

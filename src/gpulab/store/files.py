@@ -35,6 +35,10 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise _cannot_write(path, error) from error
+    except BaseException:  # Ctrl-C leaves nothing half-made either
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
 
 
 def private_folder(path: Path) -> Path:

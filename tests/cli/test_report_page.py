@@ -7,12 +7,14 @@ import os
 import shutil
 import sys
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from gpulab.reporting.report import Question, report_of
+from gpulab.reporting.standing import Budget
 from gpulab.spending.facts import timeline_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")  # fmt: skip
@@ -32,7 +34,9 @@ def page_file(tmp_path_factory) -> Path:
     term = importlib.util.module_from_spec(spec)
     sys.modules["term"] = term
     spec.loader.exec_module(term)
-    question = Question(now=datetime(2026, 12, 1, tzinfo=UTC), zone=ZoneInfo("Europe/Copenhagen"))
+    now = datetime(2026, 11, 12, tzinfo=UTC)
+    budget = Budget(Decimal(30), datetime(2026, 12, 4, 22, 59, 59, tzinfo=UTC))
+    question = Question(now=now, zone=ZoneInfo("Europe/Copenhagen"), budget=budget)
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(
         page(report_of(timeline_of(term.term(students=12)), question)), encoding="utf-8"
@@ -79,6 +83,14 @@ def test_it_opens_without_a_complaint_and_without_a_request(page):
     """The strict policy blocks nothing of its own, and nothing else is asked for."""
     assert [] == page.complaints
     assert 5 == page.locator("figure svg").count()
+
+
+def test_the_burn_down_draws_the_pace_to_the_end_of_the_term(page):
+    """The question of a teacher in week 11 is whether it lasts, not what is left."""
+    burn = page.locator("figure").first.text_content()
+
+    assert "at the pace of the last 7 days, $2.44 a day, it ends on 2027-01-28" in burn
+    assert "to last until 2026-12-04" in burn
 
 
 def test_a_click_sorts_and_a_second_click_turns_it_round(page):

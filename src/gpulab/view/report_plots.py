@@ -79,7 +79,7 @@ def _burn_down(report: Report, classes: dict[str, str]) -> Plot | None:
         axes.plot(days, [float(one) for one in left], color=_ACCENT, linewidth=2)
         for line, style, label in _pace_lines(report, days[-1], left[-1]):
             on, usd = zip(*line, strict=True)
-            axes.plot(on, usd, color=_INK, linestyle=style, linewidth=1.3, label=label)
+            axes.plot(on, usd, color=_INK, linestyle=style, linewidth=1.8, label=label)
             _legend(axes, columns=2)
         axes.set_ylabel("USD left" if budget is not None else "USD spent")
         _thousands(axes)

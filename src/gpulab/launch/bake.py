@@ -115,8 +115,7 @@ def _built(
     if found is None:
         return None
     instance, is_new = found
-    yield from booting.until_ready(context, instance, is_new=is_new)
-    yield from _until_set_up(context, instance)
+    yield from _until_set_up(context, instance, is_new=is_new)
     yield from _checked(context, instance)
     _clean(context, instance)
     yield ImageMaking(context.now(), instance)
@@ -147,8 +146,7 @@ def _tested(
                 "the image was not tested", hint="Without a test nothing boots from it"
             )
         instance, is_new = found
-        yield from booting.until_ready(context, instance, is_new=is_new)
-        yield from _until_set_up(context, instance)
+        yield from _until_set_up(context, instance, is_new=is_new)
         yield from _checked(context, instance)
     except BaseException:
         _end_old(context, wish.name)
@@ -156,14 +154,21 @@ def _tested(
     yield from stop.end(context, instance)
 
 
-def _until_set_up(context: Context, instance: Instance) -> Generator[Event, None, None]:
+def _until_set_up(
+    context: Context, instance: Instance, *, is_new: bool
+) -> Generator[Event, None, None]:
     """
     Wait until every step of the instance's own start is over.
 
     Raises:
         CommandFailed: One failed, or they were not over within an hour.
     """
-    begun, told = context.now(), set[str]()
+    told = set[str]()
+    for event in booting.until_ready(context, instance, is_new=is_new):
+        if isinstance(event, PhaseChanged) and event.state == "done":
+            told.add(event.name)
+        yield event
+    begun = context.now()
     while True:
         said = None
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -19,7 +20,7 @@ from gpulab.bootstrap import load_environment
 from gpulab.errors import AwsError, CommandFailed, GpulabError
 from gpulab.launch import bake
 from gpulab.launch.account import images
-from gpulab.launch.events import Declined, ImageChosen, ImageMade, Running
+from gpulab.launch.events import Declined, ImageChosen, ImageMade, PhaseChanged, Running
 from gpulab.launch.upkeep import sweep
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.leftover import Kind
@@ -135,6 +136,14 @@ def test_an_image_is_usable_only_after_an_instance_of_it_was_tested(sandbox, bak
     )
     assert image.base_name.startswith("Deep Learning Base AMI with Single CUDA")
     assert [] == baker.live()
+
+
+def test_each_step_of_builder_and_test_instance_is_told_once(baker):
+    """A line that comes twice reads as if the environment had been installed twice."""
+    steps = [e.name for e in baked(baker) if isinstance(e, PhaseChanged) and e.state == "done"]
+
+    assert {2} == set(Counter(steps).values())
+    assert {"environment", "gpu"} <= set(steps)
 
 
 def test_the_picture_is_taken_of_a_cleaned_builder_before_it_ends(sandbox, baker):

@@ -35,21 +35,16 @@ from gpulab.launch.money.facts import record_launch
 from gpulab.launch.offers.look import snapshot
 from gpulab.launch.offers.places import remember_full, remember_never
 from gpulab.launch.protocol.asking import ask
-from gpulab.launch.protocol.intents import Attempt, intent_of
+from gpulab.launch.protocol.intents import intent_of
 from gpulab.launch.protocol.scheduled_end import arm_at
-from gpulab.model.fleet import Seat
+from gpulab.launch.protocol.tries import Tries
+from gpulab.model.fleet import QuotaNeed, Seat
 from gpulab.model.instance import Instance, LaunchPlan
 from gpulab.model.market import Offer, Place
 from gpulab.model.setup import ImageChoice
+from gpulab.planning import quotas
 from gpulab.planning.catalogue import instance_types
-from gpulab.planning.failover import (
-    ASKED_AGAIN_AFTER,
-    Failure,
-    Next,
-    conclusion,
-    remaining,
-    what_next,
-)
+from gpulab.planning.failover import ASKED_AGAIN_AFTER, conclusion
 from gpulab.planning.plan import plan_launch
 from gpulab.planning.snapshot import Limits
 from gpulab.store.journal import Intent
@@ -95,6 +90,7 @@ class AccountLaunches:
     Args:
         plan: What to try, in order; of any seat, but for its name.
         budgets: What each seat's instance may cost before it ends itself, by the seat's name.
+        needs: What all launches ask of the account's quotas.
         halt: Set when the command is interrupted.
     """
 
@@ -104,12 +100,14 @@ class AccountLaunches:
         plan: LaunchPlan,
         *,
         budgets: Mapping[str, Decimal | None],
+        needs: Sequence[QuotaNeed],
         halt: threading.Event,
     ) -> None:
         self._account = account
         self._plan = plan
         self._agreed = at_most_usd(plan)
         self._budgets = budgets
+        self._needs = {(need.region, need.code): need for need in needs}
         self._halt = halt
         self._lock = threading.RLock()
         self._full: dict[Place, datetime] = {}
@@ -163,6 +161,21 @@ class AccountLaunches:
                 if o.place not in self._out
                 and not (o.place in self._full and now - self._full[o.place] < ASKED_AGAIN_AFTER)
             )
+
+    def explained(self, offer: Offer, error: GpulabError) -> GpulabError:
+        """Add to a refusal the request that raises the quota for the whole class."""
+        if not isinstance(error, QuotaTooLow):
+            return error
+        context, region = self._account.context, offer.place.region
+        context.cache.drop(f"{context.account}/quota/{region}/")
+        quota = quotas.unread(offer.type.quota_family, offer.place.market, region)
+        need = self._needs.get((region, quota.code))
+        if need is None:
+            return quotas.with_request(error, offer)
+        limit, free = need.limit_vcpus, need.free_vcpus
+        used = None if limit is None or free is None else limit - free
+        known = replace(quota, limit_vcpus=limit, used_vcpus=used)
+        return quotas.with_request(error, offer, known=known, needed_vcpus=need.needed_vcpus)
 
     def note(self, offer: Offer, error: GpulabError) -> None:
         """Remember a failure for the other seats."""
@@ -308,11 +321,8 @@ class _SeatLaunch:
         self._seat = seat
         self._context = launches.account.seat(seat)
         self._plan = launches.plan_of(seat, launches.plan)
-        self._launch_id = launches.account.context.new_id()
-        self._number = 0
+        self._tries = Tries(launches.account.context.new_id(), may_repair=launches.may_repair)
         self._regions_more = 0
-        self._failures: list[Failure] = []
-        self._renewed: set[Place] = set()
 
     def run(self) -> Launched:
         left: Sequence[Offer] = self._plan.attempts
@@ -328,10 +338,9 @@ class _SeatLaunch:
 
     def _attempt(self, offer: Offer) -> Launched:
         self._all.check()
-        self._number += 1
+        attempt = self._tries.next_at(offer)
         ready = self._all.ready(offer)
         found, boot = ready.setup, ready.boot
-        attempt = Attempt(self._launch_id, self._number, offer)
         intent = intent_of(self._context, self._plan, attempt, found=found, boot=boot, keep=None)
         self._all.wait_turn(offer.place.region)
         # Written when its turn has come, not before: an intent is what is about to be asked.
@@ -343,21 +352,18 @@ class _SeatLaunch:
 
     def _after(self, error: GpulabError, offer: Offer, left: Sequence[Offer]) -> Sequence[Offer]:
         """Decide what is left after a failed attempt."""
-        then = what_next(error)
-        if then is Next.REPAIR and self._all.may_repair(offer.place.region):
-            return left
-        if then is Next.NEW_TOKEN and offer.place not in self._renewed:
-            self._renewed.add(offer.place)
-            return left
-        if then in (Next.SAME_CALL, Next.STOP, Next.ADOPT, Next.REPAIR, Next.NEW_TOKEN):
+        error = self._all.explained(offer, error)
+        try:
+            left_now = self._tries.after(error, offer, left)
+        except GpulabError:
             self._all.stopped_by(error)
-            raise self._concluded(offer, error)
-        self._failures.append(Failure(offer, error))
-        self._all.note(offer, error)
-        return remaining(left, self._failures[-1])
+            raise
+        if not left_now.is_repeat:
+            self._all.note(offer, error)
+        return left_now.offers
 
     def _next_region(self) -> Sequence[Offer]:
-        if any(what_next(f.error) is Next.ON_DEMAND for f in self._failures):
+        if self._tries.is_same_everywhere:
             return ()
         plan = self._all.further(self._regions_more)
         if plan is None:
@@ -366,12 +372,9 @@ class _SeatLaunch:
         self._plan = self._all.plan_of(self._seat, plan)
         return plan.attempts
 
-    def _concluded(self, offer: Offer, error: GpulabError) -> GpulabError:
-        return conclusion([*self._failures, Failure(offer, error)]) if self._failures else error
-
     def _none_free(self) -> GpulabError:
-        if self._failures:
-            return conclusion(self._failures)
+        if self._tries.failures:
+            return conclusion(self._tries.failures)
         return NoCapacity(
             "every place was full a moment ago, as other students' launches found",
             hint="Run it again in a few minutes, or with `--on-demand`",

@@ -194,6 +194,7 @@ class _Run:
                 accounts.account(step.account),
                 decided.plan.launch_plans[step.account.key],
                 budgets={s.name: s.budget_usd for s in decided.plan.steps if s.starts},
+                needs=[n for n in decided.plan.quotas if n.account.key == step.account.key],
                 halt=self._halt,
             )
             for step in decided.plan.steps

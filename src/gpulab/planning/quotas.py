@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gpulab.errors import QuotaTooLow
+from gpulab.errors import GpulabError, QuotaTooLow
 from gpulab.model.market import InstanceType, Market, Offer, Quota
 
 
@@ -32,6 +32,10 @@ CODES: dict[tuple[str, Market], QuotaCode] = {
     ("P5", Market.ON_DEMAND): QuotaCode("L-417A185B", "Running On-Demand P instances"),
     ("standard", Market.ON_DEMAND): QuotaCode("L-1216C47A", "Running On-Demand Standard instances"),
 }
+
+
+# EC2's two refusals for want of vCPUs.
+_VCPU_REFUSALS = frozenset({"MaxSpotInstanceCountExceeded", "VcpuLimitExceeded"})
 
 
 def family_of(instance_type: str) -> str:
@@ -90,6 +94,24 @@ def raise_command(quota: Quota, wanted_vcpus: int) -> str:
         "aws service-quotas request-service-quota-increase --service-code ec2"
         f" --quota-code {quota.code} --desired-value {wanted_vcpus} --region {quota.region}"
     )
+
+
+def with_request(
+    error: GpulabError, offer: Offer, *, known: Quota | None = None, needed_vcpus: int = 0
+) -> GpulabError:
+    """
+    Add the request that raises a quota to EC2's refusal, which does not even name the quota; any other error stays as it is.
+
+    Args:
+        known: The quota as it was read before; what else runs was not seen then, so the request goes beyond it.
+        needed_vcpus: Of all launches it counts; at least those of the one that was refused.
+    """
+    if not isinstance(error, QuotaTooLow) or error.code not in _VCPU_REFUSALS:
+        return error
+    quota = known or unread(offer.type.quota_family, offer.place.market, offer.place.region)
+    beyond = (quota.limit_vcpus or 0) - (quota.used_vcpus or 0) + offer.type.vcpus
+    hint = raise_hint(quota, needed_vcpus=max(needed_vcpus, beyond))
+    return QuotaTooLow(error.message, hint=hint, code=error.code, detail=error.detail)
 
 
 def console_link(quota: Quota) -> str:

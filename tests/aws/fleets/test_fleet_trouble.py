@@ -61,6 +61,24 @@ def test_more_run_than_the_quota_allows_serves_those_that_fit(make_class, sandbo
     assert "--desired-value 12 --region us-east-1" in run.outcomes[2].trouble.hint
 
 
+def test_a_quota_that_ec2_refuses_at_the_launch_comes_with_the_request_for_the_class(
+    make_class, sandbox
+):
+    """The plan saw room, and somebody else in the account took it: EC2 names no quota, the teacher needs the line to paste."""
+    klass = make_class(3)
+    sandbox.set_quota("L-3819A6DF", "us-east-1", 64)
+    sandbox.refuse("RunInstances", "MaxSpotInstanceCountExceeded", times=None)
+
+    run = klass.up()
+
+    assert ["failed"] * 3 == run.results()
+    assert all(
+        "aws service-quotas request-service-quota-increase --service-code ec2 --quota-code L-3819A6DF"
+        " --desired-value 68 --region us-east-1" in o.trouble.hint
+        for o in run.outcomes
+    )
+
+
 def test_an_instance_taken_back_while_it_starts_is_launched_again_elsewhere(make_class, sandbox):
     """Spot capacity that vanishes within the first minute."""
     klass = make_class(1)

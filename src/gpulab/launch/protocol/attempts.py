@@ -38,7 +38,7 @@ from gpulab.launch.events import (
 from gpulab.launch.money.facts import record_end, record_launch, record_running
 from gpulab.launch.offers.places import remember_full, remember_never
 from gpulab.launch.protocol.asking import ask
-from gpulab.launch.protocol.intents import Attempt, intent_of
+from gpulab.launch.protocol.intents import intent_of
 from gpulab.launch.protocol.outcome import (
     FIRST_LOOK_S,
     STILL_PENDING,
@@ -46,22 +46,15 @@ from gpulab.launch.protocol.outcome import (
     still_pending,
 )
 from gpulab.launch.protocol.scheduled_end import arm, disarm
+from gpulab.launch.protocol.tries import Tries
 from gpulab.launch.protocol.userdata import keep_for
 from gpulab.model.instance import Instance, LaunchPlan, State
 from gpulab.model.market import Market, Offer
 from gpulab.model.timeline import EndedBy
 from gpulab.planning import quotas
-from gpulab.planning.failover import (
-    Failure,
-    Next,
-    conclusion,
-    on_demand_cures,
-    remaining,
-    what_next,
-)
+from gpulab.planning.failover import conclusion, on_demand_cures
 
 _NEXT_LOOK_S = 4.0
-_VCPU_QUOTAS = frozenset({"MaxSpotInstanceCountExceeded", "VcpuLimitExceeded"})
 
 
 class Attempts:
@@ -87,10 +80,8 @@ class Attempts:
         self._further = further
         self._agreed_usd = plan.at_most_usd
         self._on_demand_offers = list(plan.on_demand)
-        self._launch_id = context.new_id()
-        self._number = 0
+        self._tries = Tries(context.new_id(), may_repair=self._may_repair)
         self._keep: Keep | None = None
-        self._failures: list[Failure] = []
         self._repaired: set[str] = set()
 
     def run(self) -> Generator[Event, None, Instance]:
@@ -114,7 +105,7 @@ class Attempts:
                 left = yield from self._after(error, offer, left)
             if not left:
                 left = (yield from self._next_region()) or self._on_demand()
-        raise conclusion(self._failures)
+        raise conclusion(self._tries.failures)
 
     def _find_keep(self) -> Generator[Event, None, None]:
         """Find where the work is kept; a bucket that cannot be used is told, and the work then comes home over ssh."""
@@ -128,28 +119,14 @@ class Attempts:
         self, error: GpulabError, offer: Offer, left: Sequence[Offer]
     ) -> Generator[Event, None, Sequence[Offer]]:
         """Decide what is left after a failed attempt."""
-        then = what_next(error)
-        if then in (Next.NEW_TOKEN, Next.REPAIR) and self._may_repeat(offer, then):
-            yield PlaceRefused(self._context.now(), offer, error, then)
-            return left
-        if then in (Next.SAME_CALL, Next.STOP, Next.ADOPT, Next.REPAIR, Next.NEW_TOKEN):
-            # Nobody knows, or it is the same everywhere: another place would hide it, or cost twice.
-            raise self._concluded(offer, error)
-        error = self._with_request(offer, error)
-        self._failures.append(Failure(offer, error))
-        self._remember(offer, error)
-        yield PlaceRefused(self._context.now(), offer, error, then)
-        return remaining(left, self._failures[-1])
-
-    def _with_request(self, offer: Offer, error: GpulabError) -> GpulabError:
-        """Add the request that raises a quota to EC2's refusal, which does not even name the quota."""
-        family, market, region = offer.type.quota_family, offer.place.market, offer.place.region
-        if not isinstance(error, QuotaTooLow) or error.code not in _VCPU_QUOTAS:
-            return error
-        self._context.cache.drop(f"{self._context.account}/quota/{region}/")
-        quota = quotas.unread(family, market, region)
-        hint = quotas.raise_hint(quota, needed_vcpus=offer.type.vcpus)
-        return QuotaTooLow(error.message, hint=hint, code=error.code, detail=error.detail)
+        if isinstance(error, QuotaTooLow):
+            self._context.cache.drop(f"{self._context.account}/quota/{offer.place.region}/")
+        error = quotas.with_request(error, offer)
+        left_now = self._tries.after(error, offer, left)
+        if not left_now.is_repeat:
+            self._remember(offer, error)
+        yield PlaceRefused(self._context.now(), offer, error, left_now.then)
+        return left_now.offers
 
     def _agrees(self, question: Question) -> bool:
         """Ask; where nobody can answer, the answer is no, so that the cause is told and not the missing person."""
@@ -158,20 +135,12 @@ class Attempts:
         except WrongUsage:
             return False
 
-    def _concluded(self, offer: Offer, error: GpulabError) -> GpulabError:
-        if not self._failures:
-            return error
-        return conclusion([*self._failures, Failure(offer, error)])
-
-    def _may_repeat(self, offer: Offer, then: Next) -> bool:
-        """Repair a region once, and take a new token for a place once."""
-        region, zone = offer.place.region, offer.place.zone
-        key = region if then is Next.REPAIR else f"{zone}/{offer.type.name}"
-        if key in self._repaired:
+    def _may_repair(self, region: str) -> bool:
+        """Let a region's setup be made anew, once."""
+        if region in self._repaired:
             return False
-        self._repaired.add(key)
-        if then is Next.REPAIR:
-            setup.forget(self._context, region)
+        self._repaired.add(region)
+        setup.forget(self._context, region)
         return True
 
     def _remember(self, offer: Offer, error: GpulabError) -> None:
@@ -182,8 +151,8 @@ class Attempts:
 
     def _next_region(self) -> Generator[Event, None, Sequence[Offer]]:
         """Plan the next region, and ask again only if it may cost more than was agreed to."""
-        if any(what_next(f.error) is Next.ON_DEMAND for f in self._failures):
-            return ()  # what is missing is missing in every region
+        if self._tries.is_same_everywhere:
+            return ()
         plan = self._further()
         if plan is None:
             return ()
@@ -196,9 +165,10 @@ class Attempts:
 
     def _on_demand(self) -> Sequence[Offer]:
         """Ask whether to buy on demand, once every spot place has said no for a reason that on demand cures."""
-        markets = {f.offer.place.market for f in self._failures}
+        failures = self._tries.failures
+        markets = {f.offer.place.market for f in failures}
         offers = self._on_demand_offers
-        if not offers or Market.ON_DEMAND in markets or not on_demand_cures(self._failures):
+        if not offers or Market.ON_DEMAND in markets or not on_demand_cures(failures):
             return ()
         extra = offers[0].usd_per_hour - self._plan.attempts[0].usd_per_hour
         return offers if self._agrees(BuyOnDemand(self._plan, offers[0], extra)) else ()
@@ -206,14 +176,13 @@ class Attempts:
     def _attempt(self, offer: Offer) -> Generator[Event, None, Instance]:
         """Ask one place, and wait until the instance runs there."""
         context, region = self._context, offer.place.region
-        self._number += 1
-        yield Attempting(context.now(), offer, self._number)
+        attempt = self._tries.next_at(offer)
+        yield Attempting(context.now(), offer, attempt.number)
         found = setup.ensure(context, region, has_gpu=offer.type.gpus > 0)
         boot = images.choose(context, region, self._plan.request, has_gpu=offer.type.gpus > 0)
         if boot.is_news:
             beside = ", beside the plan" if boot.once_usd else ""
             yield ImageChosen(context.now(), boot.baked or found.image, f"{boot.why}{beside}")
-        attempt = Attempt(self._launch_id, self._number, offer)
         intent = intent_of(context, self._plan, attempt, found=found, boot=boot, keep=self._keep)
         context.journal.intend(intent)
         is_fresh = found.is_fresh(context.now())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC
 
 from gpulab.aws import instances
@@ -10,32 +9,13 @@ from gpulab.bootstrap import Keep
 from gpulab.errors import NotOffered
 from gpulab.launch.account.setup import Setup
 from gpulab.launch.context import Context
+from gpulab.launch.protocol.tries import Attempt
 from gpulab.launch.protocol.userdata import render
 from gpulab.model import instance as tags_of
 from gpulab.model.instance import LaunchPlan
-from gpulab.model.market import Offer
 from gpulab.model.setup import ImageChoice
 from gpulab.planning.plan import spot_cap
 from gpulab.store.journal import Intent
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """
-    One try of a launch at one place.
-
-    Attributes:
-        number: From 1; each has its own token, since AWS counts tokens by zone.
-    """
-
-    launch_id: str
-    number: int
-    offer: Offer
-
-    @property
-    def token(self) -> str:
-        """Client token of this attempt."""
-        return f"{self.launch_id}-{self.number}"
 
 
 def intent_of(

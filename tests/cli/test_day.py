@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -240,6 +243,43 @@ def test_push_takes_a_single_file(up, capsys, tmp_path, monkeypatch):
 
     assert (0, [(tmp_path, ["mnist.npz"])]) == (code, asked)
     assert "1 file copied (1 B)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "stdin", "stdout", "flag"),
+    [
+        ((), True, True, "-tt"),
+        ((), False, True, "-T"),
+        (("--", "nvidia-smi"), True, True, "-tt"),
+        (("--", "nvidia-smi"), False, True, "-T"),
+        (("--", "cat", "scores.csv"), True, False, "-T"),
+    ],
+)
+def test_ssh_asks_for_a_terminal_only_where_there_is_one(
+    up, monkeypatch, typed, stdin, stdout, flag
+):
+    """`gpulab ssh week4 </dev/null` in a script would wait for ever, and `> scores.csv` would get carriage returns."""
+    up("week4")
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "call", lambda argv: started.append(argv) or 0)
+    monkeypatch.setattr(sys, "stdin", _Stream(is_terminal=stdin))
+    monkeypatch.setattr(sys, "stdout", _Stream(is_terminal=stdout))
+
+    code = run(["ssh", "week4", *typed])
+
+    assert (0, 1) == (code, len(started))
+    assert flag == next(word for word in started[0] if word in ("-T", "-tt"))
+
+
+class _Stream(io.StringIO):
+    """An input or output that is a terminal or none."""
+
+    def __init__(self, *, is_terminal: bool) -> None:
+        super().__init__()
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self._is_terminal
 
 
 def test_push_without_a_name_takes_the_only_instance(up, capsys, tmp_path):

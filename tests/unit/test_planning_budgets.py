@@ -245,6 +245,22 @@ def test_a_budget_that_sets_the_end_is_counted_in_what_the_plan_says():
     assert f"Start it, at most {money(most)}?" == question_text(StartPlan(plan), now=NOW)
     assert most == plan_json(plan)["at_most_usd"]
     assert ", about $0.25 at today's price" in said
+    # The end is said as the budget's already; a note with the same would make two of one.
+    assert () == plan.warnings
+
+
+def test_the_worst_case_names_the_type_it_comes_from_and_the_way_to_rule_it_out():
+    """Four hours of a g4dn.xlarge at $0.21 and "at most $3.06" do not fit, where nobody says that a larger one may come."""
+    cheap, dear = an_offer("0.21"), an_offer("0.30", kind="g4dn.2xlarge")
+    both = plan_launch(a_request(), a_snapshot(cheap, dear))
+    alone = plan_launch(a_request(instance_type="g4dn.xlarge"), a_snapshot(cheap, dear))
+
+    said, named = plan_text(both, now=NOW), plan_text(alone, now=NOW)
+
+    only = money(alone.at_most_usd)
+    assert f" (a g4dn.2xlarge at up to $0.7520/h; with `--type g4dn.xlarge` {only})" in said
+    assert f"at most {only} until" in named
+    assert "at up to" not in named
 
 
 def test_a_budget_of_some_minutes_is_refused_with_one_that_lasts():

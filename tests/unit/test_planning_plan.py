@@ -24,6 +24,8 @@ ON_DEMAND = {
     "g4dn.2xlarge": "0.752",
     "g4dn.8xlarge": "2.176",
     "g6.xlarge": "0.8048",
+    "t3.micro": "0.0104",
+    "t3.large": "0.0832",
 }
 
 
@@ -190,6 +192,27 @@ def test_the_disk_grows_to_the_image():
 
     assert 75 == plan.disk_gib
     assert ("the disk is 75 GiB, as the image needs that much",) == plan.warnings
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("g4dn.xlarge", ()),
+        ("t3.large", ("t3.large has no GPU: everything is computed on its CPUs",)),
+        (
+            "t3.micro",
+            (
+                "t3.micro has no GPU: everything is computed on its CPUs",
+                "t3.micro has 1 GiB of memory, which JupyterLab and TensorFlow in one notebook fill",
+            ),
+        ),
+    ],
+)
+def test_a_type_that_lacks_what_a_lab_needs_is_told_before_it_is_bought(kind, said):
+    """A kernel that dies at `import tensorflow` on the cheapest type reads as a fault of the notebook."""
+    plan = plan_launch(a_request(instance_type=kind), a_snapshot(an_offer("0.003", kind=kind)))
+
+    assert said == plan.warnings
 
 
 def test_too_many_hours_are_refused_with_what_is_allowed():

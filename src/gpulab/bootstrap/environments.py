@@ -8,6 +8,7 @@ JupyterLab itself is not in it: every environment runs beside the one shared ser
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -152,7 +153,11 @@ def find_environment(name: str, extra_folders: Sequence[Path] = ()) -> Path:
     """
     known = environment_names(extra_folders)
     if name not in known:
-        raise WrongUsage(f"there is no environment {name!r}", hint=f"There are {', '.join(known)}")
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        meant = f"Did you mean `{near[0]}`? " if near else ""
+        raise WrongUsage(
+            f"there is no environment {name!r}", hint=f"{meant}There are {', '.join(known)}"
+        )
     places = (folder / name for folder in (*extra_folders, shipped("ami") / "environments"))
     return next(place for place in places if (place / "environment.toml").exists())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -55,7 +56,17 @@ def command(ctx: click.Context, name: str | None) -> int:
     with context.console.patience("Finding the instance"):
         instance = instances.find(context.launch, name)
     host = instances.host(context.launch, instance)
-    return subprocess.call(host.shell_argv(words or None))
+    return subprocess.call(host.shell_argv(words or None, tty=_has_terminal(bool(words))))
+
+
+def _has_terminal(is_command: bool) -> bool:
+    """
+    Whether somebody sits there: a login reads a terminal, and a command writes to one as well.
+
+    Without one, a terminal over there would wait for words that never come, and write a file's lines with carriage returns.
+    """
+    streams = (sys.stdin, sys.stdout) if is_command else (sys.stdin,)
+    return all(stream is not None and stream.isatty() for stream in streams)
 
 
 def _for_the_shell_there(words: list[str]) -> list[str]:

@@ -21,6 +21,8 @@ from gpulab.planning.snapshot import Limits, Snapshot, gp3_usd_per_gib_month
 from gpulab.planning.wishes import types_for
 
 _HOUR = Decimal(3600)
+# TensorFlow 2.21 took 0.73 GiB for one small model on a CPU, JupyterLab's server beside it (23 November 2026, `tf2`).
+_LEAST_GIB = 2
 
 
 def plan_launch(
@@ -259,6 +261,7 @@ def _warnings(plan: LaunchPlan, snapshot: Snapshot, sold: Sequence[Offer]) -> tu
         *_budget_warning(plan),
         *budgets.term_warning(plan),
         *_disk_warning(plan, snapshot),
+        *_type_warning(plan),
     )
 
 
@@ -282,7 +285,8 @@ def _left_out_by_quota(
 
 def _budget_warning(plan: LaunchPlan) -> tuple[str, ...]:
     budget = plan.request.budget_usd
-    if budget is None or budget >= plan.at_most_usd:
+    # Where the budget ends it first at today's price, that is said as its end already.
+    if budget is None or budget >= plan.at_most_usd or budgets.lasts(plan) is not None:
         return ()
     return (f"the budget of ${budget:.2f} may end the instance before its time",)
 
@@ -291,3 +295,16 @@ def _disk_warning(plan: LaunchPlan, snapshot: Snapshot) -> tuple[str, ...]:
     if snapshot.root_gib <= plan.request.disk_gib:
         return ()
     return (f"the disk is {plan.disk_gib} GiB, as the image needs that much",)
+
+
+def _type_warning(plan: LaunchPlan) -> tuple[str, ...]:
+    """Say what a type lacks that was named exactly: a slip of the finger, or a price that was too good."""
+    kind = plan.attempts[0].type
+    said = []
+    if not kind.gpus:
+        said.append(f"{kind.name} has no GPU: everything is computed on its CPUs")
+    if kind.memory_gib < _LEAST_GIB:
+        said.append(
+            f"{kind.name} has {kind.memory_gib.normalize():f} GiB of memory, which JupyterLab and TensorFlow in one notebook fill"
+        )
+    return tuple(said)

@@ -103,9 +103,12 @@ class Host:
         if ended.exit_code != 0:
             raise command_failed(command, ended.exit_code, ended.stderr)
 
-    def shell_argv(self, command: Sequence[str] | None = None) -> list[str]:
+    def shell_argv(self, command: Sequence[str] | None = None, *, tty: bool = True) -> list[str]:
         """
-        Say how a person opens a shell (or runs a command) there with a terminal.
+        Say how a person opens a shell (or runs a command) there.
+
+        Args:
+            tty: Whether there is a terminal on this side; without one there is none on the other either, as nobody could end it.
 
         Raises:
             Unreachable: This computer has no ssh program.
@@ -117,7 +120,7 @@ class Host:
                 hint="Install OpenSSH; on Windows: Settings, Optional features, OpenSSH client",
             )
         return OpenSsh(program).shell_argv(
-            self.target, list(command) if command is not None else None
+            self.target, list(command) if command is not None else None, tty=tty
         )
 
     def start(self, command: Sequence[str]) -> RemoteProcess:

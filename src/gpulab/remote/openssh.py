@@ -43,13 +43,15 @@ class OpenSsh:
         )
         return OpenSshProcess(argv, log, environ=ssh_environment(self._environ))
 
-    def shell_argv(self, target: SshTarget, command: list[str] | None = None) -> list[str]:
-        """Say how a person opens a shell there, with a terminal."""
+    def shell_argv(
+        self, target: SshTarget, command: list[str] | None = None, *, tty: bool = True
+    ) -> list[str]:
+        """Say how a person opens a shell there, with a terminal or, for input from elsewhere, without one."""
         return ssh_argv(
             target,
             ssh=self.program,
             command=command,
-            tty=True,
+            tty=tty,
             cipher_order=accepts_cipher_order(self.program),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -168,6 +169,15 @@ def test_an_instance_without_an_address_is_reached_by_its_proxy_command(sshd, st
     ran = Host(sshd.target(proxy_command=proxy), starter=starter).run(["echo", "through"])
 
     assert "through\n" == ran.text
+
+
+def test_a_shell_without_a_terminal_ends_with_its_input(sshd):
+    """With a terminal over there, a login from a script waited for ever."""
+    argv = Host(sshd.target()).shell_argv(tty=False)
+
+    done = subprocess.run(argv, input=b"echo $((6 * 7))\n", capture_output=True, timeout=60)
+
+    assert (0, b"42\n") == (done.returncode, done.stdout.replace(b"\r", b""))
 
 
 def test_the_shell_command_is_ssh_with_a_terminal(sshd):

@@ -106,4 +106,12 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
     with pytest.raises(WrongUsage, match="there is no environment 'tf3'") as refused:
         load_environment("tf3")
 
-    assert "tf2, tf2-small" in refused.value.hint
+    assert "Did you mean `tf2`? There are tf1-legacy, tf2, tf2-small" == refused.value.hint
+
+
+def test_a_name_that_is_near_none_is_answered_without_a_guess():
+    """A guess at `tf2` would be no help to whoever asked for PyTorch."""
+    with pytest.raises(WrongUsage) as refused:
+        load_environment("pytorch")
+
+    assert refused.value.hint.startswith("There are ")

@@ -15,6 +15,7 @@ class Delays:
     terminate: timedelta = timedelta(seconds=30)
     status_checks: timedelta = timedelta(seconds=120)
     forget: timedelta = timedelta(hours=1)
+    forget_request: timedelta = timedelta(hours=4)
     consistency: timedelta = timedelta(seconds=1.5)
     quota_release: timedelta = timedelta(seconds=60)
     relaunch: timedelta = timedelta(seconds=60)
@@ -40,7 +41,7 @@ class Rules:
         throttling: R10, token buckets.
         consistency: R11, what was created is not seen at once.
         validation: R12 and R3b, values and combinations that EC2 refuses.
-        forgetting: R13, terminated instances vanish.
+        forgetting: R13, terminated instances vanish, and later their spot requests.
         transitions: R14, states change with time.
         console: R15, console output with host keys.
         money: R17, billing, free tier, cost explorer, price list.

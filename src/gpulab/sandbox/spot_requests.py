@@ -120,14 +120,28 @@ def restarted(world: World, instance: SimInstance) -> None:
 
 
 def ended(world: World, instance: SimInstance) -> None:
-    """The instance is terminated; a persistent request that was not cancelled asks for a new one (R5)."""
+    """
+    The instance is terminated; a persistent request that was not cancelled asks for a new one (R5), any other is forgotten in time (R13).
+
+    Source:
+        https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeSpotInstanceRequests.html (2026-11-23)
+    """
     request = world.spot_requests.get(instance.spot_request_id)
-    if request is None or request.type != "persistent" or request.state == "cancelled":
+    if request is None:
+        return
+    if request.type != "persistent" or request.state == "cancelled":
+        if world.rules.forgetting:
+            delay = world.rules.delays.forget_request.total_seconds()
+            world.after(delay, lambda: _forget(world, request))
         return
     if not world.rules.relaunch:
         return
     request.become("open", "pending-evaluation", world.now())
     world.after(world.rules.delays.relaunch.total_seconds(), lambda: _relaunch(world, request))
+
+
+def _forget(world: World, request: SpotRequest) -> None:
+    world.spot_requests.pop(request.id, None)
 
 
 def describe_spot_instance_requests(world: World, call: Call, forward: Forward) -> Answer:

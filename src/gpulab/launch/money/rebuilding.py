@@ -6,19 +6,22 @@ Repeatable: a fact that is known already stays as it is. Says what nobody could 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from gpulab.aws import workspace
 from gpulab.aws.history import History, history_of
 from gpulab.aws.regions import ask_each
-from gpulab.errors import GpulabError, WrongUsage
+from gpulab.aws.spot_ends import ends_of
+from gpulab.errors import GpulabError, NotAllowed, WrongUsage
 from gpulab.launch.account.storage import our_bucket, prefix
 from gpulab.launch.context import Context
-from gpulab.model.fact import Fact, FactKind, ended
+from gpulab.model.fact import Fact, FactKind, Source, ended
+from gpulab.model.market import Market
 from gpulab.spending.facts import LaunchRecord, LedgerReading, timeline_of
 from gpulab.store.fact_lines import import_lines
 
@@ -70,7 +73,11 @@ def rebuild(context: Context, regions: tuple[str, ...], *, of_everyone: bool = F
     new = context.ledger.append([*facts, *kept])
     gone = _gone(context, histories, owner=owner)
     new += context.ledger.append(gone)
-    unknown += [f"{one.subject} is gone; its planned end is taken for its end" for one in gone]
+    unknown += [
+        f"{one.subject} is gone; its planned end is taken for its end"
+        for one in gone
+        if one.source is not Source.AWS
+    ]
     return Rebuilt(len(facts) + len(kept), new, (*unknown, *problems))
 
 
@@ -167,25 +174,44 @@ def _launched_here(
 
 def _gone(context: Context, histories: Mapping[str, History], *, owner: str) -> list[Fact]:
     """
-    Close what EC2 does not know any more: it ended, at its planned end at the latest.
+    Close what EC2 does not know any more: it ended when its spot request says, or else at its planned end at the latest.
 
     A fresh instance may be missing for some seconds, so it is left open; so is what nobody asked for, since it is another owner's.
     """
     now = context.now()
     there = {fact.subject for history in histories.values() for fact in history.facts}
-    return [
-        ended(
-            launch.instance_id,
-            at=max(launch.launched_at, min(now, launch.expires_at or now)),
-            by=None,
-            reason="gone; its end is not known, its planned end is taken",
-        )
+    gone = [
+        launch
         for launch in _open(timeline_of(context.ledger.facts()))
         if _region(launch.zone) in histories
         and (not owner or launch.owner in ("", owner))
         and launch.instance_id not in there
         and now - launch.launched_at > _SURELY_THERE
     ]
+    told = _told_ends(context, gone)
+    return [told.get(launch.instance_id) or _planned_end(launch, now) for launch in gone]
+
+
+def _told_ends(context: Context, gone: Iterable[LaunchRecord]) -> dict[str, Fact]:
+    """Ask what AWS remembers for longer than an instance; whoever may not ask knows no more than before."""
+    ids: dict[str, list[str]] = {}
+    for launch in gone:
+        if launch.market is Market.SPOT:
+            ids.setdefault(_region(launch.zone), []).append(launch.instance_id)
+    found: dict[str, Fact] = {}
+    for region, chosen in ids.items():
+        with contextlib.suppress(NotAllowed):
+            found |= {end.subject: end for end in ends_of(context.cloud, region, chosen)}
+    return found
+
+
+def _planned_end(launch: LaunchRecord, now: datetime) -> Fact:
+    return ended(
+        launch.instance_id,
+        at=max(launch.launched_at, min(now, launch.expires_at or now)),
+        by=None,
+        reason="gone; its end is not known, its planned end is taken",
+    )
 
 
 def _kept_facts(context: Context) -> tuple[list[Fact], list[str]]:

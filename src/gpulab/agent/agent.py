@@ -1010,14 +1010,33 @@ class Scan(NamedTuple):
     folders: dict[str, os.stat_result]
     skipped: list[dict[str, str]]
 
-    def fingerprint(self) -> int:
-        """A number that changes when any file does."""
-        return hash(tuple((p, s.st_size, s.st_mtime_ns, s.st_mode) for p, s in self.files.items()))
+
+class Glance(dict[str, os.stat_result]):
+    """
+    Takes the files of a scan and forgets them: a list of 100,000 would be larger than all of the agent.
+
+    Attributes:
+        print: A number that changes when any file does; never 0.
+        newest: Latest change of a notebook or script, seconds since 1970; 0 for none.
+    """
+
+    print = 1
+    newest = 0.0
+
+    def __setitem__(self, path: str, known: os.stat_result) -> None:
+        self.print = hash((self.print, path, known.st_size, known.st_mtime_ns, known.st_mode)) or 1
+        if path.endswith((".ipynb", ".py", ".md")):
+            self.newest = max(self.newest, known.st_mtime)
 
 
-def scan(work: Path) -> Scan:
-    """Walk through the work; what cannot be read is listed, never left out silently."""
-    found = Scan({}, {}, [])
+def scan(work: Path, files: dict[str, os.stat_result] | None = None) -> Scan:
+    """
+    Walk through the work; what cannot be read is listed, never left out silently.
+
+    Args:
+        files: What takes the files, in place of a list.
+    """
+    found = Scan({} if files is None else files, {}, [])
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -1583,15 +1602,12 @@ class Watch:
 
     def _save_if_changed(self, now: float) -> None:
         began = time.monotonic()
-        found = scan(self.here.work)
-        sources = (
-            s.st_mtime for p, s in found.files.items() if p.endswith((".ipynb", ".py", ".md"))
-        )
-        self.newest_source = max(sources, default=0.0)
-        changed = found.fingerprint()
+        seen = Glance()
+        scan(self.here.work, seen)
+        self.newest_source = seen.newest
         is_here = _phase_states(self.here)[3:4] in (["done"], ["failed"])
-        if changed != self.saved_print and self.saving is None and is_here:
-            self.saved_print = changed
+        if seen.print != self.saved_print and self.saving is None and is_here:
+            self.saved_print = seen.print
             self._start_save()
         # A very large tree is looked at less often, so that looking stays under half a percent of a core.
         self.due["save"] = (
@@ -2074,6 +2090,8 @@ def _write_manifest(
 ) -> None:
     listed = [entries[path] for path in sorted(entries)]
     whole = {"version": 1, "at": iso(at), "launch": here.spec["launch"], "entries": listed}
+    # Tags go with the instance; the next one may be launched from another computer.
+    whole["environment"] = here.spec["environment"]["name"]
     whole.update(skipped=summary["skipped"], failed=summary["failed"])
     bucket.ask("PUT", f"{bucket.keep['prefix']}manifest.json", body=json.dumps(whole).encode())
     with contextlib.suppress(OSError):  # on a full disk the next save brings some files once more

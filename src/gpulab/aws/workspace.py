@@ -72,12 +72,14 @@ class KeptManifest:
         at: When the save began; aware UTC; `None` if unreadable.
         files: Sorted by path.
         links: Paths of symbolic links; they are not fetched to a laptop.
+        environment: The lab environment it was made in; `""` where the manifest does not say.
     """
 
     at: datetime | None
     launch_id: str
     files: tuple[KeptFile, ...]
     links: tuple[str, ...]
+    environment: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -256,6 +258,7 @@ def _manifest(found: Mapping[str, Any], prefix: str) -> KeptManifest:
         launch_id=str(found.get("launch", "")),
         files=tuple(_file(e, prefix) for e in plain),
         links=tuple(e["path"] for e in entries if e.get("link") is not None),
+        environment=str(found.get("environment", "")),
     )
 
 

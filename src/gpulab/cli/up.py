@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -146,6 +147,7 @@ def command(
       gpulab up week1 --notebooks https://github.com/tensorflow/docs@master:site/en/tutorials/quickstart
     """
     from gpulab.launch.offers.wish import check_wish
+    from gpulab.launch.running.past import last_environment
 
     _refuse_contradictions(gpu, instance_type, duration, until, spot_only, is_on_demand)
     now = context.now()
@@ -166,7 +168,12 @@ def command(
         notebooks=_notebooks(notebooks, data),
     )
     check_wish(context.launch, wish)
-    memory = "" if environment else _memory(context, wish)
+    memory = ""
+    if not environment:
+        wish = replace(
+            wish, environment=last_environment(context.launch, wish.name) or wish.environment
+        )
+        memory = _memory(context, wish)
     if dry_run:
         _show_plan(context, wish, as_json, memory=memory)
         return
@@ -235,7 +242,6 @@ def _request(
     disk_gib: int | None,
     notebooks: Notebooks | None,
 ) -> LaunchRequest:
-    from gpulab.launch.offers.wish import last_environment
     from gpulab.model.instance import LaunchRequest
     from gpulab.model.market import Market
 
@@ -248,7 +254,7 @@ def _request(
         max_usd_per_hour=max_usd_per_hour,
         regions=regions or profile.regions,
         markets=(Market.ON_DEMAND,) if is_on_demand else (Market.SPOT,),
-        environment=environment or last_environment(context.launch, name) or profile.environment,
+        environment=environment or profile.environment,
         disk_gib=disk_gib or profile.disk_gib,
         idle_minutes=max(1, int(idle.total_seconds() // 60)) if idle else profile.idle_minutes,
         budget_usd=budget_usd,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.aws.launch.conftest import Student
 
 from gpulab.cli.main import run
+from gpulab.launch.upkeep.prepare import prepare
 
 
 @pytest.fixture
@@ -60,3 +62,38 @@ def test_a_journal_from_before_environments_were_tagged_is_read(stopped, capsys)
 
     assert ("tf2", []) == planned(capsys, "week4")
     assert ("",) == tuple(m.environment for m in stopped.context.journal.read().made)
+
+
+@pytest.fixture
+def elsewhere(sandbox, tmp_path, monkeypatch):
+    """A computer that has never launched `week4`, of a student whose bucket has its work."""
+    made = prepare(Student(sandbox, tmp_path / "first").context)
+    profile = {"owner": made.owner, "keep_bucket": made.keep_bucket}
+    other = Student(sandbox, tmp_path / "other", **profile, instance_role=made.instance_role)
+    monkeypatch.setattr("gpulab.cli.context.Context.launch", other.context)
+    monkeypatch.setattr("gpulab.cli.context.Context.profile", other.context.profile)
+    monkeypatch.setattr("gpulab.cli.context.Context.now", staticmethod(sandbox.now))
+    return other
+
+
+def keep(student, name: str, manifest: dict) -> None:
+    """Keep a name's work as its instance does."""
+    student.context.cloud.client("s3", "us-east-1").put_object(
+        Bucket=student.context.profile.keep_bucket,
+        Key=f"{student.context.owner}/{name}/manifest.json",
+        Body=json.dumps({"version": 1, "entries": [], **manifest}).encode(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("manifest", "environment"),
+    [({"environment": "tf2-small"}, "tf2-small"), ({}, "tf2"), ({"environment": "bio"}, "tf2")],
+    ids=["known", "from-before", "not-here"],
+)
+def test_another_computer_knows_the_environment_by_the_kept_work(
+    elsewhere, capsys, manifest, environment
+):
+    """Begun in the lab, taken up again at home: the journal lies in the lab."""
+    keep(elsewhere, "week4", manifest)
+
+    assert environment == planned(capsys, "week4")[0]

@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+import tracemalloc
 import urllib.request
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from moto.server import ThreadedMotoServer
 
 from gpulab.agent import agent
 from gpulab.agent.agent import (
+    Glance,
     Here,
     Problem,
     Watch,
@@ -116,7 +119,7 @@ def test_the_kept_copy_is_plain_files_and_a_manifest(keeper, metadata, s3):
         "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
         == listed["entries"][0]["sha256"]
     )
-    assert (1, "l-1") == (listed["version"], listed["launch"])
+    assert (1, "l-1", "tf2") == (listed["version"], listed["launch"], listed["environment"])
 
 
 def test_another_instance_gets_the_same_work_back(keeper, metadata):
@@ -478,16 +481,46 @@ def test_the_manifest_lists_everything_with_hashes(here):
     ]
 
 
-def test_ten_thousand_names_are_walked_in_one_pass(here):
-    """A data set unpacked into the work directory must not blow the agent up."""
-    for folder in range(100):
-        (here.work / f"d{folder}").mkdir()
-        for number in range(100):
-            (here.work / f"d{folder}/{number}").touch()
+@pytest.fixture
+def many(here):
+    """The instance with 100,000 files in its work, in memory where this system can."""
+    shared = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as place:
+        for folder in range(100):
+            Path(place, f"d{folder}").mkdir()
+            for number in range(1000):
+                Path(place, f"d{folder}/{number}.py").touch()
+        here.work.rmdir()
+        here.work.symlink_to(place)
+        yield here
 
-    found = scan(here.work)
 
-    assert (10_000, []) == (len(found.files), found.skipped)
+def test_a_hundred_thousand_files_are_all_seen_by_a_watcher_that_stays_small(many):
+    """A data set unpacked into the work must not blow the agent up, and nothing in it may be overlooked."""
+    tracemalloc.start()
+    first = Glance()
+    scan(many.work, first)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    again, changed = Glance(), Glance()
+    scan(many.work, again)
+    (many.work / "d99/999.py").write_text("changed")
+    scan(many.work, changed)
+
+    assert peak < 2**20
+    assert (first.print, True) == (again.print, changed.print != first.print)
+    assert changed.newest == (many.work / "d99/999.py").stat().st_mtime
+    assert 100_000 == len(scan(many.work).files)
+
+
+def test_an_empty_folder_and_a_full_one_are_told_apart(here):
+    """The first save vouches for the launch, also when nothing was made yet: 0 means that nothing was saved."""
+    empty, full = Glance(), Glance()
+    scan(here.work, empty)
+    put(here, "a.ipynb")
+    scan(here.work, full)
+
+    assert 3 == len({0, empty.print, full.print})
 
 
 def test_the_watcher_saves_what_changed_and_shows_it(

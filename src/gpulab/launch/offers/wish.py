@@ -6,27 +6,12 @@ from collections.abc import Iterable
 
 from gpulab.aws.network import checked_cidr
 from gpulab.aws.regions import check_region
-from gpulab.bootstrap import environment_names, load_environment
+from gpulab.bootstrap import load_environment
 from gpulab.launch.context import Context
 from gpulab.model.instance import LaunchRequest
 from gpulab.planning.catalogue import instance_types
 from gpulab.planning.wishes import types_for
 from gpulab.store.config import DEFAULT_REGIONS
-
-
-def last_environment(context: Context, name: str) -> str:
-    """
-    Say which lab environment a name had last, by this computer's journal, so that it comes back with its own.
-
-    Returns:
-        `""` for a name that was never up, and where that environment is not here any more.
-
-    Raises:
-        StoreError: The journal cannot be read.
-    """
-    made = reversed(context.journal.read().made)
-    last = next((m.environment for m in made if m.name == name), "")
-    return last if last in environment_names(context.profile.environment_folders) else ""
 
 
 def check_wish(context: Context, request: LaunchRequest) -> None:

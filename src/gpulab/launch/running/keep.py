@@ -90,6 +90,20 @@ def kept_here(context: Context, name: str) -> KeptWork | None:
     return _in_folder(folder) if folder.is_dir() else None
 
 
+def environment(context: Context, name: str) -> str:
+    """
+    Say in which lab environment the work of a name was kept in the bucket; `""` where there is none.
+
+    Raises:
+        GpulabError: The bucket cannot be read.
+    """
+    if not context.profile.keep_bucket:
+        return ""
+    bucket = our_bucket(context)
+    found = workspace.read_manifest(context.cloud, bucket, prefix(context, name))
+    return found.environment if found else ""
+
+
 def fetch(context: Context, work: KeptWork, into: Path) -> CopyReport:
     """
     Copy kept work into a folder, every file compared by its hash. Files that are only there stay; links are left out.

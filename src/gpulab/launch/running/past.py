@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gpulab.aws import instances as ec2
+from gpulab.bootstrap import environment_names
 from gpulab.errors import GpulabError, NotFound
 from gpulab.launch.context import Context
 from gpulab.launch.running import keep
@@ -55,6 +56,24 @@ def past_of(context: Context, name: str | None) -> Past | None:
     if known is None or not (made or kept):
         return None
     return Past(known, _ended(context, made[-1]) if made else "has ended", kept)
+
+
+def last_environment(context: Context, name: str) -> str:
+    """
+    Say which lab environment a name had last, so that it comes back with its own: by this computer's journal, or by the kept work where
+    another computer launched it.
+
+    Returns:
+        `""` for a name that was never up, and where that environment is not here any more.
+    """
+    try:
+        made = reversed(context.journal.read().made)
+        last = next((m.environment for m in made if m.name == name), None)
+        if last is None:
+            last = keep.environment(context, name)
+    except GpulabError:
+        return ""
+    return last if last in environment_names(context.profile.environment_folders) else ""
 
 
 def _kept(context: Context, name: str) -> str:

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import zipfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -114,6 +115,29 @@ def test_a_student_sees_the_own_ledger(tmp_path, monkeypatch, capsys):
         "2026-W43     1    2.0        2.0  $0.44  ███████████  $0.62  0.0 %             1\n" in out
     )
     assert "everything adds up" in out
+
+
+def test_a_students_own_budget_is_in_the_own_report_and_in_no_other(
+    facts, tmp_path, monkeypatch, capsys
+):
+    """Who set a budget for the term is told how long it lasts; it is nobody else's."""
+    monkeypatch.setenv("GPULAB_HOME", str(tmp_path / "home"))
+    home = Home(tmp_path / "home")
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home" / "config.toml").write_text('[profiles.default]\nbudget_usd = "2"\n')
+    begin = datetime(2026, 11, 14, tzinfo=UTC) - MONDAY
+    moved = [replace(fact, at=fact.at + begin) for fact in a_run(0, owner="")]
+    Ledger(home.folder("default").ledger).append(moved)
+
+    report()
+    own = capsys.readouterr().out
+    report("--ledger", facts)
+    others = capsys.readouterr().out
+
+    assert (
+        "budget $2.00, spent 22 %\nat the pace of the last 7 days, $0.06 a day, it ends on" in own
+    )
+    assert "budget" not in others
 
 
 def test_many_ledgers_are_one_report_and_files_name_students(tmp_path, capsys):

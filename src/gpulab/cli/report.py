@@ -79,7 +79,10 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--until", metavar="DATE", help="Day after the last one.  [default: now]")
 @click.option(
-    "--budget", type=Amount(), metavar="USD", help="For each student.  [default: the course's]"
+    "--budget",
+    type=Amount(),
+    metavar="USD",
+    help="For each student.  [default: the course's; of your own ledger your own]",
 )
 @click.option(
     "--timezone",
@@ -165,8 +168,10 @@ def _report(context: Context, asked: _Asked, *, has_bill_days: bool) -> tuple[Re
 
     room = _classroom(context, asked)
     plan = room.course if room else None
-    question = _question(asked, plan, reports.question_of(plan, now=context.now()))
     facts = _facts(context, asked, room)
+    own = None if room or asked.ledgers else reports.own_budget(context.profile, facts)
+    usual = reports.question_of(plan, now=context.now(), own_budget_usd=own)
+    question = _question(asked, plan, usual)
     students = _students(context, asked, room, {f.details.get("owner", "") for f in facts} - {""})
     statements = read_statements(asked.statements)
     report = report_of(

@@ -223,7 +223,11 @@ def pace_text(report: Report) -> str:
         return ""
     if not pace.usd_per_day:
         return "nothing was spent in the last 7 days"
-    ends = f"ends on {pace.ends_at.astimezone(zone):%Y-%m-%d}" if pace.ends_at else "does not end"
+    ends = (
+        f"ends on {pace.ends_at.astimezone(zone):%Y-%m-%d}"
+        if pace.ends_at
+        else "lasts ten years and more"
+    )
     text = f"at the pace of the last 7 days, {money(pace.usd_per_day)} a day, it {ends}"
     if pace.deadline is None or pace.needed_usd is None or report.budget_usd is None:
         return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -14,6 +15,7 @@ from gpulab.errors import WrongUsage
 from gpulab.model.course import Course, Problem, Student
 from gpulab.model.fact import Fact, FactKind, statement_read
 from gpulab.model.statement import Statement
+from gpulab.store.config import Profile
 from gpulab.store.fact_lines import import_lines
 from gpulab.store.ledger import Ledger
 
@@ -103,17 +105,25 @@ def named_as(students: Iterable[Student], *, owners: Container[str]) -> tuple[St
     )
 
 
-def question_of(course: Course | None, *, now: datetime) -> Question:
-    """Return what a course's files ask of a report: its time zone, its budget and its last day; without one, UTC and no budget."""
+def question_of(
+    course: Course | None, *, now: datetime, own_budget_usd: Decimal | None = None
+) -> Question:
+    """Return what a course's files ask of a report: its time zone, its budget and its last day; without one, UTC and one's own budget."""
     from gpulab.reporting.report import Question
     from gpulab.reporting.standing import Budget
 
     return Question(
         now=now,
         zone=ZoneInfo(course.timezone if course else "UTC"),
-        budget=Budget(course.budget_usd, deadline_of(course)) if course else Budget(None, None),
+        budget=Budget(course.budget_usd, deadline_of(course)) if course else Budget(own_budget_usd),
         catalogue=shipped_catalogue(),
     )
+
+
+def own_budget(profile: Profile, facts: Iterable[Fact]) -> Decimal | None:
+    """Return what a profile may spend, for the report on its own ledger; `None` where instances of several owners are in it."""
+    owners = {one.details.get("owner", "") for one in facts if one.kind is FactKind.LAUNCHED}
+    return profile.budget_usd if len(owners) <= 1 else None
 
 
 def deadline_of(course: Course) -> datetime:

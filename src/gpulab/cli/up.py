@@ -168,14 +168,12 @@ def command(
         notebooks=_notebooks(notebooks, data),
     )
     check_wish(context.launch, wish)
-    memory = ""
     if not environment:
-        wish = replace(
-            wish, environment=last_environment(context.launch, wish.name) or wish.environment
-        )
-        memory = _memory(context, wish)
+        last = last_environment(context.launch, wish.name)
+        wish = replace(wish, environment=last or wish.environment)
+    notes = _notes(context, wish, is_named=bool(environment))
     if dry_run:
-        _show_plan(context, wish, as_json, memory=memory)
+        _show_plan(context, wish, as_json, notes=notes)
         return
     context = context.owning()
     asked = {
@@ -187,7 +185,7 @@ def command(
     }
     told: list[Event] = []
     with explained(lambda: left_by_up(wish.name, told)):
-        ready = _start(context, wish, told, spot_only=spot_only, yes=yes, memory=memory)
+        ready = _start(context, wish, told, spot_only=spot_only, yes=yes, notes=notes)
         if ready is None:
             return
         if not ready.is_new:
@@ -275,15 +273,19 @@ def _notebooks(source: str | None, data: tuple[str, ...]) -> Notebooks | None:
     return None
 
 
-def _memory(context: Context, wish: LaunchRequest) -> str:
-    """What to say about an environment that nobody named and the profile does not say; empty for the profile's."""
-    usual = context.profile.environment
-    if wish.environment == usual:
-        return ""
-    return f"  note      {wish.name} had {wish.environment} last; `--env {usual}` changes it"
+def _notes(context: Context, wish: LaunchRequest, *, is_named: bool) -> list[str]:
+    """What to say about an environment: that nobody named it and the profile does not say it, and what is unverified about it."""
+    from gpulab.bootstrap import load_environment
+
+    usual, name = context.profile.environment, wish.environment
+    found = load_environment(name, context.profile.environment_folders)
+    last = f"{wish.name} had {name} last; `--env {usual}` changes it"
+    told = [] if is_named or name == usual else [last]
+    told += [f"{name} is experimental. {found.experimental}"] if found.experimental else []
+    return [f"  note      {text}" for text in told]
 
 
-def _show_plan(context: Context, wish: LaunchRequest, as_json: bool, *, memory: str) -> None:
+def _show_plan(context: Context, wish: LaunchRequest, as_json: bool, *, notes: list[str]) -> None:
     from gpulab.launch import up
     from gpulab.launch.account.storage import where
     from gpulab.view.plan import plan_json, plan_text
@@ -294,8 +296,8 @@ def _show_plan(context: Context, wish: LaunchRequest, as_json: bool, *, memory: 
         context.console.show_json(plan_json(plan, work=work))
     else:
         context.console.show(plan_text(plan, now=context.now(), work=work))
-        if memory:
-            context.console.show(memory)
+        for note in notes:
+            context.console.show(note)
         context.console.say("Nothing was started (`--dry-run`)")
 
 
@@ -306,7 +308,7 @@ def _start(
     *,
     spot_only: bool,
     yes: bool,
-    memory: str,
+    notes: list[str],
 ) -> Ready | None:
     """Carry it out; `told` is added what happens, for whoever must say how far it came."""
     from gpulab.launch import up
@@ -334,8 +336,8 @@ def _start(
             if isinstance(event, Planned):
                 work = where(context.launch, wish.name)
                 context.console.say(plan_text(event.plan, now=context.now(), work=work))
-                if memory:
-                    context.console.say(memory)
+                for note in notes:
+                    context.console.say(note)
             else:
                 teller.tell(event)
             ready = event if isinstance(event, Ready) else ready

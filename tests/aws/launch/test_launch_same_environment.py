@@ -97,3 +97,13 @@ def test_another_computer_knows_the_environment_by_the_kept_work(
     keep(elsewhere, "week4", manifest)
 
     assert environment == planned(capsys, "week4")[0]
+
+
+def test_what_is_unverified_about_an_environment_is_said_with_the_price(stopped, capsys):
+    """A GPU is paid for by the hour; that TensorFlow 1 does not use it must not be found out afterwards."""
+    run(["up", "old", "--env", "tf1-legacy", "--dry-run"])
+
+    told = [line for line in capsys.readouterr().out.splitlines() if "experimental" in line]
+    assert ["  note      tf1-legacy is experimental. It needs an image with Python 3.7"] == [
+        line.partition(",")[0] for line in told
+    ]

@@ -85,7 +85,7 @@ def _play(
             chosen = [*torn, *chosen]
         crossed = len(set(boundaries))
         results.add("play", name=play.name, boundaries=crossed, calls=calls, possible=len(cases))
-        left = results.left(chosen)
+        left = results.left(dict.fromkeys([*results.failed(play.name), *chosen]))
         for result in casting.play_all(stage, play, left, jobs=jobs, until=until):
             results.add_result(result)
             for violation in result.violations if not is_quiet else ():

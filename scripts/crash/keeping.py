@@ -58,6 +58,10 @@ class Results:
         }
         return [(commit, one) for commit, one in failed.values() if one.case in good]
 
+    def failed(self, play: str) -> list[Case]:
+        """Name the cases of a play that failed when they were played last."""
+        return [one.case for _, one in self.latest() if one.violations and one.case.play == play]
+
     def left(self, cases: Iterable[Case]) -> list[Case]:
         """Leave out the cases that were played and held."""
         good = {one.case for _, one in self.latest() if not one.violations}

@@ -300,7 +300,7 @@ def _exported(stage: Stage) -> None:
 def plays() -> Sequence[Play]:
     """Every play, in the order of the report."""
     return (
-        Play("up", UP, initialised, 1, weight=4),
+        Play("up", UP, initialised, 1, weight=5),
         Play("stop", ("stop", NAME), _up, 0, _has_kept_work, weight=2),
         Play(
             "stop, work kept here",
@@ -348,7 +348,6 @@ def _of_a_class() -> tuple[Play, ...]:
             prepare,
             alive,
             done,
-            weight=2,
             counted_by=("credit", "--fresh"),
             rebuilt_by=("ledger", "rebuild", "--everyone"),
             is_kept_here=True,

@@ -140,7 +140,7 @@ def _readers(cloud: Cloud, now: datetime, instance_id: str) -> dict[str, Callabl
         "subnets": lambda: network.find_subnets(cloud, _REGION),
         "rules": lambda: network.ingress(cloud, _REGION, "sg-0123456789abcdef0"),
         "regions": lambda: regions.enabled_regions(cloud, ask_in=_REGION),
-        "leftovers": lambda: tagged.in_region(cloud, _REGION, owner="s1"),
+        "leftovers": lambda: tagged.in_region(cloud, _REGION, owner="s1", now=now),
         "kept names": lambda: workspace.names(cloud, bucket, owner="s1"),
     }
 

@@ -176,3 +176,60 @@ def test_a_broken_connection_worries_only_about_what_could_have_taken_effect(doi
         raise boto.ConnectionClosedError(endpoint_url="u")
 
     assert found.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://127.0.0.1:33497/", "http://localhost:33497", "http://[::1]:33497"]
+)
+def test_a_profile_that_leads_to_this_computer_is_not_blamed_on_the_network(endpoint):
+    """After `gpulab sandbox stop` a student would look for a broken VPN."""
+    found = raised(boto.EndpointConnectionError(endpoint_url=endpoint))
+
+    assert f"nothing answers at {endpoint.rstrip('/')}, where this profile leads" in found.message
+    assert found.hint.startswith("`gpulab sandbox start` starts a simulated AWS on this computer")
+
+
+def test_a_profile_that_leads_elsewhere_is_told_of_the_network():
+    """A hotel's network, not the sandbox, stands in the way of the real AWS."""
+    found = raised(boto.EndpointConnectionError(endpoint_url="https://ec2.us-east-1.amazonaws.com"))
+
+    assert found.message.endswith("AWS cannot be reached (EndpointConnectionError)")
+    assert found.hint.startswith("Check the network, a VPN or a proxy")
+
+
+def _one(argument: str) -> str:
+    return argument
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (lambda: _one(), TypeError),
+        (lambda: _one("a", "b"), TypeError),
+        (lambda: _one(other="a"), TypeError),
+        (lambda: _one.nothing, AttributeError),
+        (lambda: errors.nothing, AttributeError),
+    ],
+)
+def test_a_fault_of_our_own_is_not_blamed_on_aws(fault, kind):
+    """The words about AWS would hide the traceback, and send the student to the wrong place."""
+    with pytest.raises(kind), explained("read it"):
+        fault()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda answer: answer["Missing"],
+        lambda answer: answer.get("Missing")["Name"],
+        lambda answer: answer.get("Missing").lower(),
+        lambda answer: answer["Name"].items(),
+        lambda answer: int(answer["Name"]),
+        lambda answer: answer["Name"] + 1,
+    ],
+)
+def test_an_answer_of_another_shape_is_told_as_such(read):
+    """AWS may change an answer; a traceback would say nothing about that."""
+    with pytest.raises(errors.AwsError, match="could not read it: AWS's answer cannot be read"):
+        with explained("read it"):
+            read({"Name": "week4"})

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
@@ -221,6 +223,7 @@ def explained(
 
     Raises:
         GpulabError: Of the class in the table; the original is its cause.
+        TypeError, AttributeError: A fault of gpulab's own, as it is.
     """
     try:
         yield
@@ -229,6 +232,8 @@ def explained(
     except BotoCoreError as error:
         raise _without_answer(error, doing) from error
     except _UNREADABLE as error:
+        if _is_ours(error):
+            raise
         raise _unreadable(error, doing) from error
 
 
@@ -374,6 +379,18 @@ _UNREADABLE = (
 )
 
 
+# How Python complains about a call that does not fit the function, which no answer can bring about.
+_MISFIT = re.compile(r"\(\) (takes|missing|got) ")
+_PLAIN = (type(None), str, bytes, int, float, list, tuple, dict, datetime)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it is a fault of gpulab's own and no answer's: its traceback is worth more than words about AWS."""
+    if isinstance(error, AttributeError):
+        return not isinstance(error.obj, _PLAIN)
+    return isinstance(error, TypeError) and _MISFIT.search(str(error)) is not None
+
+
 def _unreadable(error: Exception, doing: str) -> GpulabError:
     kind = AwsError if _only_looks(doing) else Ambiguous
     return kind(
@@ -381,6 +398,31 @@ def _unreadable(error: Exception, doing: str) -> GpulabError:
         hint=_OURS if _only_looks(doing) else _REPEAT,
         detail=str(error)[:1000],
     )
+
+
+def _not_sent(error: BotoCoreError, doing: str) -> Throttled:
+    """Explain a call that reached nobody: neither a network nor a VPN stands between here and an address of this computer."""
+    endpoint = str(error.kwargs.get("endpoint_url", ""))
+    if not _is_here(endpoint):
+        return Throttled(
+            f"could not {doing}: AWS cannot be reached ({type(error).__name__})",
+            hint=_AGAIN,
+            detail=str(error),
+        )
+    return Throttled(
+        f"could not {doing}: nothing answers at {endpoint.rstrip('/')}, where this profile leads",
+        hint="`gpulab sandbox start` starts a simulated AWS on this computer; `gpulab --profile NAME` or GPULAB_PROFILE choose another profile",
+        detail=str(error),
+    )
+
+
+def _is_here(url: str) -> bool:
+    """Whether an endpoint is an address of this computer itself."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _only_looks(doing: str) -> bool:
@@ -391,11 +433,7 @@ def _only_looks(doing: str) -> bool:
 def _without_answer(error: BotoCoreError, doing: str) -> GpulabError:
     """Explain what never became an answer: nothing sent, answer lost, no credentials, our own mistake."""
     if isinstance(error, _NOT_SENT):
-        return Throttled(
-            f"could not {doing}: AWS cannot be reached ({type(error).__name__})",
-            hint="Check the network, a VPN or a proxy, then repeat the command",
-            detail=str(error),
-        )
+        return _not_sent(error, doing)
     if isinstance(error, boto.HTTPClientError):
         return Ambiguous(
             f"could not {doing}: the connection broke before AWS's answer ({type(error).__name__})",

@@ -175,6 +175,7 @@ def test_next_weeks_lab_is_not_launched_today(course, capsys):
         (["up", "week1", "--only", "s0", "--only", "s11"], "hint: The nearest: s1"),
         (["ls", "week1", "--group", "g7"], "no group is called `g7`"),
         (["extend", "week1", "--by", "30m", "--until", "17:00"], "exclude each other"),
+        (["extend", "week1"], "lab week1 is not on now"),
         (["push", "week1", ".", "--into", "../x"], "leads out of the work folder"),
         (["exec", "week1"], "missing argument"),
         (["exec", "week1", "--timeout", "soon", "--", "true"], "is not a duration"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpulab.errors import AwsError, CredentialsInvalid, Refused, WrongUsage
-from gpulab.fleet.lab import as_if_now, check_time, lab_of
+from gpulab.fleet.lab import as_if_now, check_time, extension_of, lab_of
 from gpulab.fleet.plan import plan_fleet
 from gpulab.fleet.seats import chosen, external_id, instance_name, seats_of, unreachable
 from gpulab.model.fleet import Action
@@ -68,6 +68,49 @@ def test_the_wrong_environment_is_replaced_and_says_why():
 
     assert Action.REPLACE is step.action
     assert "it has the environment tf1-legacy, the lab wants tf2" == step.reason
+
+
+@pytest.mark.parametrize(
+    ("is_rehearsal", "said"),
+    [
+        (False, "`gpulab fleet extend w1` moves it"),
+        (True, "`gpulab fleet extend w1 --by 240m` moves it"),
+    ],
+)
+def test_the_hint_to_extend_names_the_time_in_a_rehearsal(is_rehearsal, said):
+    """With `--now` the lab's own end may be years ago: the command as it stood was refused when it was typed."""
+    course = build.a_course()
+    lab = as_if_now(course.labs[0], NOW) if is_rehearsal else course.labs[0]
+    seat = plan_shared(1, build.a_view()).steps[0].seat
+    early = build.an_instance(seat.name, expires_at=NOW + timedelta(hours=1))
+
+    step = plan_shared(1, build.a_view(instances=[early]), course=course, lab=lab).steps[0]
+
+    assert said == step.hint
+
+
+@pytest.mark.parametrize(
+    ("hours", "lasts", "until"),
+    [(0, 12, 4.33), (3, 12, 4.33), (0, 2, 2), (4.3, 12, 4.33), (-11, 12, 1)],
+)
+def test_without_a_time_the_end_of_a_lab_that_is_on_is_meant(hours, lasts, until):
+    """Its own end and its grace, or as long as an instance may live: project weeks last longer than that."""
+    lab, now = build.a_course().labs[0], NOW + timedelta(hours=hours)
+
+    found = extension_of(lab, now=now, longest=timedelta(hours=lasts))
+
+    assert until == round((found - NOW) / timedelta(hours=1), 2)
+
+
+@pytest.mark.parametrize("days", [-14, 1, 3000])
+def test_the_end_of_a_lab_that_is_not_on_says_nothing_about_a_rehearsal(days):
+    """Three hundred refusals that an end lies in the past, with the advice to stop, told nobody what to type."""
+    lab = build.a_course().labs[0]
+
+    with pytest.raises(WrongUsage, match="lab w1 is not on now") as refusal:
+        extension_of(lab, now=NOW + timedelta(days=days), longest=timedelta(hours=12))
+
+    assert refusal.value.hint.endswith("`gpulab fleet extend w1 --by 1h`")
 
 
 def test_an_instance_that_ends_before_the_lab_is_kept_and_said():

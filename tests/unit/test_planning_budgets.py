@@ -116,6 +116,26 @@ def test_an_extension_has_to_fit_what_is_left_of_the_term(spent, hours, hint):
         assert hint is None
 
 
+@pytest.mark.parametrize(
+    ("spent", "hours", "hint"),
+    [
+        ("9", 3, "`gpulab fleet extend w1 --by 120m --only ID` fits, or raise `budget_usd` in"),
+        ("9.5", 0.5, "Raise `budget_usd` in [course] of course.toml"),
+    ],
+)
+def test_a_class_is_told_of_a_cause_without_a_name_and_what_its_teacher_can_do(spent, hours, hint):
+    """The same words for everybody are one cause on the screen; `--by` counts from now, unlike a student's `--hours`."""
+    ends_at = NOW + timedelta(hours=1)
+    until = ends_at + timedelta(hours=hours)
+    asked = Extension("w1-s1", ends_at, until, Decimal("0.50"), lab="w1")
+
+    with pytest.raises(CreditTooLow) as refusal:
+        check_extension(asked, a_budget(spent), now=NOW)
+
+    assert refusal.value.message.startswith("it may cost up to $")
+    assert refusal.value.hint.startswith(hint)
+
+
 def test_an_instance_of_unknown_price_is_not_extended_into_a_limit():
     """What cannot be counted cannot be promised."""
     asked = Extension("week4", NOW, NOW + timedelta(hours=1), None)

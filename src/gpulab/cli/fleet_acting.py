@@ -205,6 +205,8 @@ def extend(
     """
     Move the end of a lab's instances; without a time, to the lab's own end and its grace.
 
+    Refused for each student for whom the time until then may cost more than is left of the term's budget.
+
     \b
     Example:
       gpulab fleet extend week4
@@ -212,11 +214,13 @@ def extend(
       gpulab fleet extend week4 --by 30m --group g7
     """
     from gpulab.fleets import acting
+    from gpulab.view.words import local_time
 
     if by and until:
         raise WrongUsage("`--by` and `--until` exclude each other", hint="Leave one of them out")
     accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
-    moment = _until(lab, context.now(), by, until)
+    moment = _until(context, accounts, lab, by, until)
+    context.console.say(f"The end moves to {local_time(moment, now=context.now())}")
     _finish(
         context, accounts, lab, acting.extend(accounts, _up(found), until=moment), as_json=as_json
     )
@@ -544,12 +548,18 @@ def _rows(accounts: Accounts, found: tuple[Member, ...], *, quick: bool) -> tupl
     return rows_of(found, statuses, silences)
 
 
-def _until(lab: Lab, now: datetime, by: timedelta | None, until: str | None) -> datetime:
+def _until(
+    context: Context, accounts: Accounts, lab: Lab, by: timedelta | None, until: str | None
+) -> datetime:
+    from gpulab.fleet.lab import extension_of
+
+    now = context.now()
     if by is not None:
         return now + by
     if until is not None:
         return until_moment(until, now=now)
-    return lab.ends_at + timedelta(minutes=lab.grace_minutes)
+    profile = context.home.config().profile(accounts.course.accounts.profile)
+    return extension_of(lab, now=now, longest=profile.lifetime_limit)
 
 
 def _finish(

@@ -74,6 +74,22 @@ def end_of(lab: Lab, *, now: datetime, longest: timedelta) -> datetime:
     return min(lab.ends_at + timedelta(minutes=lab.grace_minutes), now + longest)
 
 
+def extension_of(lab: Lab, *, now: datetime, longest: timedelta) -> datetime:
+    """
+    Say until when the instances of a lab are extended where nobody names a time: until the end that a launch now would have.
+
+    Raises:
+        WrongUsage: The lab is not on: what runs is a rehearsal, of which the lab's own end says nothing.
+    """
+    end = end_of(lab, now=now, longest=longest)
+    if end <= now or lab.starts_at - now > longest:
+        raise WrongUsage(
+            f"lab {lab.id} is not on now, so its end ({lab.ends_at:%Y-%m-%d %H:%M} UTC) is none for what runs",
+            hint=f"Name one, as for a rehearsal: `gpulab fleet extend {lab.id} --by 1h`",
+        )
+    return end
+
+
 def request_for(
     course: Course, lab: Lab, *, now: datetime, longest: timedelta, on_demand: bool = False
 ) -> LaunchRequest:

@@ -215,9 +215,15 @@ def _step(
             seat,
             instance,
             reason=f"it ends {_minutes(needed - end)} min before the lab",
-            hint=f"`gpulab fleet extend {wanted.lab.id}` moves it",
+            hint=f"`gpulab fleet extend {wanted.lab.id}{_by(wanted, needed - now)}` moves it",
         )
     return Step(Action.KEEP, ref, seat, instance)
+
+
+def _by(wanted: Wanted, length: timedelta) -> str:
+    """Name the time where the lab's own end is none: in a rehearsal, as `--now` begins it."""
+    planned = next((lab for lab in wanted.course.labs if lab.id == wanted.lab.id), wanted.lab)
+    return "" if planned.ends_at == wanted.lab.ends_at else f" --by {_minutes(length)}m"
 
 
 def _minutes(length: timedelta) -> int:

@@ -8,6 +8,7 @@ import hmac
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from gpulab.model.budget import Allowance
 from gpulab.model.course import Course, Lab, Problem, Student
 from gpulab.model.fleet import AccountRef, Seat
 
@@ -63,6 +64,18 @@ def account_of(course: Course, student: Student, *, secret: bytes) -> AccountRef
     if student.account and student.account != number:
         return f"{student.id}'s role is in account {number}, not in {student.account}"
     return AccountRef(number, profile, arn, external_id(student, secret=secret))
+
+
+def allowance_of(course: Course, seat: Seat | None, owner: str) -> Allowance:
+    """
+    Say what a seat's students may spend over the term: a group's members together, who have also had instances of their own.
+
+    Args:
+        seat: `None` for an instance that serves nobody in the roster: one student's, by its owner.
+    """
+    who = {seat.owner, *(s.owner for s in seat.students)} if seat else {owner}
+    usd = course.budget_usd
+    return Allowance(usd and usd * (len(seat.students) if seat else 1), frozenset(who))
 
 
 def through(

@@ -13,9 +13,9 @@ from pathlib import Path
 from gpulab.errors import CommandFailed, GpulabError, RemoteError
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleets.accounts import Accounts
+from gpulab.fleets.extending import extending
 from gpulab.fleets.members import Member, each, reached
 from gpulab.launch.context import Context
-from gpulab.launch.running import extend as extending
 from gpulab.launch.running import instances, keep
 from gpulab.launch.running import stop as stopping
 from gpulab.model.fleet import Outcome, Result
@@ -46,11 +46,12 @@ def stop(accounts: Accounts, chosen: Sequence[Member], *, save: bool) -> Iterato
 
 
 def extend(accounts: Accounts, chosen: Sequence[Member], *, until: datetime) -> Iterator[Outcome]:
-    """Move the end of each: the timer on it, the schedule in the account, and the tag."""
+    """Move the end of each: the timer on it, the schedule in the account, and the tag; within what each may spend."""
+    move = extending(accounts, chosen, until=until)
 
     def act(context: Context, member: Member, instance: Instance) -> str:
         reached(accounts.account(member.account), instance)
-        return "; ".join(extending.extend(context, instance, until).notes)
+        return "; ".join(move(member, instance))
 
     return each(accounts, chosen, act)
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from decimal import Decimal
 
 from gpulab.aws import instances
 from gpulab.errors import GpulabError
 from gpulab.fleet.plan import View
+from gpulab.fleet.seats import allowance_of
 from gpulab.fleets.accounts import Account, Accounts
 from gpulab.fleets.settling import Settled, settle
 from gpulab.launch.account import images
 from gpulab.launch.context import Context
 from gpulab.launch.offers.look import snapshot
 from gpulab.model.budget import TermBudget
+from gpulab.model.course import Course
 from gpulab.model.fleet import AccountRef, Seat
 from gpulab.model.instance import Instance, LaunchRequest
 from gpulab.model.setup import ImageChoice
@@ -57,13 +58,12 @@ def look(
     """
     refs = list({seat.account.key: seat.account for seat in seats}.values())
     by_account = {ref.key: [s for s in seats if s.account.key == ref.key] for ref in refs}
-    allowed = accounts.course.budget_usd
 
     def ask(ref: AccountRef) -> tuple[View, Settled] | GpulabError:
         try:
             account, theirs = accounts.account(ref), by_account[ref.key]
             view, settled = _account(account, request, theirs, may_settle=may_settle)
-            return replace(view, budgets=_budgets(account, theirs, allowed)), settled
+            return replace(view, budgets=_budgets(account, theirs, accounts.course)), settled
         except GpulabError as error:
             return error
 
@@ -131,21 +131,15 @@ def _boots(
     return tuple(images.choose(context, r, request, has_gpu=has_gpu) for r in regions)
 
 
-def _budgets(
-    account: Account, seats: Sequence[Seat], allowed: Decimal | None
-) -> dict[str, TermBudget]:
+def _budgets(account: Account, seats: Sequence[Seat], course: Course) -> dict[str, TermBudget]:
     """Compare the term's budget of each seat's students with the account's ledger; asks AWS nothing."""
-    if allowed is None:
+    if course.budget_usd is None:
         return {}
     reading = timeline_of(account.context.ledger.facts())
     now = account.context.now()
+    allowed = {seat.name: allowance_of(course, seat, seat.owner) for seat in seats}
     return {
-        seat.name: term_budget(
-            reading,
-            allowed * len(seat.students),
-            # A group's members have also had instances of their own.
-            owners={seat.owner, *(student.owner for student in seat.students)},
-            now=now,
-        )
-        for seat in seats
+        name: term_budget(reading, a.usd, owners=a.owners, now=now)
+        for name, a in allowed.items()
+        if a.usd is not None
     }

@@ -10,6 +10,20 @@ LEVELS = (50, 80, 100)
 
 
 @dataclass(frozen=True)
+class Allowance:
+    """
+    What somebody may spend over a term.
+
+    Attributes:
+        usd: `None` for no limit.
+        owners: Whose instances and disks count against it; `None` among them for those that name nobody.
+    """
+
+    usd: Decimal | None
+    owners: frozenset[str | None]
+
+
+@dataclass(frozen=True)
 class TermBudget:
     """
     A budget in dollars for a term.

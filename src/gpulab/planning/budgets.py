@@ -90,12 +90,14 @@ class Extension:
         ends_at: The end as it is; `None` when nobody knows it.
         until: The new end.
         most_usd_per_hour: What an hour may cost at the worst, with disk and address; `None` when nobody knows.
+        lab: Whose teacher asks, of a whole class; `""` for one's own instance.
     """
 
     name: str
     ends_at: datetime | None
     until: datetime
     most_usd_per_hour: Decimal | None
+    lab: str = ""
 
     def at_most_usd(self, since: datetime) -> Decimal | None:
         """Return what the time from then to the new end may cost; 0 when it comes sooner, `None` when nobody knows."""
@@ -121,15 +123,17 @@ def check_extension(asked: Extension, term: TermBudget | None, *, now: datetime)
     )
     if term is None or is_sooner or (usd is not None and usd <= term.left_usd):
         return
+    # A class's refusals are told by cause: with a name in it, each would be a cause of its own.
+    what = "it" if asked.lab else asked.name
     if usd is None:
         raise CreditTooLow(
-            f"nobody knows what {asked.name} costs, and the term's budget of ${term.usd:.2f} has a limit",
+            f"nobody knows what {what} costs, and the term's budget of ${term.usd:.2f} has a limit",
             hint="`gpulab ledger rebuild` reads its price from the account",
         )
     left = term.left_usd.quantize(_CENT, rounding=ROUND_DOWN)
     kept = f" beside ${term.promised_usd:.2f} for what else runs" if term.promised_usd else ""
     raise CreditTooLow(
-        f"{asked.name} may cost up to ${usd:.2f} until then, and ${left} of the term's budget of"
+        f"{what} may cost up to ${usd:.2f} until then, and ${left} of the term's budget of"
         f" ${term.usd:.2f} is left{kept}",
         hint=_extension_hint(asked, term.left_usd, now),
     )
@@ -139,6 +143,10 @@ def _extension_hint(asked: Extension, left_usd: Decimal, now: datetime) -> str:
     assert asked.most_usd_per_hour
     lasts = timedelta(hours=float(left_usd / asked.most_usd_per_hour))
     tenths = (now + lasts - (asked.ends_at or now)) // timedelta(minutes=6)
+    if asked.lab:
+        minutes = lasts // timedelta(minutes=1)
+        fits = f"`gpulab fleet extend {asked.lab} --by {minutes}m --only ID` fits, or raise"
+        return f"{fits if tenths > 0 else 'Raise'} `budget_usd` in [course] of course.toml"
     if tenths <= 0:
         return _SPENT
     return f"`gpulab extend {asked.name} --hours {tenths / 10:g}` fits"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpulab.launch.context import Context
-from gpulab.model.budget import TermBudget
+from gpulab.model.budget import Allowance, TermBudget
 from gpulab.spending.budget import term_budget as compare
 from gpulab.spending.facts import LedgerReading, timeline_of
 
@@ -21,10 +21,13 @@ def term_budget(
     Raises:
         StoreError: The ledger cannot be read: a limit that cannot be checked is not passed.
     """
-    usd = context.profile.budget_usd
-    if usd is None:
+    allowed = allowance(context)
+    if allowed.usd is None:
         return None
     known = timeline_of(context.ledger.facts()) if reading is None else reading
-    # What was launched before `gpulab init` named an owner is the same student's.
-    owners = {None, "me", context.owner}
-    return compare(known, usd, owners=owners, now=context.now(), besides=besides)
+    return compare(known, allowed.usd, owners=allowed.owners, now=context.now(), besides=besides)
+
+
+def allowance(context: Context) -> Allowance:
+    """Return what the profile's own budget allows; what was launched before `gpulab init` named an owner is the same student's."""
+    return Allowance(context.profile.budget_usd, frozenset({None, "me", context.owner}))

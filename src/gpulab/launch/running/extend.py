@@ -14,16 +14,17 @@ from decimal import Decimal
 from gpulab.aws import instances as ec2
 from gpulab.errors import AwsError, GpulabError, Refused, StoreError
 from gpulab.launch.context import Context
-from gpulab.launch.money.budget import term_budget
+from gpulab.launch.money.budget import allowance
 from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.protocol import scheduled_end
 from gpulab.launch.running import agent, instances
+from gpulab.model.budget import Allowance
 from gpulab.model.fact import extended
 from gpulab.model.instance import TAG_EXPIRES, TAG_IDLE, Instance
 from gpulab.planning.budgets import Extension, check_extension
 from gpulab.remote.host import Host
-from gpulab.spending.budget import most_usd_per_hour
-from gpulab.spending.facts import timeline_of
+from gpulab.spending.budget import most_usd_per_hour, term_budget
+from gpulab.spending.facts import LedgerReading, timeline_of
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,22 @@ def _notes(
     )
 
 
-def extend_within_budget(context: Context, instance: Instance, until: datetime) -> Extended:
+def extend_within_budget(
+    context: Context,
+    instance: Instance,
+    until: datetime,
+    *,
+    allowed: Allowance | None = None,
+    reading: LedgerReading | None = None,
+    lab: str = "",
+) -> Extended:
     """
-    Move the end of one's own instance, if the time until then fits into what is left of the term's budget.
+    Move the end of an instance, if the time until then fits into what is left of a term's budget.
+
+    Args:
+        allowed: Of whom it serves; `None` for the profile's own.
+        reading: The ledger, where it was read already; it is read again for an instance that it does not know.
+        lab: Whose teacher asks; `""` for one's own instance.
 
     Raises:
         CreditTooLow: It may cost more than that.
@@ -108,25 +122,44 @@ def extend_within_budget(context: Context, instance: Instance, until: datetime) 
     """
     until = _whole(until)
     _check(context, until)
-    at_most_usd = _priced(context, instance, until)
+    allowed = allowed or allowance(context)
+    if reading is None or instance.id not in reading.launches:
+        reading = _read(context, instance, is_needed=allowed.usd is not None)
+    at_most_usd = None
+    if reading is not None:
+        at_most_usd = _priced(context, instance, until, reading, allowed, lab)
     return replace(extend(context, instance, until), at_most_usd=at_most_usd)
 
 
-def _priced(context: Context, instance: Instance, until: datetime) -> Decimal | None:
-    """Say what the added time may cost, and refuse what does not fit."""
-    now = context.now()
+def _read(context: Context, instance: Instance, *, is_needed: bool) -> LedgerReading | None:
     try:
         # What AWS does not say now is missing below, and named there.
         with contextlib.suppress(AwsError):
             complete(context, instance.place.region, instance.id)
-        reading = timeline_of(context.ledger.facts())
+        return timeline_of(context.ledger.facts())
     except StoreError:
-        if context.profile.budget_usd is None:
-            return None
-        raise
+        if is_needed:
+            raise
+        return None
+
+
+def _priced(
+    context: Context,
+    instance: Instance,
+    until: datetime,
+    reading: LedgerReading,
+    allowed: Allowance,
+    lab: str,
+) -> Decimal | None:
+    """Say what the added time may cost, and refuse what does not fit."""
+    now = context.now()
     per_hour = most_usd_per_hour(reading, instance.id, now=now)
-    asked = Extension(instance.name, instance.expires_at, until, per_hour)
-    check_extension(asked, term_budget(context, reading, besides=instance.id), now=now)
+    asked = Extension(instance.name, instance.expires_at, until, per_hour, lab)
+    if allowed.usd is not None:
+        term = term_budget(
+            reading, allowed.usd, owners=allowed.owners, now=now, besides=instance.id
+        )
+        check_extension(asked, term, now=now)
     return asked.at_most_usd(max(now, instance.expires_at or now))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import re
+from datetime import UTC, datetime
 
 import pytest
 
 from gpulab.cli.main import run
+from gpulab.fleet.ticket import Ticket, write_ticket
 from gpulab.launch.events import Launched
 from gpulab.launch.running import stop as stopping
 from gpulab.sandbox import Sandbox
@@ -78,6 +81,53 @@ def test_a_class_is_looked_at_with_its_own_command(capsys, monkeypatch):
     assert 130 == code
     said = capsys.readouterr().err
     assert "`gpulab fleet ls week4` shows it, `gpulab fleet up week4` goes on" in said
+
+
+def test_closing_a_tickets_tunnel_says_that_the_instance_goes_on(tmp_path, capsys, monkeypatch):
+    """A student who closes the lid of the terminal must not believe to have ended the lab."""
+    monkeypatch.setattr("gpulab.launch.running.ticket.serve", _pressed)
+
+    code = run(["open", "--ticket", str(_a_ticket(tmp_path))])
+
+    assert 130 == code
+    assert capsys.readouterr().err.endswith(
+        "error: interrupted\n\nhint: Only the tunnel is closed: the instance goes on,"
+        " and the same command opens it again\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "also", [["week4"], ["--detach"], ["--close"], ["--tensorboard"]], ids=lambda words: words[0]
+)
+def test_a_ticket_is_opened_alone(tmp_path, capsys, also):
+    """A ticket names its instance, and `--close` beside it would close somebody else's tunnel."""
+    code = run(["open", *also, "--ticket", str(_a_ticket(tmp_path))])
+
+    assert 2 == code
+    assert (
+        "error: `--ticket` stands alone\n\nhint: It keeps the tunnel in this terminal\n"
+        == capsys.readouterr().err
+    )
+
+
+def test_a_ticket_that_has_ended_is_refused(tmp_path, capsys):
+    """Last week's file is still in the downloads; a tunnel that never comes up would say nothing."""
+    code = run(
+        ["open", "--ticket", str(_a_ticket(tmp_path, ends_at=datetime(2026, 1, 1, 10, tzinfo=UTC)))]
+    )
+
+    said = capsys.readouterr().err
+    assert 3 == code
+    assert "error: the ticket of week4 ended at 2026-01-01 10:00 UTC" in said
+    assert "hint: Ask your teacher for a new one" in said
+
+
+def _a_ticket(folder, ends_at=datetime(2099, 9, 7, 15, tzinfo=UTC)):
+    key = base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode()
+    file = folder / "s1.ticket"
+    found = Ticket("week4", "i-0123456789abcdef0", "192.0.2.7", "ubuntu", key, "", ends_at)
+    file.write_text(write_ticket(found), encoding="utf-8")
+    return file
 
 
 def _pressed(*_args, **_more):

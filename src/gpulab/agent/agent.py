@@ -42,6 +42,7 @@ TICK_S = 5.0
 # With a look every five seconds and the upload itself, a hard cut costs less than a minute of edits.
 SAVE_S = 45
 FULL_BYTES = 2**24
+WHOLE_BYTES = 2**26
 
 
 class Problem(Exception):
@@ -969,6 +970,7 @@ def compose_status(here: Here, *, now: float, live: dict[str, Any] | None = None
         "deadline": iso(limits.deadline),
         "idle_minutes": limits.idle_minutes,
         "idle_since": known.get("idle_since"),
+        "used": known.get("used"),
         "spent_usd": spent_usd(limits, now),
         "budget_usd": here.spec.get("budget_usd"),
         "gpu": known.get("gpu", []),
@@ -1572,6 +1574,8 @@ class Watch:
         is_idle = now - since >= 60
         self.live["idle_since"] = iso(since) if is_idle else None
         self.idle_s += 30 if is_idle else 0
+        span, idle = round(now - self.began), round(self.idle_s)
+        self.live["used"] = {"since": iso(self.began), "seconds": span, "idle_seconds": idle}
 
     def _read_tags(self) -> None:
         # Only a tag that was changed counts: `extend` over ssh may have moved a limit since the last one.
@@ -1810,6 +1814,8 @@ class Bucket:
 
     def __init__(self, here: Here, metadata: Metadata) -> None:
         self.keep: dict[str, str] = here.spec["keep"]
+        places = os.pathsep.join(str(here.path(name)) for name in ("usr/local/bin", "usr/bin"))
+        self.tool = shutil.which("aws", path=places) or ""
         self.noted = here.path("run/gpulab/role.json")
         self.metadata = metadata
         self.local = threading.local()
@@ -1854,16 +1860,20 @@ class Bucket:
         connection = getattr(self.local, "connection", None)
         if connection is None:
             connection = self.local.connection = connect(self.keep["endpoint"])
-        with self.lock:
-            self.role_key = self.role_key or self._role_key()
         path = s3_path(self.keep, key)
         request = (method, path, query, hashlib.sha256(body).hexdigest())
-        headers = signed(self.keep, self.role_key, self.metadata.now(), request)
+        headers = signed(self.keep, self.key(), self.metadata.now(), request)
         if span:
             headers["Range"] = f"bytes={span}"
         connection.request(method, f"{path}?{query}" if query else path, body=body, headers=headers)
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read()
+
+    def key(self) -> dict[str, str]:
+        """The role's key, asked for once."""
+        with self.lock:
+            self.role_key = self.role_key or self._role_key()
+            return self.role_key
 
     def _role_key(self) -> dict[str, str]:
         """The role's key, or the last one when the metadata service does not answer: it lives for hours."""
@@ -1903,10 +1913,13 @@ def put_file(bucket: Bucket, place: Path, path: str) -> dict[str, Any]:
 
 
 def _put(bucket: Bucket, place: Path, size: int, key: str) -> tuple[str, str]:
-    if size <= 2**26:
+    if size <= WHOLE_BYTES:
         body = b"".join(read_parts(place, size))
         headers = bucket.ask("PUT", key, body=body)[1]
         return hashlib.sha256(body).hexdigest(), headers.get("x-amz-version-id") or ""
+    sent = _put_by_tool(bucket, place, size, key) if bucket.tool else None
+    if sent is not None:
+        return sent
     answer = bucket.ask("POST", key, query="uploads=")[2]
     upload = re.search(rb"<UploadId>([^<]+)</UploadId>", answer)
     if upload is None:
@@ -1918,6 +1931,54 @@ def _put(bucket: Bucket, place: Path, size: int, key: str) -> tuple[str, str]:
         with contextlib.suppress(Problem):
             bucket.ask("DELETE", key, query=query)  # parts that stay behind would be billed
         raise
+
+
+def _put_by_tool(bucket: Bucket, place: Path, size: int, key: str) -> tuple[str, str] | None:
+    """
+    Let the image's AWS CLI send a large file, parts of it side by side. It is given what was hashed, never the file.
+
+    Returns:
+        `None` when it failed; our own way is tried then, and says why it fails.
+    """
+    keep, role = bucket.keep, bucket.key()
+    options = {"--expected-size": str(size), "--endpoint-url": keep["endpoint"]}
+    options["--region"] = keep["region"]
+    env = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": role["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": role["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": role["Token"],
+        "AWS_CONFIG_FILE": os.devnull,
+    }
+    argv = [bucket.tool, "s3", "cp", "--only-show-errors", "-", f"s3://{keep['bucket']}/{key}"]
+    argv += [word for option in options.items() for word in option]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=env)
+    assert process.stdin is not None
+    digest = hashlib.sha256()
+    try:
+        for part in read_parts(place, size):
+            digest.update(part)
+            process.stdin.write(part)
+        process.stdin.close()
+    except BrokenPipeError:
+        pass  # it has ended; its exit code says the rest
+    except BaseException:
+        # Before its input ends, or it would take half a file for a whole one. Interrupted, it
+        # takes its parts back; what stays, the bucket forgets after a week.
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    if process.wait():
+        return None
+    _, headers, _ = bucket.ask("HEAD", key)
+    if headers["content-length"] != str(size):
+        return None
+    return digest.hexdigest(), headers.get("x-amz-version-id") or ""
 
 
 def _put_parts(bucket: Bucket, place: Path, size: int, key: str, query: str) -> tuple[str, str]:

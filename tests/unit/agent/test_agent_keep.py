@@ -166,6 +166,101 @@ def _put_in_parts(bucket, place, size, key):
     return agent._put_parts(bucket, place, size, key, f"uploadId={upload.decode()}")
 
 
+# `aws s3 cp - s3://BUCKET/KEY` as far as we use it; `mood` is how it ends.
+AWS = """#!{python}
+import os, sys, boto3
+words = sys.argv[1:]
+options = dict(zip(words[5::2], words[6::2]))
+open({note!r}, "a").write(" ".join(words) + "\\n")
+if {mood!r} == "fails":
+    sys.exit("Unable to locate credentials")
+bucket, _, key = words[4].removeprefix("s3://").partition("/")
+s3 = boto3.client("s3", endpoint_url=options["--endpoint-url"], region_name=options["--region"])
+if {mood!r} == "loses":
+    sys.stdin.buffer.read(7)
+s3.upload_fileobj(sys.stdin.buffer, bucket, key)
+"""
+
+
+@pytest.fixture
+def with_aws(keeper, tmp_path):
+    """Makes an instance whose image has the AWS CLI, in a mood; the second value is where it notes its words."""
+
+    def make(mood="works"):
+        here, note = keeper(mood), tmp_path / "aws.txt"
+        tool = here.path("usr/local/bin/aws")
+        tool.parent.mkdir(parents=True)
+        tool.write_text(AWS.format(python=sys.executable, note=str(note), mood=mood))
+        tool.chmod(0o755)
+        return here, note
+
+    return make
+
+
+def test_the_aws_cli_of_an_image_sends_large_files_and_only_those(
+    with_aws, metadata, s3, monkeypatch
+):
+    """It sends parts side by side and is kept well by AWS; one process for each of a thousand notebooks would take minutes."""
+    monkeypatch.setattr(agent, "WHOLE_BYTES", 2**20)
+    here, note = with_aws()
+    body = os.urandom(2**20 + 1)
+    put(here, "model.ckpt", body)
+    put(here, "a.ipynb", b"{}")
+
+    summary = save(here, metadata)
+
+    listed = {entry["path"]: entry for entry in json.loads(kept(s3, "manifest.json"))["entries"]}
+    newest = s3.head_object(Bucket="kept-work", Key=f"{PREFIX}work/model.ckpt")["VersionId"]
+    (words,) = note.read_text().splitlines()
+    assert (body, b"{}") == (kept(s3, "work/model.ckpt"), kept(s3, "work/a.ipynb"))
+    assert (hashlib.sha256(body).hexdigest(), newest) == (
+        listed["model.ckpt"]["sha256"],
+        listed["model.ckpt"]["version"],
+    )
+    assert words.startswith(f"s3 cp --only-show-errors - s3://kept-work/{PREFIX}work/model.ckpt ")
+    assert (2, []) == (summary["uploaded"], summary["failed"])
+
+
+@pytest.mark.parametrize("mood", ["fails", "loses"])
+def test_where_the_aws_cli_does_not_do_it_we_do(with_aws, metadata, s3, monkeypatch, mood):
+    """An old or a broken one on somebody's image must not cost a checkpoint, nor may half of one pass for it."""
+    monkeypatch.setattr(agent, "WHOLE_BYTES", 2**20)
+    here, note = with_aws(mood)
+    body = os.urandom(2**20 + 1)
+    put(here, "model.ckpt", body)
+
+    summary = save(here, metadata)
+
+    assert body == kept(s3, "work/model.ckpt")
+    assert (1, 1, []) == (
+        len(note.read_text().splitlines()),
+        summary["uploaded"],
+        summary["failed"],
+    )
+
+
+def test_a_file_cut_short_under_the_aws_cli_keeps_its_last_copy(
+    with_aws, metadata, s3, monkeypatch
+):
+    """A training replaces its checkpoint while it travels: half of the new one must not become the kept one."""
+    monkeypatch.setattr(agent, "WHOLE_BYTES", 2**20)
+    here, _ = with_aws()
+    put(here, "model.ckpt", b"old" * 2**20)
+    save(here, metadata)
+    put(here, "model.ckpt", b"new" * 2**20, at=LONG_AGO + 9)
+
+    def cut_short(path, size):
+        yield b"new"
+        raise OSError("model.ckpt became shorter while it was read")
+
+    monkeypatch.setattr(agent, "read_parts", cut_short)
+
+    summary = save(here, metadata)
+
+    assert ["model.ckpt: model.ckpt became shorter while it was read"] == summary["failed"]
+    assert b"old" * 2**20 == kept(s3, "work/model.ckpt")
+
+
 def test_only_changes_travel(keeper, metadata):
     """Once a minute over thousands of files must cost next to nothing."""
     here = keeper()

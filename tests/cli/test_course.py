@@ -102,6 +102,7 @@ def test_show_is_in_the_courses_own_time(capsys):
     assert 0 == code
     assert "week4    Mon 25 Sep 13:00-17:00" in out
     assert "12 students in 3 groups" in out
+    assert "synopsis      Wed 01 Nov 23:59  Project synopsis" in out
 
 
 def test_show_json_tells_no_name(capsys):

@@ -158,6 +158,21 @@ def test_prewarming_waits_and_then_looks_again(course, sandbox, capsys):
     assert begins - timedelta(seconds=1) <= min(launches)
 
 
+def test_a_lab_that_is_over_is_not_planned(course, sandbox, capsys):
+    """The example is of 2017: what stands in the way is its date, not each student."""
+    plan = (course / "course.toml").read_text()
+    dates = re.sub(r"(first_day|date) = \S+", r"\1 = 2017-09-04", plan)
+    (course / "course.toml").write_text(dates)
+
+    code = run(["fleet", "plan", "week1"])
+
+    said = capsys.readouterr().err
+    assert 3 == code
+    assert "lab week1 was over at 2017-09-04 15:00 UTC" in said
+    assert "`--now` treats it as beginning now" in said
+    assert [] == list(sandbox.calls)
+
+
 def test_next_weeks_lab_is_not_launched_today(course, capsys):
     """A week of twelve GPUs."""
     code = run(["fleet", "up", "week1", "--yes"])

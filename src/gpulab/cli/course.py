@@ -70,7 +70,7 @@ def new(context: Context, folder: Path, name: str | None, shared: bool, as_json:
     context.console.say(f"Fill them in, then `gpulab course check --course {folder}`")
 
 
-@command.command()
+@command.command(short_help="Find everything that is wrong with the course's files and accounts.")
 @click.option(
     "--accounts",
     "with_accounts",
@@ -146,7 +146,7 @@ def _check_accounts(context: Context, found: Classroom, *, as_json: bool) -> Non
 @click.pass_obj
 def show(context: Context, course_folder: str | None, as_json: bool) -> None:
     """
-    Show the course: labs in local time, people, accounts, limits.
+    Show the course: labs and hand-ins in local time, people, accounts, limits.
 
     \b
     Example:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gpulab.store.courses import Classroom
 
 
-@click.command()
+@click.command(short_help="End the term: save, end, report, and remove what was set up.")
 @click.option(
     "--report",
     "report_folder",

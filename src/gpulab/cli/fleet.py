@@ -99,7 +99,7 @@ def plan(
     Show what a lab needs, what it costs at most and what does not fit; change nothing.
 
     For each student: launch, keep, replace, extra or blocked. Quotas are counted for the whole class. Exits with 3 when the plan passes a
-    limit of the course, with 4 when somebody could not be served.
+    limit of the course or the lab is over, with 4 when somebody could not be served.
 
     \b
     Example:
@@ -107,6 +107,7 @@ def plan(
       gpulab fleet plan week4 --only 's17*' --all
       gpulab fleet plan week1 --now --json
     """
+    from gpulab.fleet.lab import refuse_over
     from gpulab.fleets import up as fleets
     from gpulab.model.fleet import Action
     from gpulab.view.fleet import plan_json, plan_text, steps_text
@@ -114,6 +115,7 @@ def plan(
     accounts, wish = _wish(
         context, course_folder, lab_id, only, groups, on_demand, attended, as_if_now, cidr
     )
+    refuse_over(wish.lab, now=context.now())
     begins = max(wish.lab.starts_at - timedelta(minutes=wish.lab.prewarm_minutes), context.now())
     found = fleets.plan(accounts, wish, at=begins).plan
     if as_json:
@@ -198,6 +200,8 @@ def up(
         if wait > timedelta(0):
             decided = _waited(context, accounts, wish, decided, wait)
         outcomes = _carry_out(context, accounts, decided, prune=prune)
+    if any(outcome.instance for outcome in outcomes) and not as_json:
+        context.console.say(_NEXT.format(lab=wish.lab.id))
     finish(context, accounts.course.id, wish.lab.id, outcomes, as_json=as_json)
 
 
@@ -317,6 +321,7 @@ def _carry_out(
     return outcomes
 
 
+_NEXT = "Next: `gpulab fleet handout {lab} FOLDER` writes the tickets, `gpulab fleet watch {lab}` shows the class"
 _FEWER = "Choose fewer with `--only`, or raise the limit in course.toml"
 
 for _acting in (

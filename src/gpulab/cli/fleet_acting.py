@@ -203,9 +203,11 @@ def extend(
     as_json: bool,
 ) -> None:
     """
-    Move the end of a lab's instances; without a time, to the lab's own end and its grace.
+    Move the end of a lab's instances and of the tickets' keys; without a time, to the lab's own end and its grace.
 
     Refused for each student for whom the time until then may cost more than is left of the term's budget.
+
+    A student whose tunnel is open goes on. Who opens a ticket after its old end needs a new one: `gpulab fleet handout` again.
 
     \b
     Example:
@@ -413,17 +415,18 @@ def handout(
     as_json: bool,
 ) -> None:
     """
-    Write a ticket for each student, pages to print and a table for a mail merge; bring the lab's notebooks.
+    Write a ticket for each student, a page of each to print and a table for a mail merge; bring the lab's notebooks.
 
     A ticket opens one student's instance and nothing else, without any rights in AWS; its key ends with the lab. The student types
-    `gpulab open --ticket FILE`. The folder is private: tickets are keys.
+    `gpulab open --ticket FILE`. The folder is private: tickets are keys. Page and table hold everybody whose ticket lies there, also
+    where `--only` or `--failed` chose a few.
 
     \b
     Example:
       gpulab fleet handout week4 tickets/week4
       gpulab fleet handout week4 tickets/week4 --failed
     """
-    from gpulab.fleets.handout import hand_out
+    from gpulab.fleets.handout import hand_out, handed_before
     from gpulab.store.files import write_atomically
     from gpulab.view.handout import Handed, handout_html, merge_csv
 
@@ -441,9 +444,11 @@ def handout(
             ),
         )
     )
-    ordered = [handed[m.name] for m in found if m.name in handed]
-    title = f"{accounts.course.name}: {lab.title}"
-    page = handout_html(ordered, title=title, now=context.now())
+    everyone = _everyone(context, course_folder, lab)
+    earlier = handed_before(everyone, folder, now=context.now())
+    before = {member.name: Handed(member, ticket, name) for member, ticket, name in earlier}
+    ordered = [one for m in everyone if (one := handed.get(m.name) or before.get(m.name))]
+    page = handout_html(ordered, title=f"{accounts.course.name}: {lab.title}")
     write_atomically(folder / "handout.html", page.encode())
     write_atomically(folder / "merge.csv", merge_csv(ordered, lab=lab.id).encode("utf-8-sig"))
     context.console.say(f"{len(ordered):,} tickets, handout.html and merge.csv in {folder}")
@@ -517,6 +522,16 @@ def _members(
     found = members(accounts, lab, seats, with_extras=is_all, former=left)
     refuse_nobody(found)
     return accounts, lab, found
+
+
+def _everyone(context: Context, course_folder: str | None, lab: Lab) -> tuple[Member, ...]:
+    """Name all whom a lab is for, in the roster's order; AWS is not asked."""
+    from gpulab.fleet.seats import seats_of
+    from gpulab.fleets.members import Member
+
+    sound, course = classroom.read_sound(context, course_folder)
+    seats = seats_of(course, lab, sound.roster.students, secret=sound.secret)
+    return tuple(Member(seat.account, seat, None) for seat in seats)
 
 
 def _up(found: tuple[Member, ...]) -> tuple[Member, ...]:

@@ -162,6 +162,7 @@ def _open_ticket(
 
     found = read_ticket(file.read_bytes(), file=str(file))
     ends = local_time(found.ends_at, now=context.now())
+    context.console.say(f"Reaching {found.name}, until {ends}")
     with explained(left_by_ticket):
         tickets.serve(
             context.launch,

@@ -37,6 +37,20 @@ def as_if_now(lab: Lab, now: datetime) -> Lab:
     return replace(lab, starts_at=begins, ends_at=begins + (lab.ends_at - lab.starts_at))
 
 
+def refuse_over(lab: Lab, *, now: datetime) -> None:
+    """
+    Refuse to plan a lab of the past.
+
+    Raises:
+        Refused: It is over.
+    """
+    if lab.ends_at <= now:
+        raise Refused(
+            f"lab {lab.id} was over at {lab.ends_at:%Y-%m-%d %H:%M} UTC",
+            hint="`--now` treats it as beginning now, for a rehearsal",
+        )
+
+
 def check_time(lab: Lab, *, now: datetime, prewarm: timedelta | None) -> timedelta:
     """
     Say how long to wait before launching.
@@ -50,11 +64,7 @@ def check_time(lab: Lab, *, now: datetime, prewarm: timedelta | None) -> timedel
     Raises:
         Refused: The lab is over; or it begins later than that and nobody asked to wait.
     """
-    if lab.ends_at <= now:
-        raise Refused(
-            f"lab {lab.id} was over at {lab.ends_at:%Y-%m-%d %H:%M} UTC",
-            hint="`--now` treats it as beginning now, for a rehearsal",
-        )
+    refuse_over(lab, now=now)
     ahead = prewarm if prewarm is not None else timedelta(minutes=lab.prewarm_minutes)
     wait = lab.starts_at - ahead - now
     if wait > timedelta(0) and prewarm is None:

@@ -104,7 +104,12 @@ def authorized_line(public_key: str, *, ends_at: datetime) -> str:
     Source:
         `expiry-time` in sshd(8), OpenSSH 9.1 and later for the `Z`.
     """
-    return f'expiry-time="{ends_at.astimezone(UTC):%Y%m%d%H%M}Z" {public_key}'
+    return f"{expiry(ends_at)} {public_key}"
+
+
+def expiry(ends_at: datetime) -> str:
+    """Write the option that such a line begins with."""
+    return f'expiry-time="{ends_at.astimezone(UTC):%Y%m%d%H%M}Z"'
 
 
 def _fitting(pattern: re.Pattern[str], text: str) -> str:

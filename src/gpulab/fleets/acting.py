@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gpulab.errors import CommandFailed, GpulabError, RemoteError
 from gpulab.fleet.plan import trouble_of
+from gpulab.fleet.ticket import expiry
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.extending import extending
 from gpulab.fleets.members import Member, each, reached
@@ -25,6 +26,11 @@ from gpulab.remote import copying
 
 _OUTPUT_BYTES = 4 << 20
 _STATUS_S = 12.0
+# `$1` is for sed.
+_EDIT_KEYS = (
+    'f=~/.ssh/authorized_keys; if [ -e "$f" ]; then umask 077; '
+    'sed "$1" "$f" > "$f.gpulab" && mv "$f.gpulab" "$f"; fi'
+)
 
 
 def stop(accounts: Accounts, chosen: Sequence[Member], *, save: bool) -> Iterator[Outcome]:
@@ -46,14 +52,26 @@ def stop(accounts: Accounts, chosen: Sequence[Member], *, save: bool) -> Iterato
 
 
 def extend(accounts: Accounts, chosen: Sequence[Member], *, until: datetime) -> Iterator[Outcome]:
-    """Move the end of each: the timer on it, the schedule in the account, and the tag; within what each may spend."""
+    """Move the end of each: the timer on it, the schedule in the account, the tag, and the keys of tickets; within what each may spend."""
     move = extending(accounts, chosen, until=until)
 
     def act(context: Context, member: Member, instance: Instance) -> str:
         reached(accounts.account(member.account), instance)
-        return "; ".join(move(member, instance))
+        notes = move(member, instance)
+        try:
+            _let_in_until(context, instance, until)
+        except RemoteError:
+            notes = (*notes, "the keys of tickets end as before: extend again to move them")
+        return "; ".join(notes)
 
     return each(accounts, chosen, act)
+
+
+def _let_in_until(context: Context, instance: Instance, until: datetime) -> None:
+    """Move the end of the keys that were let in for a lab; only lines of ours begin with one."""
+    edit = f's/^expiry-time="[0-9]*Z"/{expiry(until)}/'
+    host = context.host(instances.target(context, instance))
+    host.run(["sh", "-c", _EDIT_KEYS, "sh", edit], timeout_s=_STATUS_S)
 
 
 def run(

@@ -86,5 +86,7 @@ def _hint(accounts: Accounts, account: Account) -> str:
         name = account.ref.profile
         return f"`gpulab guard arm --budget USD --email ADDRESS`, with `--profile {name}`"
     if accounts.course.budget_usd is None:
-        return "`budget_usd` in course.toml, then `gpulab course enrol`: the new template makes them"
+        return (
+            "`budget_usd` in course.toml, then `gpulab course enrol`: the new template makes them"
+        )
     return "The student updates their stack with the template that `gpulab course enrol` writes"

@@ -5,12 +5,12 @@ and a table for a mail merge. Hides making and letting in the keys; the folder i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from gpulab.errors import NotFound
-from gpulab.fleet.ticket import Ticket, authorized_line, write_ticket
+from gpulab.errors import NotFound, RemoteError, WrongUsage
+from gpulab.fleet.ticket import Ticket, authorized_line, read_ticket, write_ticket
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.acting import folder_name
 from gpulab.fleets.members import Member, each, reached
@@ -31,6 +31,7 @@ _LET_IN = (
     'grep -vF -- "$2" "$f" > "$f.gpulab"; printf "%s\\n" "$1" >> "$f.gpulab"; mv "$f.gpulab" "$f"'
 )
 _WITHIN_S = 60.0
+_NO_NOTEBOOKS = "Run it again once their repository answers, or with `--no-notebooks`"
 
 
 def hand_out(
@@ -63,12 +64,36 @@ def hand_out(
         public = own or make_key_pair(key, environ=context.environment)
         _let_in(context, instance, public, ends_at)
         ticket = _ticket(context, instance, ends_at, "" if own else key.read_text("ascii"))
-        name = f"{folder_name(member, is_anonymous=False)}.ticket"
+        name = ticket_name(member)
         write_atomically(folder / name, write_ticket(ticket).encode())
         take(member, ticket, name)
         return _brought(context, instance, lab, with_notebooks=with_notebooks)
 
     return each(accounts, chosen, act)
+
+
+def ticket_name(member: Member) -> str:
+    """Name a student's ticket in the handout's folder."""
+    return f"{folder_name(member, is_anonymous=False)}.ticket"
+
+
+def handed_before(
+    members: Iterable[Member], folder: Path, *, now: datetime
+) -> Iterator[tuple[Member, Ticket, str]]:
+    """
+    Find the tickets that lie in a handout's folder and have not ended: its page and table are to hold everybody, whoever is served again.
+
+    Yields:
+        The member, its ticket and the ticket's file name.
+    """
+    for member in members:
+        file = folder / ticket_name(member)
+        try:
+            ticket = read_ticket(file.read_bytes(), file=str(file))
+        except (OSError, WrongUsage):
+            continue
+        if ticket.name == member.name and ticket.ends_at > now:
+            yield member, ticket, file.name
 
 
 def _key_file(accounts: Accounts, instance: Instance) -> Path:
@@ -100,4 +125,10 @@ def _ticket(context: Context, instance: Instance, ends_at: datetime, private: st
 def _brought(context: Context, instance: Instance, lab: Lab, *, with_notebooks: bool) -> str:
     if not with_notebooks or lab.notebooks is None:
         return ""
-    return notebooks.bring(context, instance, lab.notebooks)
+    try:
+        return notebooks.bring(context, instance, lab.notebooks)
+    except RemoteError as error:
+        raise RemoteError(
+            f"the ticket is written, the notebooks did not come: {error.message}",
+            hint=_NO_NOTEBOOKS,
+        ) from error

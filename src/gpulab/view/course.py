@@ -35,7 +35,7 @@ def course_text(course: Course, students: Sequence[Student]) -> str:
     head = [
         f"{course.id}: {course.name}",
         f"term       {course.first_day:%d %b %Y} to {course.last_day:%d %b %Y}, times in {course.timezone}",
-        f"people     {len(students):,} students in {len(groups):,} groups",
+        f"people     {counted(len(students), 'student')} in {counted(len(groups), 'group')}",
         f"accounts   {paid}",
         f"regions    {', then '.join(course.regions)}",
         f"limits     {_limits(course)}",
@@ -46,6 +46,7 @@ def course_text(course: Course, students: Sequence[Student]) -> str:
             *head,
             "",
             table(rows, ["LAB", "WHEN", "FOR", "GPU", "ENVIRONMENT", "BUDGET", "TITLE"], right=[5]),
+            *_hand_ins(course, zone),
         ]
     )
 
@@ -57,6 +58,14 @@ def course_json(course: Course, students: Sequence[Student]) -> dict[str, Any]:
         "students": len(students),
         "owners": [student.owner for student in students],
     }
+
+
+def _hand_ins(course: Course, zone: zoneinfo.ZoneInfo) -> list[str]:
+    rows = [
+        [hand_in.id, f"{hand_in.due_at.astimezone(zone):%a %d %b %H:%M}", hand_in.title]
+        for hand_in in course.hand_ins
+    ]
+    return ["", table(rows, ["HAND-IN", "DUE", "TITLE"])] if rows else []
 
 
 def _limits(course: Course) -> str:

@@ -110,12 +110,15 @@ def rows_text(rows: Sequence[MemberRow], *, now: datetime) -> str:
 
 
 def totals_text(rows: Sequence[MemberRow]) -> str:
-    """Count the class: who is up, who is not, who is idle, in trouble, and what it has cost so far."""
+    """Count the class: who is up, who is not, who is setting up, idle or in trouble, and what it has cost so far."""
     states = Counter(_state(row.member) for row in rows)
     words = [f"{n:,} {state}" for state, n in states.items()]
     idle = sum(1 for row in rows if row.status is not None and row.status.idle_since is not None)
+    begun = sum(1 for row in rows if _is_beginning(row))
     troubled = sum(1 for row in rows if _trouble(row))
     spent = [row.status.spent_usd for row in rows if row.status and row.status.spent_usd]
+    if begun:
+        words.append(f"{begun:,} setting up")
     if idle:
         words.append(f"{idle:,} idle")
     if troubled:
@@ -198,6 +201,11 @@ def _trouble(row: MemberRow) -> str:
     if row.status is not None and row.status.notice is not None:
         return "AWS takes it back"
     return ""
+
+
+def _is_beginning(row: MemberRow) -> bool:
+    phases = row.status.phases if row.status and not _trouble(row) else ()
+    return any(phase.state in ("running", "waiting") for phase in phases)
 
 
 def _gpu_use(status: AgentStatus | None) -> float | None:

@@ -8,21 +8,22 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from gpulab.fleet.ticket import Ticket
 from gpulab.fleets.members import Member
 from gpulab.view.console import csv_cell
-from gpulab.view.words import clean, local_time
+from gpulab.view.words import clean
 
 COLUMNS = ("email", "name", "id", "group", "lab", "ticket", "address", "ends_at")
 _CSS = """\
+@page{margin:2cm}
 body{font:12pt/1.5 sans-serif;margin:0 auto;max-width:40em;color:#111}
 section{break-after:page;padding:2em 1em}
 .who{font-size:16pt}
 code{background:#eee;padding:.1em .3em;overflow-wrap:anywhere}
 th{text-align:left;padding-right:1em;vertical-align:top;font-weight:normal;color:#555}
 td{overflow-wrap:anywhere}
+@media print{body{max-width:none}section{padding:0}section:last-child{break-after:auto}code{background:none;border:1px solid #999}}
 """
 
 
@@ -35,7 +36,7 @@ class Handed:
     file: str
 
 
-def handout_html(handed: Sequence[Handed], *, title: str, now: datetime) -> str:
+def handout_html(handed: Sequence[Handed], *, title: str) -> str:
     """Write one page for each student, by the roster's names; everything from outside is escaped."""
     from jinja2 import Environment, PackageLoader
 
@@ -44,7 +45,7 @@ def handout_html(handed: Sequence[Handed], *, title: str, now: datetime) -> str:
     pages = [
         {
             "who": clean(_who(one.member)),
-            "ends": local_time(one.ticket.ends_at, now=now),
+            "ends": f"{one.ticket.ends_at.astimezone():%A %d %B at %H:%M %Z}",
             "file": one.file,
             "instance": one.ticket.instance_id,
             "address": one.ticket.address,

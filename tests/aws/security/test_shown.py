@@ -225,7 +225,7 @@ def test_the_handout_shows_names_as_texts():
         title=SCRIPT, css="", style_hash="", pages=[]
     )
 
-    page = handout_html([handed(SCRIPT)], title=f"Lab {SCRIPT}", now=NOW)
+    page = handout_html([handed(SCRIPT)], title=f"Lab {SCRIPT}")
 
     assert {"script", "img", "onerror"} <= set(Live(weak).found)
     assert [] == Live(page).found

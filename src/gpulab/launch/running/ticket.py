@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from gpulab.errors import Refused, Unreachable
+from gpulab.errors import Refused, RemoteError, Unreachable
 from gpulab.fleet.ticket import Ticket
 from gpulab.launch.context import Context
 from gpulab.launch.running import agent, browser
@@ -17,6 +18,8 @@ from gpulab.store.files import write_atomically
 
 _CONNECT_WITHIN_S = 60.0
 _LOOK_S = 2.0
+_ASK_BEFORE = timedelta(seconds=30)
+_NO_ANSWER = "It lets in one address range only: is this computer on the campus's network? Your teacher sees whether it runs"
 
 
 def target_of(context: Context, ticket: Ticket) -> SshTarget:
@@ -56,7 +59,7 @@ def serve(
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """
-    Keep a tunnel to a ticket's instance in this process until it is interrupted or the ticket ends.
+    Keep a tunnel to a ticket's instance in this process until it is interrupted or the instance ends, which a teacher may have moved.
 
     Raises:
         Refused, WrongUsage: As `target_of`.
@@ -66,21 +69,38 @@ def serve(
     reached = target_of(context, ticket)
     sockets = ports.listen(ticket.name, (browser.JUPYTER_PORT,), local_port=port)
 
+    ends_at = ticket.ends_at
+
     def refresh(known: SshTarget) -> SshTarget | Gone:
-        is_over = ticket.ends_at <= context.now()
+        is_over = ends_at <= context.now()
         return Gone("the lab is over", is_final=True) if is_over else known
 
     with tunnel.running(reached, sockets, refresh=refresh) as running:
-        running.wait_connected(_CONNECT_WITHIN_S)
+        try:
+            running.wait_connected(_CONNECT_WITHIN_S)
+        except Unreachable as error:
+            raise Unreachable(
+                f"{ticket.name} does not answer: {error.message}", hint=_NO_ANSWER
+            ) from error
         local = running.ports[browser.JUPYTER_PORT]
         opened = browser.Opened(ticket.name, f"http://127.0.0.1:{local}/lab", local, is_new=True)
         if with_browser:
             token = agent.token(context.host(reached))
             browser.lead(context.folder.tunnels, opened, token)
         on_open(opened)
-        while ticket.ends_at > context.now():
+        while ends_at > context.now():
             wait(_LOOK_S)
+            if ends_at - _ASK_BEFORE <= context.now():
+                ends_at = end_now(context, reached, ends_at)
     raise Unreachable("the lab is over, and with it the ticket")
+
+
+def end_now(context: Context, reached: SshTarget, known: datetime) -> datetime:
+    """Ask the instance when it ends: the lecture may run late."""
+    try:
+        return agent.status(context.host(reached)).deadline or known
+    except RemoteError:
+        return known
 
 
 def _key_file(context: Context, ticket: Ticket, folder: Path) -> Path:

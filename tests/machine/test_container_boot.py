@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -45,8 +46,15 @@ echo "own $(token env), container $(token ip netns exec box)"
 """
 
 
+NOTICES = ("spot/instance-action", "events/recommendations/rebalance")
+
+
 def metadata(booted, path: str) -> str:
     return booted.run(f"{TOKEN}; {READ}{path}")
+
+
+def metadata_status(booted, path: str) -> str:
+    return booted.run(f"{TOKEN}; {READ}{path} -o /dev/null -w '%{{http_code}}'")
 
 
 @pytest.mark.slow
@@ -72,16 +80,23 @@ def test_the_metadata_service_needs_a_token_and_follows_what_is_published(machin
     """The agent ends a machine on a notice it reads here, and learns of an extension from a tag."""
     booted = machines.boot(role="gpulab-work").wait_for_ssh()
     notice = {"action": "terminate", "time": "2026-10-01T09:00:00Z"}
+    rebalance_at = datetime(2026, 10, 1, 8, 58, tzinfo=UTC)
+    quiet = [metadata_status(booted, path) for path in NOTICES]
 
     without = booted.run(
         "curl -s -o /dev/null -w '%{http_code}' http://169.254.169.254/latest/meta-data/"
     )
     before = metadata(booted, "tags/instance/gpulab:name")
-    booted.machine.publish(LiveMetadata(tags={"gpulab:name": "week5"}, notice=notice))
+    booted.machine.publish(
+        LiveMetadata(tags={"gpulab:name": "week5"}, notice=notice, rebalance_at=rebalance_at)
+    )
     after = metadata(booted, "tags/instance/gpulab:name")
     seen = json.loads(metadata(booted, "spot/instance-action"))
 
+    recommended = json.loads(metadata(booted, "events/recommendations/rebalance"))
+
     assert (without, before, after, seen) == ("401", "week4", "week5", notice)
+    assert (quiet, recommended) == (["404", "404"], {"noticeTime": "2026-10-01T08:58:00Z"})
     assert metadata(booted, "instance-id") == booted.birth.instance_id
 
 
@@ -239,15 +254,18 @@ def test_without_a_rule_nothing_comes_in_and_everything_goes_out(machines, event
 
 
 @pytest.mark.slow
-def test_a_container_on_the_machine_gets_no_token_with_hop_limit_one(machines):
-    """The hop limit keeps the role's credentials from what a student runs in a container."""
-    pair = [machines.boot(hop_limit=limit) for limit in (1, 2)]
+def test_hop_limit_and_tags_are_as_the_launch_decided(machines):
+    """The hop limit keeps the role's credentials from what a student runs in a container; tags are readable only where allowed."""
+    pair = [machines.boot(hop_limit=limit, tags_in_metadata=limit == 1) for limit in (1, 2)]
 
     answers = [
         booted.wait_for_ssh().run(f"sudo bash -c {shlex.quote(IN_A_CONTAINER)}") for booted in pair
     ]
+    # Two machines are here: one was launched with its tags in the metadata and one without.
+    tags = [metadata_status(booted, "tags/instance/gpulab:name") for booted in pair]
 
     assert answers == ["own 200, container 000", "own 200, container 200"]
+    assert tags == ["200", "404"]
 
 
 @pytest.mark.slow

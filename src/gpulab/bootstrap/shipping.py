@@ -346,13 +346,17 @@ def _foreign_names(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.keyword) and node.arg:
             yield node.arg
         elif isinstance(node, ast.ClassDef):
-            yield from (
-                item.target.id
-                for item in node.body
-                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-            )
+            fields = (_targets(item) for item in node.body)
+            yield from (one.id for field in fields for one in field if isinstance(one, ast.Name))
         elif isinstance(node, ast.Name) and node.id.startswith("__"):
             yield node.id
+
+
+def _targets(statement: ast.stmt) -> list[ast.expr]:
+    """What a statement gives a value to, or only a type."""
+    if isinstance(statement, ast.AnnAssign):
+        return [statement.target]
+    return statement.targets if isinstance(statement, ast.Assign) else []
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:

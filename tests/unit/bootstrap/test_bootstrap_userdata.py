@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -361,6 +364,40 @@ def test_the_shipped_agent_is_a_program_that_runs(tmp_path, keep):
         usage.returncode,
         usage.stderr.startswith("usage: gpulab-agent [--root DIR] arm | setup"),
     )
+
+
+@pytest.mark.parametrize("keep", [a_spec().keep, None], ids=["bucket", "no-bucket"])
+def test_the_shipped_watcher_gets_through_a_round(tmp_path, keep):
+    """A name that was shortened in one place only stops each round where it stands: nothing is saved, and no status is written."""
+    now = datetime.now(UTC)
+    spec = a_spec(made_at=now, deadline=now + timedelta(hours=4), keep=keep)
+    program, root = tmp_path / "gpulab-agent", tmp_path / "root"
+    program.write_text(shipped_agent(has_bucket=keep is not None))
+    (root / "etc/gpulab").mkdir(parents=True)
+    (root / "etc/gpulab/spec.json").write_text(json.dumps(spec.as_json()))
+    (root / "home/ubuntu/work").mkdir(parents=True)
+    (root / "home/ubuntu/work/a.ipynb").write_text("{}")
+    env = {**os.environ, "AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9"}
+    log, status = root / "var/log/gpulab/agent.log", root / "run/gpulab/status.json"
+
+    watcher = subprocess.Popen([sys.executable, "-I", program, "--root", root, "watch"], env=env)
+    try:
+        until = time.monotonic() + 60
+        while not status.exists() and "Error" not in said(log) and time.monotonic() < until:
+            time.sleep(0.05)
+    finally:
+        watcher.kill()
+        watcher.wait()
+        with contextlib.suppress(OSError, ValueError):
+            os.killpg(int(said(root / "run/gpulab/end.pid")), signal.SIGKILL)
+
+    assert "Error" not in said(log)
+    assert spec.as_json()["deadline"] == json.loads(said(status))["deadline"]
+
+
+def said(path: Path) -> str:
+    """What a file says so far."""
+    return path.read_text() if path.exists() else ""
 
 
 def test_without_a_bucket_the_agent_has_nothing_to_reach_one_with_and_says_so(tmp_path):

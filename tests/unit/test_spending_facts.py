@@ -280,6 +280,16 @@ def test_an_attempt_costs_nothing_and_is_joined_with_what_came_of_it():
     assert {} == timeline_of(attempts).launches
 
 
+def test_a_span_that_is_told_twice_counts_once():
+    """`gpulab stop` tells of it while it goes on, and the instance once more at its end."""
+    told = [usage("i-1", at=T0, seconds=n, idle_seconds=n // 2) for n in (600, 1800, 1200)]
+    next_span = usage("i-1", at=after(60), seconds=60, idle_seconds=0)
+
+    found = timeline_of([*told, next_span]).usage
+
+    assert [(1800, 900), (60, 0)] == [(one.seconds, one.idle_seconds) for one in found]
+
+
 def a_bill(**changes) -> Statement:
     sums = (
         StatementSum(T0.date(), "i-1", Category.USAGE, "instance", units_of(Decimal("1.25"))),

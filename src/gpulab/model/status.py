@@ -42,6 +42,15 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Used:
+    """How much of its time an instance has worked, as its agent counts."""
+
+    since: datetime
+    seconds: int
+    idle_seconds: int
+
+
+@dataclass(frozen=True)
 class AgentStatus:
     """
     The agent's status.
@@ -56,6 +65,7 @@ class AgentStatus:
         saved_at: When the work was last kept; `None` if never.
         notice: AWS's announcement to take the instance back: what, and when; `None` without one.
         ending: Why the instance is about to end itself; `""` while it is not.
+        used: `None` before the agent's first look.
     """
 
     at: datetime
@@ -71,6 +81,7 @@ class AgentStatus:
     saved_at: datetime | None
     notice: tuple[str, datetime | None] | None
     ending: str
+    used: Used | None = None
 
     def phase(self, name: str) -> Phase | None:
         """Return a phase by name."""
@@ -102,7 +113,16 @@ def read_status(text: str) -> AgentStatus:
         saved_at=read_moment(found.get("saved_at")),
         notice=(str(notice.get("action", "")), read_moment(notice.get("time"))) if notice else None,
         ending=str(_table(found, "ending").get("reason", "")),
+        used=_used(_table(found, "used")),
     )
+
+
+def _used(table: Mapping[str, Any]) -> Used | None:
+    since = read_moment(table.get("since"))
+    if since is None:
+        return None
+    seconds, idle = (int(_number(table.get(key))) for key in ("seconds", "idle_seconds"))
+    return Used(since, seconds, idle)
 
 
 def _phase(table: Mapping[str, Any]) -> Phase:

@@ -372,15 +372,19 @@ class _Reader:
         )
 
     def _usage(self) -> Iterable[Usage]:
+        """Take of each span the longest word: it is told while it goes on, and again at its end."""
         for instance_id, facts in self._of(FactKind.USAGE):
+            longest: dict[datetime, Usage] = {}
             for fact in facts:
                 said = fact.details
                 seconds, idle = said.get("seconds", ""), said.get("idle_seconds", "")
                 is_usual = len(seconds) <= _MOST_DIGITS >= len(idle)
                 if is_usual and seconds.isdecimal() and idle.isdecimal():
-                    yield Usage(instance_id, fact.at, int(seconds), int(idle))
+                    one = Usage(instance_id, fact.at, int(seconds), int(idle))
+                    longest[fact.at] = max(one, longest.get(fact.at, one))
                 else:
                     self._unreadable(fact)
+            yield from longest.values()
 
     def _name_unlaunched(self, known: Mapping[str, LaunchRecord]) -> None:
         for kind in (FactKind.STARTED, FactKind.ENDED):

@@ -17,6 +17,7 @@ from gpulab.launch.events import Ended, Saved
 from gpulab.launch.running import extend, instances, keep, stop
 from gpulab.launch.upkeep import doctor, sweep
 from gpulab.launch.upkeep.prepare import prepare
+from gpulab.model.fact import FactKind
 from gpulab.model.leftover import Kind
 from gpulab.remote.process import Completed
 from gpulab.view.leftovers import leftovers_text
@@ -33,7 +34,7 @@ class FakeHost:
 
     def run(self, command, **_more):
         self.asked.append(list(command))
-        said = self.answers[command[1]]
+        said = self.answers.get(command[1], CommandFailed(f"no answer to {command[1]}"))
         if isinstance(said, Exception):
             raise said
         return Completed(0, said, "")
@@ -72,6 +73,41 @@ def entries(files):
         }
         for path, body in sorted(files.items())
     ]
+
+
+def a_status(**changes) -> bytes:
+    return json.dumps({"version": 1, "at": "2026-11-16T09:00:00Z", **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    ("since", "seconds", "idle", "expected"),
+    [
+        pytest.param(0, 3600, 1500, [("3600", "1500")], id="an hour, of which 25 min idle"),
+        pytest.param(0, 3600, 4000, [], id="more idle than there was"),
+        pytest.param(0, 10**9, 0, [], id="longer than it exists"),
+        pytest.param(-86_400, 60, 0, [], id="before it was launched"),
+    ],
+)
+def test_stop_writes_down_how_much_of_its_time_the_instance_worked(
+    prepared, since, seconds, idle, expected
+):
+    """An instance that is ended from outside writes nothing any more; idle hours are what a course can save. Its user may be root there."""
+    keep_in_bucket(prepared, FILES)
+    prepared.sandbox.advance(seconds=3700)
+    begun = prepared.instance.launched_at + timedelta(seconds=since + 30)
+    used = {"since": begun.isoformat(), "seconds": seconds, "idle_seconds": idle}
+    _, context = with_host(
+        prepared,
+        save=b'{"saved_at": "2026-11-16T09:00:00Z"}',
+        manifest=lines(FILES),
+        status=a_status(used=used),
+    )
+
+    list(stop.stop(context, prepared.instance))
+
+    facts = context.ledger.facts(FactKind.USAGE)
+    assert expected == [(f.details["seconds"], f.details["idle_seconds"]) for f in facts]
+    assert [] == prepared.live()
 
 
 def keep_in_bucket(student, files, *, launch="launch0001", spoil=""):

@@ -371,6 +371,7 @@ def test_the_status_has_the_promised_keys(here):
         "deadline",
         "idle_minutes",
         "idle_since",
+        "used",
         "spent_usd",
         "budget_usd",
         "gpu",

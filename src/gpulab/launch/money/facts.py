@@ -10,6 +10,7 @@ from gpulab.launch.context import Context
 from gpulab.model import fact
 from gpulab.model.instance import TAG_COURSE, TAG_LAB, TAG_OWNER, Instance, LaunchPlan
 from gpulab.model.market import Market, Offer
+from gpulab.model.status import Used
 from gpulab.model.timeline import EndedBy
 from gpulab.planning.catalogue import instance_types, on_demand_prices
 from gpulab.planning.snapshot import gp3_usd_per_gib_month
@@ -169,6 +170,22 @@ def _disks(instance: Instance, disk_gib: int) -> list[fact.Fact]:
         )
         for volume_id in instance.volume_ids
     ]
+
+
+def record_usage(context: Context, instance: Instance, used: Used | None) -> None:
+    """
+    Write how much of its time an instance has worked; nothing where its agent, which its user may have changed, says what cannot be.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    if used is None or not instance.launched_at <= used.since <= context.now():
+        return
+    if 0 <= used.idle_seconds <= used.seconds <= (context.now() - used.since).total_seconds() + 60:
+        said = fact.usage(
+            instance.id, at=used.since, seconds=used.seconds, idle_seconds=used.idle_seconds
+        )
+        context.ledger.append([said])
 
 
 def record_end(

@@ -16,7 +16,7 @@ from gpulab.errors import AwsError, NotFound, RemoteError, StoreError
 from gpulab.launch.account.storage import our_bucket, prefix, where
 from gpulab.launch.context import Context
 from gpulab.launch.events import Ended, Ending, Event, Saved, Saving, WaitingFor, Warned
-from gpulab.launch.money.facts import record_end
+from gpulab.launch.money.facts import record_end, record_usage
 from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.protocol import scheduled_end
 from gpulab.launch.running import agent, instances
@@ -73,6 +73,9 @@ def keep_work(context: Context, instance: Instance) -> Generator[Event, None, No
             hint=error.hint or f"`gpulab stop {instance.name} --no-save` ends it without its work",
         ) from error
     context.cache.put(_kept_key(instance), value=True, lasting=_KEPT_IS_TOLD)
+    # Whoever is ended from outside writes no word about its use any more.
+    with contextlib.suppress(RemoteError, StoreError):
+        record_usage(context, instance, agent.status(host).used)
 
 
 def _kept_key(instance: Instance) -> str:

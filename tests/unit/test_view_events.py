@@ -115,3 +115,19 @@ def an_instance() -> Instance:
         expires_at=None,
         launch_id="l-1",
     )
+
+
+def test_a_step_that_failed_shows_its_last_words_and_what_to_do():
+    """The student sees the cause where the waiting was, and knows that nothing has to be typed for another try."""
+    said = told(
+        events.PhaseChanged(NOW, "environment", "running", 0, ""),
+        events.PhaseChanged(
+            NOW, "environment", "failed", 2.0, "uv failed with exit code 2\nno space"
+        ),
+    )
+
+    assert (
+        "  Installing the lab's environment: failed, 2.0 s on the instance: uv failed with exit code 2\n"
+        "    | no space\n"
+        "    it tries again by itself, six times in an hour; `gpulab logs --follow` shows everything, `gpulab stop` ends it\n"
+    ) == said

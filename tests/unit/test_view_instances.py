@@ -14,7 +14,7 @@ from gpulab.launch.running.overview import Row
 from gpulab.model.instance import Instance, State
 from gpulab.model.market import Market, Place
 from gpulab.model.status import AgentStatus, read_status
-from gpulab.view.instances import row_json, rows_text
+from gpulab.view.instances import row_json, rows_text, status_lines
 from gpulab.view.showing import show_text
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -87,3 +87,21 @@ def test_each_end_of_an_instance_says_why_it_is_there():
         line.rpartition(", ")[2] for line in ends
     ]
     assert "when it has cost $0.60, at this pace " in ends[2]
+
+
+def test_a_failed_step_shows_its_own_last_words_and_what_to_do():
+    """`failed with exit code 2` sends a student to the TA; the lines below it often do not."""
+    said = "uv failed with exit code 2\n" + "\n".join(f"line {n}" for n in range(1, 9))
+    phases = [
+        {"name": "jupyter", "state": "done", "seconds": 9.0, "message": "96 packages"},
+        {"name": "environment", "state": "failed", "seconds": 2.0, "message": said},
+    ]
+
+    lines = status_lines(a_status(phases=phases), now=NOW)
+
+    assert [
+        "phase     jupyter: done, 9.0 s: 96 packages",
+        "phase     environment: failed, 2.0 s: uv failed with exit code 2",
+        *(f"          | line {n}" for n in range(1, 9)),
+        "          it tries again by itself, six times in an hour; `gpulab logs --follow` shows everything, `gpulab stop` ends it",
+    ] == lines[:11]

@@ -9,6 +9,7 @@ from gpulab.errors import GpulabError
 from gpulab.launch import events
 from gpulab.view.console import Console, Step
 from gpulab.view.copies import file_count, size
+from gpulab.view.instances import failure_lines
 from gpulab.view.plan import most_usd
 from gpulab.view.words import local_time, money, one_line, per_hour, span
 
@@ -118,9 +119,14 @@ class Teller:
             if self._is_found and event.state == "done" and not was_watched:
                 return  # an instance that was found had this behind it long ago
             took = f"{event.seconds:.1f} s on the instance"
-            is_telling = event.message and (event.state == "failed" or event.name == "work")
-            said = f": {one_line(event.message)}" if is_telling else ""
+            first = event.message.partition("\n")[0]
+            is_telling = first and (event.state == "failed" or event.name == "work")
+            said = f": {one_line(first)}" if is_telling else ""
             self._console.say(f"  {text}: {event.state}, {took}{said}")
+            # What this computer could not bring says itself how it is repeated.
+            if event.state == "failed" and event.name != "notebooks":
+                for line in failure_lines(event.message):
+                    self._console.say(f"    {line}")
 
     def _interrupt(self, line: str) -> None:
         """Say a whole line; the open step goes on below it."""

@@ -98,6 +98,11 @@ def totals_text(rows: Sequence[Row]) -> str:
     )
 
 
+# The agent's unit does so: some causes pass, such as an index that was busy.
+RETRIED = "it tries again by itself, six times in an hour; `gpulab logs --follow` shows everything, `gpulab stop` ends it"
+_LAST_LINES = 9
+
+
 def doing(status: AgentStatus | None) -> str:
     """Say in a word or two what an instance is doing: its phase, its use, or its coming end."""
     if status is None:
@@ -122,12 +127,23 @@ def doing(status: AgentStatus | None) -> str:
 def phase_line(phase: Phase) -> str:
     """Say one step of an instance's start in one line."""
     words = f"{phase.name}: {phase.state}, {phase.seconds:.1f} s"
-    return f"{words}: {one_line(phase.message)}" if phase.message else words
+    said = phase.message.partition("\n")[0] if phase.state == "failed" else phase.message
+    return f"{words}: {one_line(said)}" if said else words
+
+
+def failure_lines(message: str) -> list[str]:
+    """The last words of a step that failed, below its first line, and what to do."""
+    last = [one_line(line) for line in message.splitlines()[1:] if line.strip()][-_LAST_LINES:]
+    return [*(f"| {line}" for line in last), RETRIED]
 
 
 def status_lines(status: AgentStatus, *, now: datetime) -> list[str]:
     """Say what the agent knows, one line a thing."""
-    lines = [f"phase     {phase_line(phase)}" for phase in status.phases]
+    lines = []
+    for phase in status.phases:
+        lines.append(f"phase     {phase_line(phase)}")
+        if phase.state == "failed":
+            lines += [f"          {line}" for line in failure_lines(phase.message)]
     lines += [
         f"GPU       {gpu.name}: {gpu.use_percent:.0f} % busy, {gpu.memory_used_mib:,.0f} of {gpu.memory_total_mib:,.0f} MiB"
         for gpu in status.gpus

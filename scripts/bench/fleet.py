@@ -34,6 +34,7 @@ from gpulab.fleet.seats import seats_of
 from gpulab.fleets import up
 from gpulab.fleets.accounts import Accounts, Outside
 from gpulab.fleets.events import Finished, Requested
+from gpulab.launch.account.images import forget
 from gpulab.model.course import Course
 from gpulab.store.config import Config, Profile
 from gpulab.store.courses import read_classroom
@@ -140,7 +141,7 @@ def own(folder: Path, students: int) -> int:
         run(*gpulab, "sandbox", "apply", *map(str, templates))
         run(*gpulab, "sandbox", "apply", *_all_rights(folder, students))
         first = run(*mine, "fleet-up")
-        # A term's second Monday: images, networks and quotas are remembered, as they are nearly always.
+        # A term's second Monday: networks, quotas and the publisher's image are remembered, as they are nearly always.
         _write(folder / "course", students, "own", "sandbox", lab="w2")
         second = run(*mine, "fleet-up")
         bare = run(*mine, "bare-calls", "--students", str(students))
@@ -185,8 +186,12 @@ def fleet_up(folder: Path) -> int:
     )
     everyone = seats_of(room.course, lab, room.roster.students, secret=room.secret)
     wish = up.Wish(room.course, lab, everyone, everyone, timedelta(hours=12))
+    accounts = Accounts(outside, room.course)
+    for seat in everyone:
+        # Whether there is an image with the environment is believed for an hour or a day, not from one Monday to the next.
+        forget(accounts.account(seat.account).context, "us-east-1")
     before, began = _log(os.environ), time.perf_counter()
-    outcomes = _carried_out(Accounts(outside, room.course), wish)
+    outcomes = _carried_out(accounts, wish)
     took = time.perf_counter() - began - waited
     operations = Counter(call["operation"] for call in _log(os.environ)[len(before) :])
     served = sum(not o.is_failed for o in outcomes)
@@ -197,7 +202,7 @@ def fleet_up(folder: Path) -> int:
 
 
 def bare_calls(students: int) -> int:
-    """Make by hand the six calls a student's warm launch takes, 32 students at once, each with clients of its own."""
+    """Make by hand the seven calls a student's warm launch takes, 32 students at once, each with clients of its own."""
     import botocore.session
 
     profile = Home(Path(os.environ["GPULAB_HOME"])).config().profile("sandbox")
@@ -286,6 +291,7 @@ def _bare(session: Any, sts: Any, image: str, number: int) -> None:
     ec2 = session.create_client("ec2", **key)
     alive = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
     ec2.describe_instances(Filters=alive, MaxResults=1000)
+    ec2.describe_images(Owners=["self"], Filters=[{"Name": "tag-key", "Values": ["gpulab:bake"]}])
     ec2.describe_spot_price_history(
         InstanceTypes=["g4dn.xlarge"],
         ProductDescriptions=["Linux/UNIX"],

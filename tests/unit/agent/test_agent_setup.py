@@ -232,6 +232,15 @@ def test_a_machine_without_a_specification_says_so(tmp_path):
         agent.Here(str(tmp_path))
 
 
+def test_notebooks_are_saved_twice_a_minute(here):
+    """JupyterLab's own 120 s are the whole spot notice; and short cells show by the notebook that is saved."""
+    agent._settings(here)
+
+    settings = read_json(here.path("opt/gpulab/server/share/jupyter/lab/settings/overrides.json"))
+
+    assert {"autosaveInterval": 30} == settings["@jupyterlab/docmanager-extension:plugin"]
+
+
 def test_the_notice_reaches_an_open_jupyterlab(here, tmp_path):
     """The one place a student looks at is the notebook; a file beside the extension is shown within five seconds."""
     node = shutil.which("node")

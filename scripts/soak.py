@@ -9,7 +9,8 @@ Load and soak: months of use in minutes, and what came of them. Exits 1 when a p
     python scripts/soak.py page                                            docs/soak.md, made of the last run of each
 
 `term` runs gpulab's own code against the simulated AWS: `up`, `ls`, `extend`, `stop`, `ledger rebuild`, `sweep`, with a folder and an
-account of its own for each student, and a process with a simulated AWS for each share of the students. Figures go to `build/soak/`.
+account of its own for each student, and a process with a simulated AWS for each share of the students. What is cut short, or by
+`--minutes`, goes on when it is run again at the same commit. Figures go to `build/soak/`.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def _term(options: argparse.Namespace) -> int:
         each=options.share,
         processes=options.processes,
         minutes=options.minutes,
+        kept=options.figures / f"term-{_commit()}-{options.weeks}-{options.seed}",
         say=_say,
     )
     # Written after each share, so that a term that is cut short has figures too.

@@ -108,7 +108,8 @@ def _tunnel(said: Said) -> str:
             f"{sum(said['faults'].values()):,} faults ({_counts(said['faults'])}) of {said['tunnels']} tunnels at once in one process, {_seen(said)},"
             f" in {said['seconds'] / 60:.0f} min:"
             f" {said['requests']:,} requests, {len(said['failures'])} lost."
-            f" Back after {said['back']['p50']} s in the middle, {said['back']['p95']} s at p95, at the soak's pace.",
+            f" Back after {said['back']['p50']} s in the middle, {said['back']['p95']} s at p95, at the soak's pace."
+            f" {said['struck_again']} faults hit nothing, because the link was just being made anew, and were repeated.",
             "",
             *_table(("after faults", "memory", "threads", "files", "child processes"), rows),
             "",

@@ -1,8 +1,13 @@
-"""A term in shares: so many students at a time, each share in a process and a simulated AWS of its own, with one weather for all."""
+"""
+A term in shares: so many students at a time, each share in a process and a simulated AWS of its own, with one weather for all.
+
+What came of a share is kept, so that a term can be played in several sittings.
+"""
 
 from __future__ import annotations
 
 import gc
+import pickle
 import tempfile
 import time
 import traceback
@@ -34,6 +39,7 @@ def play(
     each: int,
     processes: int,
     minutes: float,
+    kept: Path,
     say: Callable[[str], None],
 ) -> Iterator[tuple[int, Part]]:
     """
@@ -43,10 +49,21 @@ def play(
         each: Students in a share; a simulated AWS becomes slower with all it remembers.
         processes: Shares at once.
         minutes: No share begins later.
+        kept: Where finished shares lie, and are taken from: of the same size, seed and commit.
     """
+    kept.mkdir(parents=True, exist_ok=True)
     begun, parts, students = time.monotonic(), [], 0
     with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = list(_shares(size, each))
+        waiting = []
+        for share in _shares(size, each):
+            file = _file(kept, share)
+            if file.exists():
+                parts.append(pickle.loads(file.read_bytes()))  # noqa: S301 - we wrote it
+                students += share.students
+            else:
+                waiting.append(share)
+        if parts:
+            yield students, joined(parts)
         running: dict[Future[Part], term.Size] = {}
         while waiting or running:
             if time.monotonic() - begun > minutes * 60:
@@ -57,6 +74,7 @@ def play(
             for ended in wait(running, return_when=FIRST_COMPLETED).done:
                 share = running.pop(ended)
                 parts.append(ended.result())
+                _file(kept, share).write_bytes(pickle.dumps(ended.result()))
                 students += share.students
                 say(f"{students} of {size.students} students have lived through the term")
                 yield students, joined(parts)
@@ -69,6 +87,10 @@ def joined(parts: Sequence[Part]) -> Part:
     apart = max((found.most_apart for found, _ in parts), key=lambda one: one[1])
     whole = replace(figures, samples=largest.samples, most_apart=apart)
     return whole, reduce(_added, (tally for _, tally in parts))
+
+
+def _file(kept: Path, share: term.Size) -> Path:
+    return kept / f"{share.first}-{share.students}.pickle"
 
 
 def _shares(size: term.Size, each: int) -> Iterable[term.Size]:

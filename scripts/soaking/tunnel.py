@@ -43,6 +43,7 @@ _PACE = Pace(
 )
 _ASLEEP_S = 600.0
 _ANSWER_WITHIN_S = 60.0
+_STRIKES_AGAIN_S = 15.0
 _COUNTING = threading.Lock()
 
 
@@ -66,6 +67,8 @@ class Outcome:
         tunnels: So many at once.
         faults: By kind.
         failures: Requests that came to nothing; there must be none.
+        waits: What did not happen in a minute; there must be none either.
+        struck_again: Faults that hit nothing, since the link was just being made anew, and were repeated.
     """
 
     tunnels: int = 1
@@ -73,6 +76,8 @@ class Outcome:
     requests: int = 0
     noticed_sleeps: int = 0
     failures: list[str] = field(default_factory=list)
+    waits: list[str] = field(default_factory=list)
+    struck_again: int = 0
     back_s: list[float] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     seconds: float = 0.0
@@ -80,7 +85,7 @@ class Outcome:
     def violations(self, *, memory_mb: int = 10) -> list[str]:
         """Name what grew or was lost; the first sample is taken once everything was used once, the last long after."""
         others = 3 * self.tunnels  # what is under way at the moment of a look
-        found = [f"request: {failure}" for failure in self.failures]
+        found = [f"request: {failure}" for failure in self.failures] + self.waits
         first, last = self.samples[0], self.samples[-1]
         for what, allowed in (
             ("memory_mb", memory_mb),
@@ -147,7 +152,7 @@ def _look(outcome: Outcome, answered: int) -> str:
     seen = Sample(faults, memory_mb(), threading.active_count(), open_files(), len(_children()))
     outcome.samples.append(seen)
     return (
-        f"{faults:>5} faults: {answered} requests, {len(outcome.failures)} failures,"
+        f"{faults:>5} faults: {answered} requests, {len(outcome.waits)} waits,"
         f" {seen.memory_mb} MB, {seen.threads} threads, {seen.files} files, {seen.children} children"
     )
 
@@ -183,7 +188,7 @@ class _Soak:
     def asked(self) -> Iterator[_Soak]:
         """Open it, and let somebody ask through it until the end."""
         with self._tunnel() as port:
-            self._wait_for(lambda: self._is_up)
+            self._wait_for(lambda: self._is_up, "the first connection")
             self._asking = bed.Browser(port)
             try:
                 yield self
@@ -212,9 +217,9 @@ class _Soak:
                 break
             told = len(self._asking.failures)
             (kind,) = self._random.choices(kinds, [30, 30, 10, 10, 20])
-            kind()
             name = kind.__name__.strip("_").replace("_", " ")
-            self._wait_for_an_answer()
+            kind()
+            self._wait_for_an_answer(name)
             with _COUNTING:
                 self._outcome.faults[name] += 1
             said += [f"{self._name}, {name}: {text}" for text in self._asking.failures[told:]]
@@ -223,54 +228,65 @@ class _Soak:
     # -- what breaks -----------------------------------------------------------------------------------------------------------
 
     def _ssh_killed(self) -> None:
-        with self._a_loss():
-            bed.kill_ssh(self._way.port)
+        self._lose(lambda: bed.kill_ssh(self._way.port))
 
     def _sshd_killed(self) -> None:
-        with self._a_loss():
-            self._server.kill_sessions()
+        self._lose(self._server.kill_sessions)
 
     def _sshd_frozen(self) -> None:
-        with self._a_loss():
-            self._server.freeze()
+        self._lose(self._server.freeze)
 
     def _swallowed(self) -> None:
-        with self._a_loss() as losses:
-            self._way.freeze()
-            self._wait_for(lambda: self._losses > losses)
-            self._way.thaw()
+        self._lose(self._way.freeze, self._way.thaw)
 
     def _slept(self) -> None:
         """The computer sleeps: its clock has jumped, and the server has given the connection up meanwhile, or has not."""
         if self._random.random() < 0.5:
-            with self._a_loss():
-                self._server.kill_sessions()
-                self._slept_s += _ASLEEP_S
+            self._lose(self._sleep_and_be_given_up)
         else:
-            self._slept_s += _ASLEEP_S
+            self._sleep()
             time.sleep(3 * _PACE.ping)
 
-    @contextlib.contextmanager
-    def _a_loss(self) -> Iterator[int]:
-        """Wait after what breaks the tunnel until it is lost and back."""
+    def _sleep(self) -> None:
+        self._slept_s += _ASLEEP_S
+
+    def _sleep_and_be_given_up(self) -> None:
+        self._server.kill_sessions()
+        self._sleep()
+
+    def _lose(self, strike: Callable[[], None], relieve: Callable[[], None] = lambda: None) -> None:
+        """
+        Break the tunnel, and wait until it is lost and back.
+
+        A busy computer makes the link seem silent now and then; what strikes while it is made anew breaks nothing, and is repeated.
+        """
         losses = self._losses
-        yield losses
-        self._wait_for(lambda: self._losses > losses and self._is_up)
+        for again in range(int(_ANSWER_WITHIN_S / _STRIKES_AGAIN_S)):
+            self._outcome.struck_again += bool(again)
+            strike()
+            with self._changed:
+                is_lost = self._changed.wait_for(lambda: self._losses > losses, _STRIKES_AGAIN_S)
+            relieve()
+            if is_lost:
+                break
+        self._wait_for(lambda: self._losses > losses and self._is_up, "the next connection")
         self._outcome.back_s.append(self._back_s)
 
-    def _wait_for(self, is_so: Callable[[], bool]) -> None:
+    def _wait_for(self, is_so: Callable[[], bool], what: str) -> None:
         with self._changed:
             if not self._changed.wait_for(is_so, _ANSWER_WITHIN_S):
-                self._outcome.failures.append(
-                    f"not noticed, or not back, in {_ANSWER_WITHIN_S:g} s"
+                self._outcome.waits.append(
+                    f"{self._name}: waited {_ANSWER_WITHIN_S:g} s for {what}"
                 )
 
-    def _wait_for_an_answer(self) -> None:
+    def _wait_for_an_answer(self, after: str) -> None:
         known, until = self.answered, time.monotonic() + _ANSWER_WITHIN_S
         while self.answered < known + 2 and time.monotonic() < until:
             time.sleep(0.01)
         if self.answered < known + 2:
-            self._outcome.failures.append(f"no answer for {_ANSWER_WITHIN_S:g} s")
+            self._outcome.waits.append(
+                f"{self._name}, {after}: waited {_ANSWER_WITHIN_S:g} s for an answer"
+            )
 
     # -- the tunnel, with a clock that can jump --------------------------------------------------------------------------------
 

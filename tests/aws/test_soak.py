@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -40,6 +41,28 @@ def test_a_small_term_keeps_every_promise(soak):
     assert found["tally"]["booted"] >= 2
     assert found["tally"]["saves"] > 0
     assert float(found["figures"]["billed_usd"]) > 0
+
+
+def test_a_share_that_was_played_is_not_played_again(monkeypatch, tmp_path):
+    """Three hundred students take half an hour of a quiet computer; a busy one plays them in several sittings."""
+    monkeypatch.syspath_prepend(str(_SCRIPTS))
+    from soaking import shares
+    from soaking.figures import Figures, Sample
+    from soaking.machines import Tally
+    from soaking.term import Size
+
+    sample = Sample(datetime(2026, 5, 4, tzinfo=UTC), 20, 300, 1, 12)
+    for name, launches in (("0-2", 20), ("2-1", 9)):
+        part = (Figures(samples=[sample]), Tally(booted=launches))
+        (tmp_path / f"{name}.pickle").write_bytes(pickle.dumps(part))
+
+    ends = list(
+        shares.play(
+            Size(3, 13), seed=1, each=2, processes=1, minutes=0.0, kept=tmp_path, say=lambda _: None
+        )
+    )
+
+    assert [(3, 29)] == [(students, tally.booted) for students, (_, tally) in ends]
 
 
 def test_what_shares_of_a_term_came_to_is_added_up(monkeypatch):

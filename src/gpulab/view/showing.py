@@ -45,7 +45,7 @@ def _ends(row: Row, details: Details, *, now: datetime) -> dict[str, str]:
         "end, timer": f"{local_time(timer, now=now)}, in {span(timer - now)}{said}"
         if timer
         else "?",
-        "end, account": f"{local_time(guard.until, now=now)}, should the timer fail: it has saved the work before"
+        "end, account": f"{local_time(guard.until, now=now)}, should the timer fail"
         if guard.until
         else f"not armed: {guard.why_not}",
         "end, budget": f"when it has cost {money(budget)}{_at_this_pace(row, now=now)}"

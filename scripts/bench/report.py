@@ -1,7 +1,7 @@
 """
 What a report costs: CPU seconds on a term's ledger, and on a CUR in Parquet against DuckDB's own scan of the same file.
 
-    python scripts/bench/report.py [--students 450] [--lines 100000,1000000,10000000]
+    python scripts/bench/report.py [--students 350] [--lines 100000,1000000,10000000]
     python scripts/bench/report.py --lines ''     # the ledger alone
 
 Prints CPU seconds (user and system) and the largest resident size. Files are made in a temporary folder and removed.
@@ -47,7 +47,7 @@ _BARE = """
 def main() -> None:
     """Measure each in a process of its own, so that memory is its own too."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--students", type=int, default=450)
+    parser.add_argument("--students", type=int, default=350)
     parser.add_argument("--lines", default="100000,1000000,10000000")
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -105,3 +105,15 @@ def test_a_failed_step_shows_its_own_last_words_and_what_to_do():
         *(f"          | line {n}" for n in range(1, 9)),
         "          it tries again by itself, six times in an hour; `gpulab logs --follow` shows everything, `gpulab stop` ends it",
     ] == lines[:11]
+
+
+def test_the_list_says_how_busy_the_gpu_is():
+    """A student sees from the sofa whether the training still works, and a TA who only holds a GPU."""
+    gpus = [
+        {"name": "T4", "use_percent": 37, "memory_used_mib": 1024, "memory_total_mib": 15360},
+        {"name": "T4", "use_percent": 2, "memory_used_mib": 0, "memory_total_mib": 15360},
+    ]
+    status = a_status(gpu=gpus)
+
+    assert "GPU 37 %" in rows_text([a_row(status)], now=NOW)
+    assert "GPU       T4: 37 % busy, 1,024 of 15,360 MiB" in status_lines(status, now=NOW)

@@ -166,6 +166,7 @@ def stop(
       gpulab fleet stop week4 --failed --no-save
     """
     from gpulab.fleets import acting
+    from gpulab.view.words import counted
 
     accounts, lab, found = _members(
         context, course_folder, lab_id, only, groups, is_failed, with_former=True
@@ -174,7 +175,8 @@ def stop(
     if not live:
         context.console.say(f"Nothing of {lab.id} runs")
     lost = " WITHOUT saving: what was not kept before is lost" if no_save else ""
-    if live and not yes and not context.console.confirm(f"End {len(live):,} instances{lost}?"):
+    question = f"End {counted(len(live), 'instance')}{lost}?"
+    if live and not yes and not context.console.confirm(question):
         context.console.say("Nothing was ended")
         return
     _finish(context, accounts, lab, acting.stop(accounts, live, save=not no_save), as_json=as_json)

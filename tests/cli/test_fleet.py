@@ -206,10 +206,12 @@ def test_wrong_usage_exits_with_2(course, words, said, capsys):
 
 def test_nobody_up_is_listed_as_such(course, capsys):
     """The day after: zero."""
-    code = run(["fleet", "ls", "week1", "--quick", "--json"])
+    codes = [run(["fleet", "ls", "week1", "--quick", *more]) for more in ([], ["--json"])]
 
-    found = json.loads(capsys.readouterr().out)["members"]
-    assert 0 == code
+    said = capsys.readouterr()
+    found = json.loads(said.out[said.out.index("{") :])["members"]
+    assert [0, 0] == codes
+    assert "3 not up\n" == said.err
     assert ["-", "-", "-"] == [m["state"] for m in found]
 
 
@@ -224,7 +226,7 @@ def test_after_the_lab_the_saved_work_is_collected(course, tmp_path, capsys):
     codes = [run(["fleet", "collect", "week1", str(tmp_path / "in")]) for _ in range(2)]
 
     assert [0, 0] == codes
-    assert "s1: done 0 new, 1 unchanged, from the saved work" in capsys.readouterr().err
+    assert "s1: done; 0 new, 1 unchanged, from the saved work" in capsys.readouterr().err
     assert ["s1/lab.ipynb"] == [
         f.relative_to(tmp_path / "in").as_posix() for f in (tmp_path / "in").rglob("*.ipynb")
     ]

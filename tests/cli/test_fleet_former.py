@@ -93,7 +93,7 @@ def test_it_is_listed_with_what_to_do(course, capsys):
     codes = [run(["fleet", "ls", "week1", "--quick", *more]) for more in ([], ["--json"])]
 
     said = capsys.readouterr()
-    line = "(left the roster): nobody in the roster has its account any more; `gpulab fleet stop` ends it"
+    line = " (left): nobody in the roster has its account any more; `gpulab fleet stop` ends it"
     found = json.loads(said.out[said.out.index("{") :])["members"]
     assert [0, 0] == codes
     assert 1 == said.err.count(line)
@@ -130,7 +130,7 @@ def test_an_account_that_refuses_is_one_line_with_what_to_do(course, sandbox, ca
 
     said = capsys.readouterr().err
     assert 4 == code
-    assert "account 111100000001: failed" in said
+    assert "account 111100000001: failed;" in said
     assert "Put its student back into roster.csv and try again" in said
 
 

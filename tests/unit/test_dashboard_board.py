@@ -16,7 +16,7 @@ from gpulab.fleets.members import Member
 from gpulab.model.instance import State
 from gpulab.model.status import AgentStatus, Gpu, Phase
 from gpulab.spending.lab import CourseSpending
-from gpulab.view.dashboard import Board, Standing, class_board, remembering
+from gpulab.view.dashboard import UNANSWERED, Board, Standing, class_board, remembering
 from gpulab.view.dashboard_log import happened
 from gpulab.view.dashboard_page import board_json
 from gpulab.view.fleet_members import MemberRow
@@ -253,6 +253,17 @@ def test_who_cannot_be_read_is_shown_as_seen_last():
         (Standing.UNKNOWN, "?", None),
     ] == [(t.standing, t.words, t.gpu_percent) for t in once.tiles]
     assert once == twice
+
+
+def test_the_first_answers_of_a_class_at_work_are_no_news():
+    """The dashboard is begun in the middle of a lab: the log would begin with three hundred lines, and hide the one that matters."""
+    unasked = boards.tile("s1", words=UNANSWERED)
+    answered = boards.tile("s1", Standing.IDLE, words="idle 14 min")
+    broken = boards.tile("s1", Standing.TROUBLE, words="environment failed")
+
+    said = [happened(boards.board(unasked), boards.board(now)) for now in (answered, broken)]
+
+    assert [[], ["s1: in trouble, environment failed"]] == [[e.text for e in log] for log in said]
 
 
 def test_the_first_look_is_one_line():

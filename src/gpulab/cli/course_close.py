@@ -149,12 +149,12 @@ def _end(
     context: Context, accounts: Accounts, standing: Sequence[Standing], *, save: bool
 ) -> tuple[Outcome, ...]:
     from gpulab.fleets import closing
+    from gpulab.view.fleet import outcome_line
 
     done = []
     for outcome in closing.end(accounts, standing, save=save):
         done.append(outcome)
-        text = outcome.trouble.message if outcome.trouble else outcome.detail
-        context.console.say(f"  {len(done):>4}  {outcome.who}: {outcome.result} {text}".rstrip())
+        context.console.say(outcome_line(len(done), outcome))
     return tuple(done)
 
 

@@ -589,12 +589,11 @@ def _finish(
     said: dict[str, tuple[int, str]] | None = None,
 ) -> None:
     """Tell outcomes as they come, remember who failed, and end with the sum."""
+    from gpulab.view.fleet import outcome_line
+
     found = []
     for outcome in outcomes:
         found.append(outcome)
-        text = outcome.trouble.message if outcome.trouble else outcome.detail
         if said is None:
-            context.console.say(
-                f"  {len(found):>4}  {outcome.who}: {outcome.result} {text}".rstrip()
-            )
+            context.console.say(outcome_line(len(found), outcome))
     finish(context, accounts.course.id, lab.id, tuple(found), as_json=as_json, said=said)

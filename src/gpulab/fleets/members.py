@@ -57,7 +57,8 @@ class Member:
         if self.seat is not None:
             return self.seat.label
         if self.is_former:
-            return f"{self.name or self.account.title} (left the roster)"
+            whose = self.instance.owner if self.instance else self.account.title
+            return f"{whose} (left)"
         return f"{self.name} (extra)"
 
 

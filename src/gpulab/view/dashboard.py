@@ -129,6 +129,10 @@ def class_board(
     return Board(now, tiles, gauges, (*_unread(rows), *notes))
 
 
+#: Of what has run for longer than a boot takes, and was not asked yet.
+UNANSWERED = "has not answered yet"
+
+
 def own_board(seen: Overview, *, now: datetime) -> Board:
     """Put one's own instances on the board."""
     known = [row.usd_per_hour for row in seen.rows if row.usd_per_hour is not None]
@@ -213,7 +217,7 @@ def _of_instance(
             return Standing.STARTING, "booting"
         if silence:
             return Standing.TROUBLE, f"no answer: {one_line(silence)}"
-        return Standing.UP, "has not answered yet"
+        return Standing.UP, UNANSWERED
     failed = [p for p in status.phases if p.state == "failed"]
     if failed:
         return Standing.TROUBLE, one_line(f"{failed[0].name} failed: {failed[0].message}")

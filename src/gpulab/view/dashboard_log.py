@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from gpulab.view.dashboard import Board, Standing, Tile, counts
+from gpulab.view.dashboard import UNANSWERED, Board, Standing, Tile, counts
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,9 @@ def _change(old: Tile | None, new: Tile, at: datetime) -> Entry | None:
         return Entry(at, f"{new.who}: {new.words}", is_alarm=True) if is_alarm else None
     if old.instance and new.instance and old.instance != new.instance:
         return Entry(at, f"{new.who}: was replaced by {new.instance}")
+    if old.words == UNANSWERED and not is_alarm:
+        # The dashboard began while a class was at work: that is no news, three hundred times.
+        return None
     if old.standing is new.standing:
         is_news = is_alarm and old.words != new.words
         return Entry(at, f"{new.who}: {new.words}", is_alarm=True) if is_news else None

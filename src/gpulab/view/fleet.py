@@ -91,6 +91,12 @@ def plan_json(plan: FleetPlan) -> dict[str, Any]:
     }
 
 
+def outcome_line(number: int, outcome: Outcome) -> str:
+    """Say what came of one seat, numbered as they come: `   3  s171000: done; 1 file sent`."""
+    text = outcome.trouble.message if outcome.trouble else outcome.detail
+    return f"  {number:>4}  {outcome.who}: {'; '.join(filter(None, (outcome.result, text)))}"
+
+
 def outcome_json(outcome: Outcome) -> dict[str, Any]:
     """Return what came of one seat for programs."""
     instance, seat = outcome.instance, outcome.seat

@@ -112,7 +112,7 @@ def rows_text(rows: Sequence[MemberRow], *, now: datetime) -> str:
 def totals_text(rows: Sequence[MemberRow]) -> str:
     """Count the class: who is up, who is not, who is setting up, idle or in trouble, and what it has cost so far."""
     states = Counter(_state(row.member) for row in rows)
-    words = [f"{n:,} {state}" for state, n in states.items()]
+    words = [f"{n:,} {'not up' if state == '-' else state}" for state, n in states.items()]
     idle = sum(1 for row in rows if row.status is not None and row.status.idle_since is not None)
     begun = sum(1 for row in rows if _is_beginning(row))
     troubled = sum(1 for row in rows if _trouble(row))

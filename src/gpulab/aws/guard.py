@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
-from gpulab.errors import AwsError, NotAllowed, NotFound
+from gpulab.errors import AwsError, GpulabError, NotAllowed, NotFound
 from gpulab.model.instance import TAG_COURSE, TAG_OWNER
 from gpulab.rights.roles import end_role
 
@@ -37,10 +37,12 @@ class Guard:
     Attributes:
         until: When the account ends the instance; aware UTC; `None` when nothing is armed.
         why_not: Why nothing is armed, a half-sentence; `""` when it is.
+        error: What AWS said when it neither armed nor told; an earlier end may stand all the same. `None` when nothing stands in the way.
     """
 
     until: datetime | None
     why_not: str = ""
+    error: GpulabError | None = field(default=None, compare=False)
 
     @property
     def is_armed(self) -> bool:
@@ -74,7 +76,7 @@ def arm(
             client.create_schedule(**schedule)
     except AwsError as error:
         if error.code != "ConflictException":
-            return Guard(None, error.message)
+            return Guard(None, error.message, error)
         return _moved(cloud, region, instance_id, schedule, until)
     return Guard(until)
 
@@ -89,7 +91,7 @@ def read(cloud: Cloud, region: str, instance_id: str, *, owner: str) -> Guard:
     except NotFound:
         return Guard(None, "nothing is scheduled")
     except AwsError as error:
-        return Guard(None, error.message)
+        return Guard(None, error.message, error)
     if found.get("State") == "DISABLED":
         return Guard(None, "the schedule is switched off")
     until = _moment(found.get("ScheduleExpression", ""))
@@ -225,7 +227,7 @@ def _moved(cloud: Cloud, region: str, instance_id: str, schedule: Any, until: da
         with cloud.explained(f"move the scheduled end of {instance_id}"):
             client.update_schedule(**schedule)
     except AwsError as error:
-        return Guard(None, error.message)
+        return Guard(None, error.message, error)
     return Guard(until)
 
 

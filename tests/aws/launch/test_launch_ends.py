@@ -12,7 +12,14 @@ import boto3
 import pytest
 from tests.aws.launch.conftest import Student
 
-from gpulab.errors import CommandFailed, Refused, StoreError, Unreachable, WrongUsage
+from gpulab.errors import (
+    CommandFailed,
+    CredentialsInvalid,
+    Refused,
+    StoreError,
+    Unreachable,
+    WrongUsage,
+)
 from gpulab.launch.events import Ended, Saved
 from gpulab.launch.running import extend, instances, keep, stop
 from gpulab.launch.upkeep import doctor, sweep
@@ -314,6 +321,33 @@ def test_an_instance_that_cannot_be_reached_is_extended_through_its_tag(prepared
 
     assert (False, True, True) == (moved.agent, moved.guard, moved.tag)
     assert "it reads the new end from its tag within a minute" in moved.notes[0]
+
+
+def test_no_end_moves_past_one_that_the_account_keeps(prepared):
+    """The account would end the instance at the old time while its own timer, which saves the work first, waits for the new one."""
+    host, context = with_host(prepared, extend=b"")
+    before = instances.find(context, "week4").expires_at
+    prepared.sandbox.refuse("UpdateSchedule", "ExpiredTokenException")
+
+    with pytest.raises(
+        CredentialsInvalid, match="the end was not moved: could not move the scheduled"
+    ):
+        extend.extend(context, prepared.instance, prepared.sandbox.now() + timedelta(hours=6))
+
+    assert [] == host.asked
+    assert before == instances.find(context, "week4").expires_at
+
+
+def test_a_schedule_that_was_moved_without_an_answer_counts_as_moved(prepared):
+    """A lost answer is no reason to keep a student from working on: what the account has says it."""
+    host, context = with_host(prepared, extend=b"")
+    until = prepared.sandbox.now() + timedelta(hours=6)
+    prepared.sandbox.fail_after_effect("UpdateSchedule", "InternalServerException")
+
+    moved = extend.extend(context, prepared.instance, until)
+
+    assert (True, True, ()) == (moved.agent, moved.guard, moved.notes)
+    assert 1 == len(host.asked)
 
 
 def idle_tag(student):

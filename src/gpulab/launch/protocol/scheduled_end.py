@@ -44,7 +44,7 @@ def arm_at(context: Context, instance: Instance, ends_at: datetime) -> Guard:
             role_arn=context.profile.scheduler_role,
         )
     except GpulabError as error:
-        return Guard(None, error.message)
+        return Guard(None, error.message, error)
 
 
 def disarm(context: Context, instance: Instance) -> None:
@@ -65,4 +65,4 @@ def read(context: Context, instance: Instance) -> Guard:
     try:
         return guard.read(context.cloud, instance.place.region, instance.id, owner=instance.owner)
     except GpulabError as error:
-        return Guard(None, error.message)
+        return Guard(None, error.message, error)

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from gpulab.aws import instances as ec2
-from gpulab.errors import AwsError, GpulabError, Refused, StoreError
+from gpulab.aws.guard import Guard
+from gpulab.errors import AwsError, GpulabError, NotAllowed, Refused, StoreError
 from gpulab.launch.context import Context
 from gpulab.launch.money.budget import allowance
 from gpulab.launch.money.rebuilding import complete
@@ -170,12 +171,12 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
 
     Raises:
         Refused: The end lies in the past, or beyond the limit from now.
-        GpulabError: Neither the agent nor the tag could be moved; the old end stands.
+        GpulabError: Neither the agent nor the tag could be moved, or the account may still end the instance sooner; the old end stands.
     """
     until = _whole(until)
     _check(context, until)
     is_later = instance.expires_at is None or until > instance.expires_at
-    armed = scheduled_end.arm_at(context, instance, until) if is_later else None
+    armed = _armed_first(context, instance, until) if is_later else None
     text = until.strftime("%Y-%m-%dT%H:%M:%SZ")
     tag_error = _retag(context, instance, {TAG_EXPIRES: text})
     agent_error = _ask_agent(context, instance, lambda host: agent.extend(host, until))
@@ -202,6 +203,23 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
             *unwritten,
         ),
     )
+
+
+def _armed_first(context: Context, instance: Instance, until: datetime) -> Guard:
+    """
+    Move the schedule. Where it may stay behind nothing else is moved: the account would end the instance with its work unsaved.
+
+    Who may neither schedule nor look has scheduled nothing.
+    """
+    armed = scheduled_end.arm_at(context, instance, until)
+    if armed.error is None:
+        return armed
+    found = scheduled_end.read(context, instance)
+    if found.until is not None and found.until >= until:
+        return found
+    if found.until is not None or not isinstance(found.error, NotAllowed | None):
+        raise armed.error.reworded(f"the end was not moved: {armed.why_not}") from armed.error
+    return armed
 
 
 def _whole(until: datetime) -> datetime:

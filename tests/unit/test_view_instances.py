@@ -117,3 +117,32 @@ def test_the_list_says_how_busy_the_gpu_is():
 
     assert "GPU 37 %" in rows_text([a_row(status)], now=NOW)
     assert "GPU       T4: 37 % busy, 1,024 of 15,360 MiB" in status_lines(status, now=NOW)
+
+
+def test_what_is_not_kept_is_shown():
+    """A student who counts on the copy must read what is not in it; the caches that nobody misses would hide it."""
+    skipped = [
+        {"path": "__pycache__", "reason": "excluded"},
+        {"path": "data.bin", "reason": "over 20 GiB"},
+    ]
+    failed = [f"bad{n}.bin: Input/output error" for n in range(7)]
+    keep = {"files": 9, "skipped": skipped, "failed": failed}
+
+    lines = status_lines(a_status(keep=keep), now=NOW)
+
+    assert [
+        "saved     not yet",
+        "left out  data.bin: over 20 GiB",
+        *(f"not saved bad{n}.bin: Input/output error" for n in range(5)),
+        "          and 2 more",
+    ] == lines[-8:]
+
+
+@pytest.mark.parametrize(
+    "keep", [None, 7, {"skipped": 7, "failed": {}}, {"skipped": [7], "failed": [7]}]
+)
+def test_a_status_that_says_nonsense_of_the_kept_work_is_read(keep):
+    """The instance belongs to a student and may say anything."""
+    status = a_status(keep=keep)
+
+    assert ((), ()) == (status.left_out, status.unsaved)

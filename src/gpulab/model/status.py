@@ -66,6 +66,8 @@ class AgentStatus:
         notice: AWS's announcement to take the instance back: what, and when; `None` without one.
         ending: Why the instance is about to end itself; `""` while it is not.
         used: `None` before the agent's first look.
+        left_out: What is never kept, each path with its reason; caches are not among them.
+        unsaved: What could not be kept as it is now, a line each.
     """
 
     at: datetime
@@ -82,6 +84,8 @@ class AgentStatus:
     notice: tuple[str, datetime | None] | None
     ending: str
     used: Used | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
+    unsaved: tuple[str, ...] = ()
 
     def phase(self, name: str) -> Phase | None:
         """Return a phase by name."""
@@ -99,6 +103,7 @@ def read_status(text: str) -> AgentStatus:
     if not isinstance(found, dict) or found.get("version") != 1:
         raise ValueError("not a status of version 1")
     jupyter, notice = _table(found, "jupyter"), _table(found, "notice")
+    kept = _table(found, "keep")
     return AgentStatus(
         at=read_moment(found.get("at")) or datetime.fromtimestamp(0, UTC),
         phases=tuple(_phase(p) for p in _tables(found, "phases")),
@@ -114,6 +119,12 @@ def read_status(text: str) -> AgentStatus:
         notice=(str(notice.get("action", "")), read_moment(notice.get("time"))) if notice else None,
         ending=str(_table(found, "ending").get("reason", "")),
         used=_used(_table(found, "used")),
+        left_out=tuple(
+            (str(skipped.get("path", "")), str(skipped.get("reason", "")))
+            for skipped in _tables(kept, "skipped")
+            if skipped.get("reason") != "excluded"
+        ),
+        unsaved=_texts(kept, "failed"),
     )
 
 
@@ -151,6 +162,11 @@ def _table(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _tables(found: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     value = found.get(key)
     return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
+
+
+def _texts(found: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = found.get(key)
+    return tuple(v for v in value if isinstance(v, str)) if isinstance(value, list) else ()
 
 
 def _number(value: object, default: float = 0.0) -> float:

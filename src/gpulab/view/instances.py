@@ -101,6 +101,7 @@ def totals_text(rows: Sequence[Row]) -> str:
 # The agent's unit does so: some causes pass, such as an index that was busy.
 RETRIED = "it tries again by itself, six times in an hour; `gpulab logs --follow` shows everything, `gpulab stop` ends it"
 _LAST_LINES = 9
+_SHOWN = 5
 
 
 def doing(status: AgentStatus | None) -> str:
@@ -156,10 +157,18 @@ def status_lines(status: AgentStatus, *, now: datetime) -> list[str]:
         lines.append(f"idle      no; ends after {status.idle_minutes} min without activity")
     saved = local_time(status.saved_at, now=now) if status.saved_at else "not yet"
     lines.append(f"saved     {saved}")
+    lines += _some([f"left out  {one_line(path)}: {reason}" for path, reason in status.left_out])
+    lines += _some([f"not saved {one_line(line)}" for line in status.unsaved])
     if status.notice is not None:
         when = f" at {local_time(status.notice[1], now=now)}" if status.notice[1] else ""
         lines.append(f"notice    AWS will {status.notice[0]} it{when}; the work is being saved")
     return lines
+
+
+def _some(lines: list[str]) -> list[str]:
+    """The first lines; a data set of links into nowhere must not fill the screen."""
+    more = len(lines) - _SHOWN
+    return lines if more <= 0 else [*lines[:_SHOWN], f"          and {more} more"]
 
 
 def pairs_text(pairs: Mapping[str, str]) -> str:

@@ -152,6 +152,24 @@ def test_stop_keeps_the_work_compares_it_and_then_ends_the_instance(prepared):
     assert [] == prepared.live()
 
 
+def test_a_file_that_is_too_large_to_be_kept_holds_an_instance_up(prepared):
+    """Thirty gigabytes of a week's training would end with the instance, and nobody would have said a word."""
+    keep_in_bucket(prepared, FILES)
+    left_out = b'{"path": "big.bin", "reason": "over 20 GiB", "skipped": true}\n'
+    _, context = with_host(
+        prepared, save=b'{"saved_at": "2026-11-16T09:00:00Z"}', manifest=lines(FILES) + left_out
+    )
+
+    with pytest.raises(CommandFailed, match=r"big\.bin is not kept: over 20 GiB") as failure:
+        list(stop.stop(context, prepared.instance))
+
+    assert (
+        "`gpulab pull` copies it here; then move it out of `work`, or use `--no-save`"
+        == failure.value.hint
+    )
+    assert [prepared.instance.id] == prepared.live()
+
+
 def test_what_is_never_kept_does_not_hold_an_instance_up(prepared):
     """A folder of compiled modules appears beside every imported file; it is left out of the copy on purpose."""
     keep_in_bucket(prepared, FILES)

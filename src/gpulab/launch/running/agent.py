@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,8 @@ _AGENT = "gpulab-agent"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # A full work folder is read and hashed, and may go to a bucket.
 _SAVE_WITHIN_S = 1800.0
+# What the agent leaves out and nobody misses: caches, sockets and pipes.
+_BY_CHOICE = ("excluded", "not a file")
 _USE_NO_SAVE = "Close what writes to them and stop again, or use `--no-save`"
 
 
@@ -73,11 +75,14 @@ def hashes(host: Host) -> dict[str, str]:
     A file that cannot be read has the hash `""`, which no kept copy has.
 
     Raises:
-        RemoteError: It does not answer, or not in words we know.
+        RemoteError: It does not answer, or not in words we know; or a file is left out that its owner would miss.
     """
     said = host.run([_AGENT, "manifest"], timeout_s=_SAVE_WITHIN_S, max_bytes=256 << 20)
     try:
         entries = [json.loads(line) for line in said.stdout.splitlines()]
+        left_out = [e for e in entries if e.get("skipped") and e.get("reason") not in _BY_CHOICE]
+        if left_out:
+            raise _not_kept(left_out)
         return {e["path"]: _sha256(e.get("sha256")) for e in entries if _is_settled_file(e)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CommandFailed("the agent's list of the work cannot be read") from error
@@ -125,6 +130,15 @@ def log(host: Host, *, follow: bool) -> Iterator[str]:
         RemoteError: It does not answer.
     """
     yield from host.stream([_AGENT, "log", *(["--follow"] if follow else [])])
+
+
+def _not_kept(left_out: Sequence[Mapping[str, Any]]) -> CommandFailed:
+    first = left_out[0]
+    more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+    return CommandFailed(
+        f"{str(first['path'])[:200]}{more} is not kept: {str(first.get('reason'))[:80]}",
+        hint="`gpulab pull` copies it here; then move it out of `work`, or use `--no-save`",
+    )
 
 
 def _sha256(value: object) -> str:

@@ -287,7 +287,7 @@ def exec_(
 
 @click.command(cls=OfLab)
 @click.argument("lab_id", metavar="LAB")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--into",
     default="",
@@ -302,7 +302,7 @@ def exec_(
 def push(
     context: Context,
     lab_id: str,
-    folder: Path,
+    source: Path,
     into: str,
     only: tuple[str, ...],
     groups: tuple[str, ...],
@@ -311,11 +311,12 @@ def push(
     as_json: bool,
 ) -> None:
     """
-    Send a folder to everybody's work folder; nothing is deleted there.
+    Send a file, or what is in a folder, to everybody's work folder; nothing is deleted there.
 
     \b
     Example:
       gpulab fleet push week4 handouts
+      gpulab fleet push week4 solution.ipynb
       gpulab fleet push week4 data --into data --group g7
     """
     from gpulab.fleets import acting
@@ -323,7 +324,7 @@ def push(
     if into.startswith("/") or ".." in Path(into).parts:
         raise WrongUsage(f"`{into}` leads out of the work folder", hint="Such as `--into data`")
     accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
-    outcomes = acting.push(accounts, _up(found), folder, into=into)
+    outcomes = acting.push(accounts, _up(found), source, into=into)
     _finish(context, accounts, lab, outcomes, as_json=as_json)
 
 

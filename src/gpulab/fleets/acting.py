@@ -109,20 +109,21 @@ def _shown(command: Sequence[str]) -> str:
 
 
 def push(
-    accounts: Accounts, chosen: Sequence[Member], folder: Path, *, into: str
+    accounts: Accounts, chosen: Sequence[Member], source: Path, *, into: str
 ) -> Iterator[Outcome]:
     """
-    Send a folder to each; nothing is deleted there.
+    Send a file, or what is in a folder, to each; nothing is deleted there.
 
     Args:
         into: Folder below the work folder; `""` for the work folder itself.
     """
     there = f"work/{into}" if into else "work"
+    folder, only = (source.parent, [source.name]) if source.is_file() else (source, [])
 
     def act(context: Context, member: Member, instance: Instance) -> str:
         reached(accounts.account(member.account), instance)
         host = context.host(instances.target(context, instance))
-        report = copying.push(host, folder, there)
+        report = copying.push(host, folder, there, only=only)
         return f"{report.files} {'file' if report.files == 1 else 'files'} sent, {report.verified_files} verified by hash"
 
     return each(accounts, chosen, act)

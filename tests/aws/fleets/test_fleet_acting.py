@@ -12,7 +12,8 @@ from gpulab.errors import Unreachable
 from gpulab.fleets import acting
 from gpulab.fleets.members import members
 from gpulab.model.fleet import Result
-from gpulab.remote import hostkeys
+from gpulab.remote import copying, hostkeys
+from gpulab.remote.copying import CopyReport
 from gpulab.remote.process import Completed
 
 STATUS = (
@@ -126,6 +127,25 @@ def test_a_silent_line_of_shell_that_fails_is_named_whole(up):
     outcomes = list(acting.run(accounts, look()[:1], line, timeout_s=5, take=lambda *_: None))
 
     assert ["`ls | grep x` ended with 2"] == [o.trouble.message for o in outcomes]
+
+
+def test_a_single_file_is_sent_as_it_is_and_a_folder_with_what_is_in_it(up, tmp_path, monkeypatch):
+    """The solution comes at half past four, and lies among what is not for students."""
+    _, accounts, look, _ = up
+    (tmp_path / "solution.ipynb").write_text("{}")
+    sent = []
+
+    def push(host, source, destination, *, only):
+        sent.append((source, destination, only))
+        return CopyReport(1, 2, 0, (), (), 1, "", "tar")
+
+    monkeypatch.setattr(copying, "push", push)
+
+    for source, into in ((tmp_path / "solution.ipynb", ""), (tmp_path, "data")):
+        outcomes = list(acting.push(accounts, look()[:1], source, into=into))
+        assert ["1 file sent, 1 verified by hash"] == [outcome.detail for outcome in outcomes]
+
+    assert [(tmp_path, "work", ["solution.ipynb"]), (tmp_path, "work/data", [])] == sent
 
 
 def test_an_instance_that_cannot_be_saved_runs_on(up, sandbox):

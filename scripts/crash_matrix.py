@@ -6,7 +6,7 @@ Break every command at every boundary it crosses, recover it in five ways, and l
     python scripts/crash_matrix.py --minutes 60         as many as that gives
     python scripts/crash_matrix.py --only up --only rm  some commands; `--list` names them
     python scripts/crash_matrix.py --results FILE       keep each result: a run that is repeated goes on, and plays again what failed
-    python scripts/crash_matrix.py --report docs/reliability.md
+    python scripts/crash_matrix.py --no-plays --results FILE --report docs/reliability.md      the page of all that was kept
 
 A case: the simulated AWS as it stands before the command, the command in a process of its own, one break at one AWS call, ssh call, file
 or ledger statement (found by recording a good run), a way back, and the invariants of `crash/judging.py`. The same breaks are played against
@@ -40,7 +40,7 @@ def main() -> int:
     asked = _asked()
     every = [*plays(), *plays_sandbox.plays()]
     chosen = [p for p in every if not asked.only or p.name in asked.only]
-    chosen = [] if asked.only_baselines else chosen
+    chosen = [] if asked.only_baselines or not asked.plays else chosen
     if asked.list:
         print("\n".join(p.name for p in chosen))
         return 0
@@ -138,6 +138,9 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the commands")
     parser.add_argument("--json", action="store_true", help="print figures as JSON, nothing else")
     parser.add_argument("--no-baselines", dest="baselines", action="store_false")
+    parser.add_argument(
+        "--no-plays", dest="plays", action="store_false", help="none of the commands"
+    )
     parser.add_argument("--only-baselines", metavar="CALL", help="only those, broken at this call")
     parser.add_argument(
         "--results", type=Path, help="keep each result here, and go on where an earlier run ended"

@@ -28,6 +28,8 @@ from crash.stage import Ran, Stage
 #: Where folders of cases are fastest: in memory, where there is such a place.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 _LIMIT_S = 300
+#: A sample up to this size has few breaks.
+_FEW = 60
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,11 @@ def cases_of(play: Play, boundaries: Sequence[str]) -> list[Case]:
 
 
 def sample(cases: Sequence[Case], count: int) -> list[Case]:
-    """Choose so many cases, the same each time, with every kind of break at every kind of boundary in turn, each with all its ways back."""
+    """
+    Choose so many cases, the same each time, with every kind of break at every kind of boundary in turn.
+
+    Each break comes with all its ways back, which is cheaper; in a small sample with one, so that it has more breaks.
+    """
     chance = random.Random(7)
     groups: dict[tuple[str, str], dict[Broken, list[Case]]] = {}
     for case in cases:
@@ -83,8 +89,10 @@ def sample(cases: Sequence[Case], count: int) -> list[Case]:
     for group in order:
         chance.shuffle(group)
     chance.shuffle(order)
-    turns = (breaks for turn in itertools.zip_longest(*order) for breaks in turn if breaks)
-    return list(itertools.islice(itertools.chain.from_iterable(turns), count))
+    turns = [ways for turn in itertools.zip_longest(*order) for ways in turn if ways]
+    if count <= _FEW:
+        turns = [[ways[number % len(ways)]] for number, ways in enumerate(turns)]
+    return list(itertools.chain.from_iterable(turns))[:count]
 
 
 def rehearse() -> None:

@@ -129,7 +129,7 @@ def page(tally: Tally, *, today: date, words: Sequence[str]) -> str:
     """
     total = sum(tally.cases.values())
     bad = sum(tally.violations.values())
-    verdict = f"**{bad} violations**" if bad else "**no violation**"
+    verdict = f"**{bad:,} violations**" if bad else "**no violation**"
     return (
         "\n\n".join(
             [
@@ -137,7 +137,7 @@ def page(tally: Tally, *, today: date, words: Sequence[str]) -> str:
                 "What happens to money and work when a command is killed, its answers are lost, its disk is full or its credentials end. Written by"
                 f" `{' '.join(['python scripts/crash_matrix.py', *words])}` on {today.isoformat()} at commit {_commits(tally)}, against the simulated AWS"
                 " (see [sandbox.md](sandbox.md)); nothing here was seen on a real account (see [unproven.md](unproven.md)).",
-                f"{total} cases of {sum(tally.possible.values())} that there are: {verdict}. A case is one command in a process of its own, broken at one AWS call, ssh call, file or ledger statement"
+                f"{total:,} cases of {sum(tally.possible.values()):,} that there are: {verdict}. A case is one command in a process of its own, broken at one AWS call, ssh call, file or ledger statement"
                 " that a good run crosses, then recovered in one of five ways, then judged. Simulated time; the simulated EC2 hides new instances for"
                 " 1.5 s and forgets ended ones after an hour.",
                 _by_command(tally),
@@ -265,7 +265,9 @@ def _open_ends(tally: Tally) -> str:
         "- A machine is a folder with a model of the agent; booted machines are tested in `tests/machine`.\n"
         "- Disk full is an error at every further write, not a full disk; killed writes of the ledger itself are played by"
         " `scripts/bench/ledger_kills.py`.\n"
-        "- On a new computer `gpulab ledger rebuild` cannot know the disks of instances that have ended, since EC2 forgets a deleted volume; it"
-        " says so. They are the few percent by which the ledger of a class differs there.\n"
-        "- `gpulab sandbox` itself is not among the commands."
+        "- On a new computer `gpulab ledger rebuild` knows what an ended instance cost, its disk included, as long as EC2 shows the instance with"
+        " its tags: for an hour here, perhaps for less on AWS. What EC2 has forgotten nobody can rebuild; the ledger of the computer that"
+        " launched it has it.\n"
+        "- The sandboxes that `gpulab sandbox start` starts here are forks of one process that has imported everything; the rest of them is real.\n"
+        "- The ways back from one break begin at the same break, which happened once; they are played apart from there."
     )

@@ -6,7 +6,6 @@ EC2 forgets a terminated instance after about an hour and a spot price after 90 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from gpulab.aws.errors import explained
-from gpulab.aws.instances import end_in
+from gpulab.aws.instances import disk_gib_in, end_in
 from gpulab.aws.session import Cloud
 from gpulab.model import fact
 from gpulab.model import instance as tags
@@ -209,8 +208,7 @@ def _is_told_by_tag(row: Mapping[str, Any], volumes: Iterable[Mapping[str, Any]]
 
 
 def _disk_gib(row: Mapping[str, Any]) -> int | None:
-    said = _tags(row).get(tags.TAG_DISK, "")
-    return int(said) if re.fullmatch("[1-9][0-9]{0,5}", said) else None
+    return disk_gib_in(_tags(row))
 
 
 def _gone_disk(row: Mapping[str, Any], region: str) -> Fact:

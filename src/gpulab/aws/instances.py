@@ -264,7 +264,14 @@ def read_instance(row: Mapping[str, Any], region: str) -> Instance:
         image_id=row.get("ImageId", ""),
         volume_ids=tuple(sorted(v for v in volumes if v)),
         ended_at=end_in(row),
+        disk_gib=disk_gib_in(tags),
     )
+
+
+def disk_gib_in(tags: Mapping[str, str]) -> int | None:
+    """Return the size of the root disk as the tag tells it; `None` where there is no such tag, or nonsense in it."""
+    said = tags.get(tags_of.TAG_DISK, "")
+    return int(said) if re.fullmatch("[1-9][0-9]{0,5}", said) else None
 
 
 def end_in(row: Mapping[str, Any]) -> datetime | None:

@@ -64,6 +64,7 @@ class Instance:
         expires_at: From the tag; `None` if absent or unreadable.
         launch_id: From the tag; which journal entry made it.
         ended_at: When AWS stopped charging for its last run; `None` while it runs, and where AWS does not say.
+        disk_gib: Its root disk's size, from the tag; `None` if absent or unreadable.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Instance:
     image_id: str = ""
     volume_ids: tuple[str, ...] = ()
     ended_at: datetime | None = None
+    disk_gib: int | None = None
 
     @property
     def market(self) -> Market:

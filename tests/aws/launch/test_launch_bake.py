@@ -23,6 +23,7 @@ from gpulab.launch.account import images
 from gpulab.launch.events import Declined, ImageChosen, ImageMade, PhaseChanged, Running
 from gpulab.launch.upkeep import sweep
 from gpulab.launch.upkeep.prepare import prepare
+from gpulab.model.fact import FactKind
 from gpulab.model.leftover import Kind
 from gpulab.remote.process import Completed
 from gpulab.sandbox import Sandbox
@@ -242,6 +243,24 @@ def test_an_image_that_was_deleted_elsewhere_costs_one_refused_call(sandbox, bak
     run = baker.up("second")
 
     assert run.instance.image_id not in ("", image.image.id)
+
+
+def test_the_ledger_has_the_disk_that_the_image_needs_not_the_smaller_one_that_was_planned(
+    sandbox, baker
+):
+    """AWS bills the disk there is; an image's own is never made smaller."""
+    baked(baker)
+
+    run = baker.up("small", disk_gib=40)
+
+    (made,) = a_client("ec2").describe_volumes(VolumeIds=list(run.instance.volume_ids))["Volumes"]
+    (disk,) = [
+        told
+        for told in baker.context.ledger.facts(FactKind.VOLUME)
+        if told.subject == made["VolumeId"]
+    ]
+    assert made["Size"] > 40
+    assert str(made["Size"]) == disk.details["size_gb"]
 
 
 def test_the_disk_is_filled_at_a_rate_only_where_the_profile_pays_for_it(sandbox, baker):

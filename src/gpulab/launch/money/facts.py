@@ -157,12 +157,14 @@ def record_disks(context: Context, instance: Instance, *, disk_gib: int) -> None
 
 
 def _disks(instance: Instance, disk_gib: int) -> list[fact.Fact]:
+    # An image may need more than was planned; the tag has what was asked for in the end.
+    size_gb = max(disk_gib, instance.disk_gib or 0)
     return [
         fact.volume(
             volume_id,
             at=instance.launched_at,
             type="gp3",
-            size_gb=disk_gib,
+            size_gb=size_gb,
             usd_per_gb_month=gp3_usd_per_gib_month(instance.place.region),
             instance_id=instance.id,
             ends_with_instance=True,

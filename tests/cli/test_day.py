@@ -125,6 +125,51 @@ def test_stopping_nothing_still_answers_in_json(sandbox, capsys):
     assert (0, {"events": []}) == (code, json.loads(capsys.readouterr().out))
 
 
+def the_agent_says(monkeypatch, *lines: str) -> None:
+    """Answer for the agent, whose instance has no machine here."""
+    monkeypatch.setattr("gpulab.launch.running.instances.host", lambda context, instance: None)
+    monkeypatch.setattr("gpulab.launch.running.agent.log", lambda host, follow: iter(lines))
+
+
+@pytest.mark.parametrize(
+    ("options", "printed"),
+    [
+        ([], "armed\njupyter \ufffd[2J up\n"),
+        (["--follow"], "armed\njupyter \ufffd[2J up\n"),
+        (["--raw"], "armed\njupyter \x1b[2J up\n"),
+        (["--follow", "--json"], '{"line": "armed"}\n{"line": "jupyter \\u001b[2J up"}\n'),
+    ],
+)
+def test_the_log_of_an_instance_drives_no_terminal_unasked(
+    up, monkeypatch, capsys, options, printed
+):
+    """What runs on the instance may write anything; programs get it whole, people get it harmless."""
+    up("week4")
+    the_agent_says(monkeypatch, "armed", "jupyter \x1b[2J up")
+
+    code = run(["logs", "week4", *options])
+
+    assert (0, printed) == (code, capsys.readouterr().out)
+
+
+def test_a_program_reads_log_and_console_as_one_document(up, monkeypatch, capsys):
+    """A TA's script that collects logs must tell the two apart."""
+    made = up("week4")
+    the_agent_says(monkeypatch, "armed", "jupyter up")
+
+    codes = [run(["logs", "--json"]), run(["logs", "--json", "--raw"])]
+    agent = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(
+        "gpulab.launch.running.instances.console", lambda context, instance: "boot\nkeys\n"
+    )
+    codes.append(run(["logs", "--console", "--json"]))
+    console = json.loads(capsys.readouterr().out)
+
+    assert [0, 2, 0] == codes
+    assert {"id": made, "from": "agent", "lines": ["armed", "jupyter up"]} == agent
+    assert {"id": made, "from": "console", "lines": ["boot", "keys"]} == console
+
+
 def test_a_slip_of_the_finger_does_not_read_as_stopped(up, capsys):
     """`gpulab stop wek4` while week4 runs on costs money all night."""
     up("week4")

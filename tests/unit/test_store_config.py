@@ -8,6 +8,7 @@ import pytest
 from gpulab.errors import StoreError, WrongUsage
 from gpulab.store.config import Profile, change_profile, read_config
 from gpulab.store.files import write_atomically
+from gpulab.store.home import Folder
 
 
 def test_no_file_is_the_default_profile(tmp_path):
@@ -115,6 +116,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     assert [Path("config.toml")] == [p.relative_to(tmp_path) for p in tmp_path.iterdir()]
     assert b"old" == path.read_bytes()
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_sentence(tmp_path, monkeypatch):
+    """A full disk may show first at a folder: that is no fault of ours to be reported with a traceback."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(StoreError, match=r"could not write .*tunnels: No space left on device"):
+        _ = Folder(tmp_path).tunnels
 
 
 def test_an_interrupted_write_leaves_nothing_half_made(tmp_path, monkeypatch):

@@ -42,11 +42,19 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only its owner can read, and those above it that are missing; return it."""
-    # One by one: `parents=True` gives the parents the mode that the umask leaves, which may be everybody's.
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True, mode=0o700)
+    """
+    Make a folder that only its owner can read, and those above it that are missing; return it.
+
+    Raises:
+        StoreError: The disk is full or the folder above is not writable.
+    """
+    try:
+        # One by one: `parents=True` gives the parents the mode that the umask leaves, which may be everybody's.
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
     return path
 
 

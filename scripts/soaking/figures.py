@@ -95,6 +95,8 @@ def lost_by_cause(tally: Tally) -> dict[str, list[Lost]]:
 
 
 def _why(lost: Lost) -> str:
+    if not lost.has_bucket:
+        return "on an instance without a bucket, which S3 refused at its launch"
     if lost.noticed_s >= _NOTICE_S and lost.age_s <= _LAST_LOOK_S:
         return "written in the last ten seconds before the cut"
     if lost.noticed_s >= _NOTICE_S:

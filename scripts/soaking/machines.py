@@ -12,6 +12,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gpulab.errors import Unreachable
+from gpulab.remote import process as remote
 from gpulab.remote.process import Completed
 from gpulab.remote.target import SshTarget
 from gpulab.sandbox.calls import ConnectionLost
@@ -53,6 +56,7 @@ class Lost:
         cause: How the machine ended.
         noticed_s: How long before its end the machine knew of it; 0 when it did not.
         is_refused: Whether S3 had refused the last attempt to keep it.
+        has_bucket: Whether the instance could keep anything by itself.
     """
 
     path: str
@@ -60,6 +64,7 @@ class Lost:
     cause: str
     noticed_s: float
     is_refused: bool = False
+    has_bucket: bool = True
 
 
 @dataclass
@@ -67,6 +72,7 @@ class Tally:
     """What became of all machines together."""
 
     booted: int = 0
+    without_bucket: int = 0
     interrupted: int = 0
     doubled: list[str] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
@@ -139,7 +145,9 @@ class Machine:
         self.birth, self.root = birth, root
         self.is_off = False
         self.is_restored = False
+        self.has_bucket = True
         self.kept: dict[str, str] = {}
+        self.fetched: dict[str, str] = {}
         self.ready_at: datetime | None = None
         self.ssh_at: datetime | None = None
         self._kind, self._on_exit = kind, on_exit
@@ -238,6 +246,8 @@ class Machine:
         Raises:
             Problem: S3 does not answer.
         """
+        if not self.has_bucket:
+            return {}
         while not self._busy.acquire(blocking=False):
             self._nap(1)
         try:
@@ -259,6 +269,18 @@ class Machine:
     def manifest(self) -> list[dict[str, Any]]:
         """List the work with hashes, by the agent's own code."""
         return list(self._agent.manifest(self.here))
+
+    def copy_program(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Run the instance's side of a copy in the home folder, as ssh would."""
+        if words[4] == "list":  # no time passes before what is listed is copied
+            self.fetched = {path: sha256 for path, (sha256, _) in self._written.items()}
+        return subprocess.Popen(
+            [sys.executable, *words[1:]],
+            cwd=self.here.work.parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def extend(self, until: str) -> None:
         """Move the deadline."""
@@ -304,6 +326,8 @@ class Machine:
         place = self.root / "etc/gpulab/spec.json"
         place.parent.mkdir(parents=True)
         place.write_text(json.dumps(spec))
+        self.has_bucket = spec["keep"] is not None
+        self._kind.tally.without_bucket += not self.has_bucket
         self.here = self._agent.Here(str(self.root))
         self.here.work.mkdir(parents=True)
         limits = self.root / "var/lib/gpulab/limits.json"
@@ -316,6 +340,8 @@ class Machine:
         self._live_on(timedelta(minutes=spec["idle_minutes"]))
 
     def _restore(self) -> None:
+        if not self.has_bucket:
+            return
         try:
             said = self._agent.restore(self.here, self)
         except self._agent.Problem:
@@ -354,7 +380,7 @@ class Machine:
     def _save_when_seen(self) -> None:
         """Save at this look, and at each one after it until everything is kept."""
         self._is_save_planned = False
-        while self._unkept():
+        while self.has_bucket and self._unkept():
             with contextlib.suppress(self._agent.Problem):
                 self.save()
             if self._unkept():
@@ -381,8 +407,8 @@ class Machine:
 
     def _kept_now(self) -> dict[str, str]:
         """What is in the kept copy, hash by path, as the agent's own note of its last manifest says."""
-        if self.here is None:
-            return {}
+        if self.here is None or not self.has_bucket:
+            return self.fetched
         known = self._agent.read_json(self.root / "var/lib/gpulab/kept.json")
         return {path: entry["sha256"] for path, entry in known.get("entries", {}).items()}
 
@@ -401,7 +427,7 @@ class Machine:
         tally.ends[named] = tally.ends.get(named, 0) + 1
         for path in self._unkept():
             age = (now - self._written[path][1]).total_seconds()
-            tally.lost.append(Lost(path, age, named, noticed, self._is_refused))
+            tally.lost.append(Lost(path, age, named, noticed, self._is_refused, self.has_bucket))
         self._on_exit(self.birth.instance_id)
 
     def _nap(self, seconds: float) -> None:
@@ -413,21 +439,27 @@ class Machine:
 class Host:
     """An instance over ssh, as far as gpulab asks it."""
 
+    starter = None
+
     def __init__(self, machines: Machines, target: SshTarget) -> None:
         self.target = target
         self._machines = machines
 
-    def run(self, command: Sequence[str], *, check: bool = True, **_: Any) -> Completed:
+    def run(
+        self, command: Sequence[str], *, check: bool = True, given: bytes = b"", **_: Any
+    ) -> Completed:
         """
         Answer a command.
 
         Raises:
             Unreachable: The machine is off, or not that far.
         """
-        machine = self._machines.by_id.get(self.target.instance_id)
-        if machine is None or machine.is_off or machine.ssh_at is None:
-            raise Unreachable("Connection timed out")
+        machine = self._machine()
         words = list(command)
+        if words[0] == "python3":
+            with machine.copy_program(words) as program:
+                said, _complaint = program.communicate(given)
+            return Completed(program.returncode, said, "")
         if words == ["true"]:
             return Completed(0, b"", "")
         if words[:2] == ["gpulab-agent", "status"]:
@@ -442,6 +474,24 @@ class Host:
             return self._saved(machine)
         raise AssertionError(f"nobody taught this machine {words}")
 
+    def start(self, command: Sequence[str]) -> Program:
+        """
+        Start the instance's side of a copy.
+
+        Raises:
+            Unreachable: The machine is off, or not that far.
+        """
+        return Program(self._machine().copy_program(list(command)))
+
+    def raise_if_ssh_failed(self, ended: remote.Ended) -> None:
+        """Nothing lies between here and a machine."""
+
+    def _machine(self) -> Machine:
+        machine = self._machines.by_id.get(self.target.instance_id)
+        if machine is None or machine.is_off or machine.ssh_at is None:
+            raise Unreachable("Connection timed out")
+        return machine
+
     def _saved(self, machine: Machine) -> Completed:
         try:
             return Completed(0, json.dumps(machine.save()).encode(), "")
@@ -449,6 +499,29 @@ class Host:
             return Completed(1, b"", f"error: {problem}")
         except Ended:
             raise Unreachable("Connection reset") from None
+
+
+class Program:
+    """A program that runs, as `gpulab.remote` takes it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.stdin, self.stdout = process.stdin, process.stdout
+        self._process = process
+
+    def wait(self) -> remote.Ended:
+        """Wait for its end."""
+        code = self._process.wait()
+        assert self._process.stderr is not None
+        said = self._process.stderr.read().decode()
+        for pipe in (self.stdin, self.stdout, self._process.stderr):
+            pipe.close()
+        return remote.Ended(code, said, "")
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
 
 
 class S3Connection:

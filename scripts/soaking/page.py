@@ -20,6 +20,7 @@ def _term(said: Said) -> str:
     first, last = figures["samples"][0], figures["samples"][-1]
     rows = [
         ("launches that EC2 took", tally["booted"], ""),
+        ("of them without a bucket, because S3 refused at the launch", tally["without_bucket"], ""),
         ("spot interruptions with a notice", tally["interrupted"], ""),
         ("launched twice", len(tally["doubled"]), "0"),
         ("running a day after the last lab, before any sweep", figures["running_at_end"], "0"),
@@ -88,9 +89,9 @@ def _end_unknown(too_high: list[Decimal]) -> list[str]:
     if not too_high:
         return []
     return [
-        f"{len(too_high)} instances are estimated too high, by {sum(too_high):.2f} USD together and {max(too_high):.2f} at most: AWS took them back without a notice"
-        " after their session, and nobody looked before EC2 forgot them, an hour after their end. Their end is not known, so the ledger counts them"
-        " to their planned end and says so. None is estimated too low.",
+        f"{len(too_high)} instances are estimated too high, by {sum(too_high):.2f} USD together and {max(too_high):.2f} at most: they ended while nobody looked, EC2 had forgotten"
+        " them and their spot requests by the next command, and their agent could not tell either, cut without a notice or without a bucket. The ledger counts them to their"
+        " planned end and says so. None is estimated too low.",
         "",
     ]
 
@@ -171,8 +172,9 @@ through gpulab's own `up`, `ls`, `extend`, `stop`, `ledger rebuild` and `sweep`.
 project at any time. Three students in ten have keys that expire after four hours. Each zone has a rate of interruptions of its own, 0 to 20 % an hour, drawn every week; three in a hundred come
 without a notice. Zones are full for up to an hour, and three times a week AWS has an outage of 2 to 9 min, once of them at the peak. One session in four ends by itself because
 nobody stops it; now and then a laptop's lid is closed in the middle of a command. Files are real, and are kept and brought back by the agent's own code; booting, JupyterLab and ssh are
-played. Students share nothing but the weather, so they are played in shares, each with a process and a simulated AWS of its own. Classes by `gpulab fleet` are not in it, nor is work that is fetched
-over ssh: a student whose `gpulab init` could not make the bucket in an outage runs it again.
+played. Students share nothing but the weather, so they are played in shares, each with a process and a simulated AWS of its own. A student whose `gpulab init` could not make the bucket in an outage
+runs it again; an instance whose launch could not write to the bucket has none, and `gpulab stop` fetches its work by gpulab's own copying. What an open tunnel would fetch meanwhile is not played, and
+classes by `gpulab fleet` are not in it.
 
 **A tunnel** is the real one before a real sshd of its own, with two clients asking through it all the time while ssh and sshd are killed and frozen, the network swallows everything, and the
 clock jumps by ten minutes as after a sleep. The process is looked at while all of its tunnels are up. Their pace is a tenth of the usual one, so that a loss is noticed after one second.

@@ -195,6 +195,7 @@ class Student:
         if instance is not None:
             for _ in stop.stop(context, instance):
                 pass
+            self._compare_fetched(name, instance.id)
 
     def _extend(self, name: str) -> None:
         context = self._context()
@@ -292,8 +293,17 @@ class Student:
         """Rely no more on what an ended machine could not keep: it has counted it, and it is not counted again."""
         ended = self._machines.get(name)
         if ended is not None and ended.is_off:
-            files = self.work.get(name, {})
+            # What was fetched from an instance without a bucket was compared when it ended, and stays on the laptop.
+            files = self.work.get(name, {}) if ended.has_bucket else {}
             self.work[name] = {path: ended.kept[path] for path in files if path in ended.kept}
+
+    def _compare_fetched(self, name: str, instance_id: str) -> None:
+        """Compare what `gpulab stop` fetched of an instance without a bucket with what was on it."""
+        machine = self._machines.get(name)
+        if machine is not None and machine.birth.instance_id == instance_id:
+            folder = self._folder / "home" / "work" / name
+            wrong = [p for p, sha in machine.fetched.items() if _sha256(folder / p) != sha]
+            self._term.figures.wrong_at_end += [f"{self.account}: fetched {p}" for p in wrong]
 
     def _compare_restored(self, name: str, machine: Machine) -> None:
         """Compare what an instance has with what is relied on."""

@@ -222,7 +222,7 @@ def _judged(stage: Stage, play: Play, case: Case, first: Ran) -> dict[str, Any]:
     after = recover(stage, play, case.recovery)
     violations = judge(stage, play, broken, case.recovery, first, [*stage.rivals, *after])
     spent = account(stage, play, case.recovery)
-    violations += money(stage) if play.counted_by else []
+    violations += money(stage, spent) if play.counted_by else []
     if case.recovery == "sweep":
         violations += left_over(stage)
     return {

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from crash.faults import error_table
@@ -20,6 +20,7 @@ from gpulab.store.ledger import Ledger
 
 CODES = frozenset({0, 1, 2, 3, 4, 5, 130})
 _SECRETS = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|FwoGZXIvYXdzE|" + re.escape(TOKEN))
+_DOUBTFUL = re.compile(r"(i-[0-9a-f]+) ended within a minute of its launch")
 _APART_USD = Decimal("0.002")
 _APART = Decimal("0.01")
 
@@ -163,8 +164,14 @@ def _lost_work(stage: Stage, play: Play) -> Iterable[Violation]:
                 yield Violation("lost work", f"{path} of {guest.birth.instance_id} is kept nowhere")
 
 
-def money(stage: Stage) -> list[Violation]:
-    """Compare the ledger of the computer in use with the simulated bill."""
+def money(stage: Stage, accounted: Sequence[Ran]) -> list[Violation]:
+    """
+    Compare the ledger of the computer in use with the simulated bill.
+
+    Args:
+        accounted: What brought the ledger up to date. An instance of which it says that it may have cost nothing may be charged or not: AWS
+            tells nobody which.
+    """
     profiles = stage.home / "profiles"
     facts = [f for path in sorted(profiles.rglob("ledger.sqlite")) for f in Ledger(path).facts()]
     reading = timeline_of(facts)
@@ -178,7 +185,10 @@ def money(stage: Stage) -> list[Violation]:
         return [
             Violation("dollars unknown", f"{len(missing)} instances, ${usd:.4f}, not in the ledger")
         ]
-    apart = abs(ours - bill.total_usd)
+    doubtful = set(_DOUBTFUL.findall("".join(ran.out + ran.err for ran in accounted)))
+    lives = tuple(life for life in reading.timeline.instances if life.id not in doubtful)
+    surely = spent_between(replace(reading.timeline, instances=lives), None, stage.world.now())
+    apart = max(surely - bill.total_usd, bill.total_usd - ours)
     if apart > _APART_USD and apart > _APART * bill.total_usd:
         return [Violation("ledger differs", f"ledger ${ours:.4f}, bill ${bill.total_usd:.4f}")]
     return []

@@ -112,6 +112,7 @@ def test_an_interruption_in_the_first_hour_is_known_as_aws_doing(sandbox, laptop
 def test_what_the_account_cannot_tell_is_said(sandbox, ec2, laptop):
     """After a lost laptop the ledger is as good as AWS's memory, and the gaps have names."""
     instance = laptop.launch("s1", Market.SPOT)
+    sandbox.advance(120)
     ec2.terminate_instances(InstanceIds=[instance])
     sandbox.advance(40)
 
@@ -142,6 +143,7 @@ def test_a_new_computer_knows_what_the_disk_of_an_ended_instance_cost(sandbox, e
 def test_a_disks_tag_that_somebody_has_changed_is_no_size(sandbox, ec2, laptop, said):
     """Whoever may tag can write anything there; a size that cannot be is said to be unknown, not charged."""
     instance = laptop.launch("s1", Market.SPOT, more={tags.TAG_DISK: said})
+    sandbox.advance(120)
     ec2.terminate_instances(InstanceIds=[instance])
     sandbox.advance(40)
 
@@ -149,6 +151,18 @@ def test_a_disks_tag_that_somebody_has_changed_is_no_size(sandbox, ec2, laptop, 
 
     assert (f"{instance}: its disk is gone, and with it what it cost",) == found.unknown
     assert [] == [one for one in found.facts if one.kind is FactKind.VOLUME]
+
+
+def test_an_end_so_soon_that_nothing_may_have_run_is_said(sandbox, ec2, laptop):
+    """AWS charges a minute for what ran and nothing for what did not, and afterwards shows both alike."""
+    instance = laptop.launch("s1", Market.SPOT, more={tags.TAG_DISK: "60"})
+    ec2.terminate_instances(InstanceIds=[instance])
+    sandbox.advance(40)
+
+    found = history_of(laptop.cloud, REGION, owner="", now=sandbox.now())
+
+    said = "ended within a minute of its launch; it is charged for one, and cost nothing if it never ran"
+    assert (f"{instance} {said}",) == found.unknown
 
 
 def test_looking_twice_adds_nothing(sandbox, laptop):

@@ -26,6 +26,8 @@ from gpulab.planning.snapshot import gp3_usd_per_gib_month
 
 _PRICES_KEPT = timedelta(days=90)
 _IPV4_USD = Decimal("0.005")
+# A run is charged for a minute at least, and an instance that ends before it ran for nothing; EC2 does not tell the two apart.
+_LEAST_CHARGED = timedelta(minutes=1)
 _OVER = ("shutting-down", "terminated", "stopping", "stopped")
 
 
@@ -156,6 +158,8 @@ def _unknown_of(
     attached = _attached(row, volumes)
     if not attached and _disk_gib(row) is None:
         yield f"{name}: its disk is gone, and with it what it cost"
+    if end is not None and end.at - row["LaunchTime"] < _LEAST_CHARGED:
+        yield f"{name} ended within a minute of its launch; it is charged for one, and cost nothing if it never ran"
     oldest = min((v["CreateTime"] for v in attached), default=row["LaunchTime"])
     if row["LaunchTime"] - oldest > timedelta(minutes=10):
         yield f"{name} was started again at {row['LaunchTime']:%Y-%m-%d %H:%M} UTC; AWS does not tell its earlier runs"

@@ -20,7 +20,15 @@ from gpulab.bootstrap import load_environment
 from gpulab.errors import AwsError, CommandFailed, GpulabError
 from gpulab.launch import bake
 from gpulab.launch.account import images
-from gpulab.launch.events import Declined, ImageChosen, ImageMade, PhaseChanged, Running
+from gpulab.launch.events import (
+    Declined,
+    ImageChosen,
+    ImageCopied,
+    ImageMade,
+    PhaseChanged,
+    Running,
+    WaitingFor,
+)
 from gpulab.launch.upkeep import sweep
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.fact import FactKind
@@ -513,13 +521,29 @@ def test_copying_again_to_a_region_that_has_it_is_done_at_once(sandbox, baker):
     assert 1 == sum(call.operation == "CopyImage" for call in sandbox.calls)
 
 
+def test_an_interrupted_copy_goes_on_when_it_is_repeated(sandbox, baker):
+    """AWS answers the same token with the same copy: undone, it would be waited for and never come."""
+    baked(baker)
+    (image,) = listed(baker)
+    begun = images.copy(baker.context, image, "eu-west-1")
+    first = next(begun)
+    with pytest.raises(KeyboardInterrupt):
+        begun.throw(KeyboardInterrupt())
+
+    events = list(images.copy(baker.context, image, "eu-west-1"))
+
+    assert isinstance(first, WaitingFor)
+    assert isinstance(events[-1], ImageCopied)
+    assert 1 == len(listed(baker, "eu-west-1"))
+
+
 def test_a_copy_that_fails_leaves_nothing_there(sandbox, baker, monkeypatch):
     """Half a copy costs like a whole one."""
     baked(baker)
     (image,) = listed(baker)
 
     def fail(*_):
-        raise AwsError("no")
+        raise AwsError("no", code="ImageFailed")
         yield
 
     monkeypatch.setattr(images, "until_available", fail)

@@ -24,6 +24,7 @@ from gpulab.model.setup import BakedImage, Image, ImageChoice
 _FOUND, _NONE = timedelta(days=1), timedelta(hours=1)
 _AVAILABLE_WITHIN = timedelta(hours=2)
 _LOOK_S = 15.0
+_FAILED = "ImageFailed"  # ours: EC2 tells it as a state, not as an error
 # EBS snapshots, standard tier, us-east-1. The whole disk counts, since nobody says how many of its blocks are used: the upper end.
 _SNAPSHOT_USD_PER_GIB_MONTH = Decimal("0.05")
 # https://docs.aws.amazon.com/ebs/latest/userguide/initalize-volume.html, price per GiB at 300 MiB/s, 2026
@@ -106,7 +107,8 @@ def copy(context: Context, image: BakedImage, region: str) -> Iterator[Event]:
 
     Raises:
         WrongUsage: It was not tested.
-        GpulabError: AWS refuses, or it did not get ready; then nothing of the copy is left.
+        GpulabError: AWS refuses, or it is not ready yet. What was begun goes on, and repeating it waits for the same copy; one that AWS
+            could not make is removed.
     """
     if not image.is_usable:
         raise WrongUsage(f"{image.image.id} was not tested", hint="`gpulab image test` does it")
@@ -116,13 +118,15 @@ def copy(context: Context, image: BakedImage, region: str) -> Iterator[Event]:
             yield ImageCopied(context.now(), copied.image)
             return
     token = f"{image.bake_id}-{region}"[:64]
+    made = baking.copy(context.cloud, image, region, token=token, tags=tags(context, image))
     try:
-        made = baking.copy(context.cloud, image, region, token=token, tags=tags(context, image))
+        # Not undone when it is interrupted: AWS answers the same token with the same copy, and would name one that is gone.
         copied = yield from until_available(context, region, made)
-        baking.mark_usable(context.cloud, copied)
-    except BaseException:
-        undo(context, region, image.bake_id)
+    except AwsError as error:
+        if error.code == _FAILED:
+            undo(context, region, image.bake_id)
         raise
+    baking.mark_usable(context.cloud, copied)
     forget(context, region)
     yield ImageCopied(context.now(), copied.image)
 
@@ -167,7 +171,7 @@ def until_available(
         if found is not None and found.state == "available":
             return found
         if found is not None and found.state in ("failed", "error", "invalid", "deregistered"):
-            raise AwsError(f"AWS could not make image {image_id}: {found.state}")
+            raise AwsError(f"AWS could not make image {image_id}: {found.state}", code=_FAILED)
         if context.now() - begun > _AVAILABLE_WITHIN:
             raise AwsError(
                 f"image {image_id} is not ready after 2 h", hint="`gpulab image ls` shows it"

@@ -110,7 +110,7 @@ def _tunnel(said: Said) -> str:
             f" in {said['seconds'] / 60:.0f} min:"
             f" {said['requests']:,} requests, {len(said['failures'])} lost."
             f" Back after {said['back']['p50']} s in the middle, {said['back']['p95']} s at p95, at the soak's pace."
-            f" {said['struck_again']} faults hit nothing, because the link was just being made anew, and were repeated.",
+            + (_STRUCK_AGAIN.format(said["struck_again"]) if said.get("struck_again") else ""),
             "",
             *_table(("after faults", "memory", "threads", "files", "child processes"), rows),
             "",
@@ -160,6 +160,10 @@ def _table(head: tuple[str, ...], rows: list[Any]) -> list[str]:
         *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows),
     ]
 
+
+_STRUCK_AGAIN = (
+    " {} faults hit nothing, because the link was just being made anew, and were repeated."
+)
 
 _HEAD = """\
 # Load and soak

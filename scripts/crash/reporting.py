@@ -182,7 +182,7 @@ _HELD = {
     "untagged": "everything billable carries our tags",
     "orphan": "nothing bills after a sweep once everybody's time is over",
     "dollars unknown": "no instance bills that the ledger does not know",
-    "ledger differs": "the ledger equals the simulated bill within 1 % or $0.002",
+    "ledger differs": "the ledger equals the simulated bill within 1 % or $0.002, but for what it says itself that nobody can know",
     "lost work": "what stood on an ended instance is kept, byte for byte",
     "not recovered": "the command succeeds when it is repeated",
     "not done": "what the command is for is done after it was repeated",
@@ -222,7 +222,7 @@ def _mended(tally: Tally) -> list[str]:
         for violation in one.violations[:1]
     )
     return [
-        "## Found and mended\n\nThese cases failed in a run before, were mended, and hold in the figures above, where they were played again:\n\n"
+        "## Found and mended\n\nThese cases failed in a run before. What they showed was mended, or is said now where nobody can know it; they were played again and hold in the figures above:\n\n"
         + shown
     ]
 
@@ -268,6 +268,8 @@ def _open_ends(tally: Tally) -> str:
         "- On a new computer `gpulab ledger rebuild` knows what an ended instance cost, its disk included, as long as EC2 shows the instance with"
         " its tags: for an hour here, perhaps for less on AWS. What EC2 has forgotten nobody can rebuild; the ledger of the computer that"
         " launched it has it.\n"
+        "- An instance that ended within a minute of its launch may have run, and cost a minute, or not; AWS shows both alike. A ledger that was"
+        " rebuilt on another computer charges the minute and says so, by name, and is judged by that.\n"
         "- The sandboxes that `gpulab sandbox start` starts here are forks of one process that has imported everything; the rest of them is real.\n"
         "- The ways back from one break begin at the same break, which happened once; they are played apart from there."
     )

@@ -90,8 +90,8 @@ def _end_unknown(too_high: list[Decimal]) -> list[str]:
         return []
     return [
         f"{len(too_high)} instances are estimated too high, by {sum(too_high):.2f} USD together and {max(too_high):.2f} at most: they ended while nobody looked, EC2 had forgotten"
-        " them and their spot requests by the next command, and their agent could not tell either, cut without a notice or without a bucket. The ledger counts them to their"
-        " planned end and says so. None is estimated too low.",
+        " them and their spot requests by the next command, and no agent's word had been kept. Likely, not looked at one by one: cut without a notice, or without a bucket. The ledger counts them to their"
+        " planned end and says so.",
         "",
     ]
 

@@ -76,10 +76,10 @@ class Sshd:
     def stop(self) -> None:
         if self._process is None:
             return
-        self.thaw()
-        for pid in self.sessions():
-            _signal(pid, signal.SIGKILL)
-        self._process.terminate()
+        # It must not serve one more while its sessions are ended: such a one would live on without it.
+        _signal(self._process.pid, signal.SIGSTOP)
+        self.kill_sessions()
+        self._process.kill()
         self._process.wait()
         self._process = None
 

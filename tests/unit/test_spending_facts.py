@@ -407,6 +407,15 @@ def test_a_restart_seen_by_aws_keeps_the_first_run():
     )
 
 
+def test_a_look_that_came_late_does_not_shorten_the_run():
+    """A laptop whose network was away sees `running` minutes after AWS began to bill it; the soak found runs too cheap by five."""
+    late = started("i-1", at=after(4))
+
+    runs = timeline_of((a_launch(), late)).timeline.instances[0].runs
+
+    assert (Run(T0),) == runs
+
+
 def test_a_run_counts_from_the_state_running():
     """AWS bills from running, some seconds after the launch time; a stop in between is no such sighting."""
     seen = started("i-1", at=after(0.25))

@@ -39,8 +39,9 @@ _USUAL = range(-40, 15)
 _LONGEST_AMOUNT = 60
 _MOST_DIGITS = 15
 
-# A sighting of the state running so soon after the launch is that of the first run, not of a restart.
-_BOOTS_WITHIN = timedelta(minutes=5)
+# EC2 takes seconds from the launch to running. Who sees it running only later than this, looked late (the network was away), or at
+# a restart; what was billed began earlier, and the launch time is the nearer one of the two.
+_BOOTS_WITHIN = timedelta(minutes=2)
 
 # A disk that was seen to go so much later than its instance was not seen to go, but to be gone.
 _DISK_GOES_WITHIN = timedelta(minutes=10)

@@ -21,12 +21,19 @@ def raised(error: Exception, **how) -> errors.GpulabError:
     return found.value
 
 
-def a_refusal(code: str, words: str = "", *, status: int = 400, date: str = "") -> boto.ClientError:
+def a_refusal(
+    code: str,
+    words: str = "",
+    *,
+    status: int = 400,
+    date: str = "",
+    operation: str = "RunInstances",
+) -> boto.ClientError:
     answer = {
         "Error": {"Code": code, "Message": words},
         "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {"date": date}},
     }
-    return boto.ClientError(answer, "RunInstances")
+    return boto.ClientError(answer, operation)
 
 
 @pytest.mark.parametrize(
@@ -164,18 +171,49 @@ def test_another_key_gets_another_name():
 
 
 @pytest.mark.parametrize(
-    ("doing", "hint"),
+    ("doing", "kind", "hint"),
     [
-        ("read spot prices in us-east-1", "Check the network"),
-        ("launch g4dn.xlarge in us-east-1a", "Nobody knows yet whether it took effect"),
+        ("read spot prices in us-east-1", errors.Throttled, "Check the network"),
+        (
+            "launch g4dn.xlarge in us-east-1a",
+            errors.Ambiguous,
+            "Nobody knows yet whether it took effect",
+        ),
     ],
 )
-def test_a_broken_connection_worries_only_about_what_could_have_taken_effect(doing, hint):
+def test_a_broken_connection_worries_only_about_what_could_have_taken_effect(doing, kind, hint):
     """A student who looked at prices must not be told that something may have been started."""
-    with pytest.raises(errors.Ambiguous) as found, explained(doing):
+    with pytest.raises(errors.AwsError) as found, explained(doing):
         raise boto.ConnectionClosedError(endpoint_url="u")
 
+    assert kind is type(found.value)
     assert found.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("operation", "doing", "kind", "hint"),
+    [
+        ("DescribeInstances", "end i-1", errors.Throttled, "Repeat the command in a minute"),
+        ("GetCallerIdentity", "set up", errors.Throttled, "Repeat the command in a minute"),
+        ("ListObjectVersions", "delete kept work", errors.Throttled, "Repeat the command"),
+        ("HeadBucket", "make the bucket", errors.Throttled, "Repeat the command in a minute"),
+        ("RunInstances", "check that it may be launched", errors.Throttled, "Repeat the command"),
+        ("RunInstances", "launch it", errors.Ambiguous, "Nobody knows yet whether it took effect"),
+        ("DeleteObjects", "delete kept work", errors.Ambiguous, "Nobody knows yet whether"),
+        ("TerminateInstances", "end i-1", errors.Ambiguous, "Nobody knows yet whether"),
+    ],
+)
+@pytest.mark.parametrize(("code", "status"), [("InternalError", 500), ("NewTrouble", 503)])
+def test_a_failure_inside_aws_leaves_doubt_only_after_a_call_that_changes_something(
+    operation, doing, kind, hint, code, status
+):
+    """`gpulab ls` in AWS's bad minute must not make a student look for what it might have started."""
+    with pytest.raises(errors.AwsError) as found, explained(doing):
+        raise a_refusal(code, status=status, operation=operation)
+
+    assert kind is type(found.value)
+    assert found.value.hint.startswith(hint)
+    assert f"could not {doing}: AWS failed inside ({code})" == found.value.message
 
 
 @pytest.mark.parametrize(

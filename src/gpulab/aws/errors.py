@@ -2,7 +2,8 @@
 What AWS's error codes mean and what to do about them. Hides botocore's exceptions; AWS's code and words survive.
 
 The class says what the caller may do next (`errors.py`); the sentence and the hint are for the user. A lost or broken answer is
-`Ambiguous`: the call may have taken effect, so it is never a reason to try another place.
+`Ambiguous`: the call may have taken effect, so it is never a reason to try another place. Of a call that only reads it is `Throttled`:
+it changed nothing, and is made again later.
 
 Source:
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html (November 2026; not yet seen against a live account)
@@ -196,6 +197,8 @@ _PATTERNS: tuple[tuple[str, _Row], ...] = (
         _Row(InvalidRequest, "AWS does not accept a value", _OURS),
     ),
 )
+# Calls that change nothing at AWS, by the names AWS gives them.
+_READING = re.compile(r"(Describe|Get|List|Head|Lookup|Simulate|Decode|AssumeRole)")
 _TIME_RELATED = [
     "RequestExpired",
     "SignatureDoesNotMatch",
@@ -250,6 +253,8 @@ def explain(
     if skew is not None:
         return _clock(doing, skew, code, words)
     row = _row(code, words, _status(error))
+    if row.kind is Ambiguous and (_READING.match(error.operation_name) or _only_looks(doing)):
+        row = _Row(Throttled, row.why, _LATER)
     if row.kind is NotAllowed:
         row = _with_action(row, words, decode)
     return row.kind(
@@ -425,9 +430,12 @@ def _is_here(url: str) -> bool:
         return False
 
 
+_LOOKING = ("read", "list", "ask", "look", "find", "check", "compare", "fetch")
+
+
 def _only_looks(doing: str) -> bool:
     """Whether nothing could have taken effect, by the verb."""
-    return doing.split()[0] in ("read", "list", "ask", "look", "find", "check")
+    return doing.split()[0] in _LOOKING
 
 
 def _without_answer(error: BotoCoreError, doing: str) -> GpulabError:
@@ -435,9 +443,10 @@ def _without_answer(error: BotoCoreError, doing: str) -> GpulabError:
     if isinstance(error, _NOT_SENT):
         return _not_sent(error, doing)
     if isinstance(error, boto.HTTPClientError):
-        return Ambiguous(
+        kind, hint = (Throttled, _AGAIN) if _only_looks(doing) else (Ambiguous, _REPEAT)
+        return kind(
             f"could not {doing}: the connection broke before AWS's answer ({type(error).__name__})",
-            hint=_AGAIN if _only_looks(doing) else _REPEAT,
+            hint=hint,
             detail=str(error),
         )
     if isinstance(error, _NO_CREDENTIALS):

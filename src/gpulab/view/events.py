@@ -27,6 +27,7 @@ _PHASES = {
 }
 _WAITS = {
     "running": "Waiting for the instance to run",
+    "bucket": "Waiting for the bucket that keeps the work",
     "host key": "Reading its host key from the console",
     "ssh": "Waiting for ssh",
     "jupyter": "Waiting for JupyterLab",

@@ -11,12 +11,16 @@ from collections.abc import Callable, Generator, Sequence
 from gpulab.aws import instances
 from gpulab.bootstrap import Keep
 from gpulab.errors import (
+    Ambiguous,
+    ClockSkewed,
+    CredentialsInvalid,
     GpulabError,
     NoCapacity,
     NotFound,
     NotOffered,
     QuotaTooLow,
     StoreError,
+    Throttled,
     WrongUsage,
 )
 from gpulab.launch.account import images, setup
@@ -37,7 +41,7 @@ from gpulab.launch.events import (
 )
 from gpulab.launch.money.facts import record_end, record_launch, record_running
 from gpulab.launch.offers.places import remember_full, remember_never
-from gpulab.launch.protocol.asking import ask
+from gpulab.launch.protocol.asking import ask, pauses
 from gpulab.launch.protocol.intents import intent_of
 from gpulab.launch.protocol.outcome import (
     FIRST_LOOK_S,
@@ -108,12 +112,34 @@ class Attempts:
         raise conclusion(self._tries.failures)
 
     def _find_keep(self) -> Generator[Event, None, None]:
-        """Find where the work is kept; a bucket that cannot be used is told, and the work then comes home over ssh."""
-        try:
-            self._keep = keep_for(self._context, self._plan.request)
-        except GpulabError as error:
-            text = f"the bucket cannot be used ({error.message}); `gpulab stop` copies the work to this computer"
-            yield Warned(self._context.now(), text)
+        """
+        Find where the work is kept. A bucket that cannot be used is told, and the work then comes home over ssh.
+
+        Raises:
+            Throttled, Ambiguous: S3 has a bad minute that does not pass: a whole session without a bucket would be the price for not waiting.
+            CredentialsInvalid, ClockSkewed: EC2 would say the same.
+        """
+        waits = pauses(self._context)
+        while True:
+            try:
+                self._keep = keep_for(self._context, self._plan.request)
+            except (CredentialsInvalid, ClockSkewed):
+                raise
+            except (Throttled, Ambiguous) as error:
+                wait = next(waits, None)
+                if wait is None:
+                    raise error.reworded(
+                        f"nothing was launched: {error.message}, and the work would not be kept",
+                        hint="Repeat the command in a few minutes; nothing costs meanwhile",
+                    ) from error
+                yield WaitingFor(self._context.now(), "bucket", error.message)
+                self._context.sleep(wait)
+            except GpulabError as error:
+                text = f"the bucket cannot be used ({error.message}); `gpulab stop` copies the work to this computer"
+                yield Warned(self._context.now(), text)
+                return
+            else:
+                return
 
     def _after(
         self, error: GpulabError, offer: Offer, left: Sequence[Offer]

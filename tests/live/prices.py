@@ -14,7 +14,7 @@ PRICES = {
     "short": (Decimal("0.14"), "one g4dn.xlarge, 15 min"),
     "interrupted": (Decimal("0.30"), "one g4dn.xlarge, 20 min, and AWS Fault Injection Service"),
     "image": (Decimal("0.62"), "a builder for 30 min, two launches from its image, its snapshot"),
-    "tf1": (Decimal("0.18"), "one g4dn.xlarge, 20 min"),
+    "tf1": (Decimal("0.27"), "one g4dn.xlarge, 30 min"),
     "small": (Decimal("0.02"), "t3.micro spot instances, 15 min each"),
     "refused": (
         Decimal("0.10"),

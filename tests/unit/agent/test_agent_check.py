@@ -20,6 +20,7 @@ case "$1" in
   *name,driver*) echo "Tesla T4, 595.71.05" ;;
   *memory.used,memory.total*) echo "14000, 15360" ;;
   *compute-apps*) cat "$(dirname "$0")/apps" ;;
+  *compute_cap*) cat "$(dirname "$0")/compute" ;;
 esac
 """
 
@@ -53,10 +54,11 @@ def run(instance, check="", program=SOURCE):
     return {row["name"]: (row["state"], row["text"]) for row in rows}
 
 
-def with_gpu(instance, apps=""):
+def with_gpu(instance, apps="", *, compute="7.5"):
     (instance / "bin/nvidia-smi").write_text(SMI)
     (instance / "bin/nvidia-smi").chmod(0o755)
     (instance / "bin/apps").write_text(apps)
+    (instance / "bin/compute").write_text(f"{compute}\n")
 
 
 def without_smi():
@@ -137,6 +139,32 @@ def test_a_python_that_dies_is_told(instance):
     assert ("failed", "its Python ended (132): illegal instruction") == found["environment"]
 
 
+def test_tensorflow_1_names_the_libraries_it_misses(instance):
+    """It computes on the CPU without a word then: a student would train for an hour on a GPU that idles."""
+    with_gpu(instance)
+    check = load_environment("tf1-legacy").check() + "CHECKS = (_gpu,)\n"
+
+    state, said = run(instance, check)["gpu"]
+
+    assert "failed" == state
+    assert "TensorFlow does not see the GPU: it misses libcudart.so.10.0, " in said
+    assert said.endswith("libcudnn.so.7")
+
+
+def test_tensorflow_1_leaves_a_gpu_alone_that_it_would_hang_on(instance):
+    """On the GPU of a G5 instance a session compiles for minutes and hangs: the checks after it would never answer."""
+    with_gpu(instance, compute="8.6")
+    after = "def _left():\n    import os\n    return os.environ['CUDA_VISIBLE_DEVICES']\nCHECKS = (_gpu, _left)\n"
+
+    found = run(instance, load_environment("tf1-legacy").check() + after)
+
+    assert (
+        "failed",
+        "RuntimeError: CUDA 10.0 does not know this GPU (compute capability 8.6): a session hangs or fails; take a T4",
+    ) == found["gpu"]
+    assert ("ok", "-1") == found["left"]
+
+
 def test_an_environment_that_is_still_being_installed_is_told(instance):
     """Right after the start this is the usual case."""
     (instance / "opt/gpulab/kernel/.gpulab-lock").unlink()
@@ -154,6 +182,6 @@ def test_every_shipped_check_is_python_3_7_and_names_its_functions(name):
 
     tree = ast.parse(load_environment(name).check(), feature_version=(3, 7))
 
-    (checks,) = (n for n in tree.body if isinstance(n, ast.Assign))
+    named = {n.targets[0].id: n.value for n in tree.body if isinstance(n, ast.Assign)}
     defined = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
-    assert {name.id for name in checks.value.elts} <= defined
+    assert {name.id for name in named["CHECKS"].elts} <= defined

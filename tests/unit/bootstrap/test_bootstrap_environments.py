@@ -69,6 +69,17 @@ def test_no_shipped_lock_is_older_than_120_days(name):
     assert [] == old or environment.experimental != ""
 
 
+def test_tensorflow_1_for_a_gpu_is_the_same_but_for_tensorflow_itself():
+    """What was run on a CPU says something about the other one only as long as nothing else differs."""
+    environment = load_environment("tf1-legacy")
+    cpu, gpu = (
+        {(p.name, p.version) for p in environment.kernel(has_gpu=g).pins} for g in (False, True)
+    )
+
+    assert {("tensorflow", "1.15.5")} == cpu - gpu
+    assert {("tensorflow-gpu", "1.15.5")} == gpu - cpu
+
+
 def test_a_course_brings_its_own(tmp_path):
     """A course's folder beside its roster is enough; nothing has to be installed."""
     folder = a_folder(tmp_path)

@@ -255,6 +255,10 @@ def test_roles_profiles_and_keys_of_iam(plain_moto, client):
         moto_services.role_policies(ACCOUNT, arn),
         moto_services.account_of_key(key),
     )
+    assert (iam.get_role(RoleName="r")["Role"]["RoleId"], "") == (
+        moto_services.role_id(ACCOUNT, "r"),
+        moto_services.role_id(ACCOUNT, "nobody"),
+    )
     assert (True, None, None, None) == (
         moto_services.has_role(ACCOUNT, "AWSServiceRoleForEC2Spot"),
         moto_services.account_of_key("AKIANOBODYSKEY000000"),

@@ -35,6 +35,25 @@ def work_role(bucket: str, owner: str) -> dict[str, Any]:
     )
 
 
+def class_role(bucket: str, owner: str) -> dict[str, Any]:
+    """
+    Let each of many instances with one role read and write under a prefix of its own, and fetch what all of them need.
+
+    Of the session of an instance's role IAM knows `aws:userid` as `ROLE_ID:INSTANCE_ID`; nobody on the instance can change it.
+
+    Source:
+        https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html (November 2026)
+    """
+    own = work_role(bucket, f"{owner}/${{aws:userid}}")
+    shared = {
+        "Sid": "FetchTheAgent",
+        "Effect": "Allow",
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{bucket}/{owner}/.agent/*",
+    }
+    return _policy(*own["Statement"], shared)
+
+
 def end_role(tag: str, value: str) -> dict[str, Any]:
     """Let the scheduler end the instances that carry a tag with this value."""
     return _policy(

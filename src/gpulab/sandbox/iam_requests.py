@@ -78,6 +78,7 @@ def asked_by(world: World, call: Call, *, caller: str, tags: Mapping[str, str]) 
     everywhere: Keys = {
         "aws:requestedregion": (call.region,),
         "aws:principalarn": (caller,),
+        **_user_id(call.account, caller),
         "aws:principalaccount": (call.account,),
         "aws:resourceaccount": (call.account,),
         **{f"aws:principaltag/{key.lower()}": (value,) for key, value in tags.items()},
@@ -93,6 +94,22 @@ def asked_by(world: World, call: Call, *, caller: str, tags: Mapping[str, str]) 
     }
     find = by_service.get(call.service, _whole_service)
     return [Asked(action, arn, {**everywhere, **keys}) for action, (arn, keys) in find(world, call)]
+
+
+def _user_id(account: str, caller: str) -> Keys:
+    """
+    `aws:userid` of a role's session, which is `ROLE_ID:SESSION`; EC2 names the session of an instance's role after the instance.
+
+    Nobody but an instance can have that name, as far as the role trusts EC2 alone. Of users it is not played: then it is not there.
+
+    Source:
+        https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html, "Principal key values" (November 2026)
+    """
+    if ":assumed-role/" not in caller:
+        return {}
+    role, session = caller.split("/")[1:3]
+    id_ = moto_services.role_id(account, role)
+    return {"aws:userid": (f"{id_}:{session}",)} if id_ else {}
 
 
 def _whole_service(_: World, call: Call) -> Iterator[tuple[str, Found]]:

@@ -31,6 +31,12 @@ def has_role(account: str, name: str) -> bool:
     return any(role.name == name for role in iam_backends[account]["aws"].roles.values())
 
 
+def role_id(account: str, name: str) -> str:
+    """The unique id of a role, which no other role of that name ever has; `""` when there is none."""
+    roles = iam_backends[account]["aws"].roles.values()
+    return next((str(role.id) for role in roles if role.name == name), "")
+
+
 def trust_policy(account: str, role_arn: str) -> str | None:
     """The trust policy of a role as text; `None` when there is no such role."""
     role = _role(account, role_arn)

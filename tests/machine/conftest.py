@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
+import json
 import os
 import pwd
 import subprocess
@@ -19,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from gpulab.sandbox.machines import Birth, Disk, Ingress
+from gpulab.sandbox.machines import Birth, CannotBoot, Disk, Ingress
 from gpulab.sandbox.machines.container import ContainerKind, build, missing, open_kind
 from gpulab.sandbox.machines.container.boot import ContainerMachine
 
@@ -32,6 +34,17 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 BOOT_SECONDS = 120
 """How long a test waits for what a boot brings, on a busy computer."""
 
+SETUP_SECONDS = 420
+"""How long a test waits for the last phase: with TensorFlow 2 GB are unpacked and imported, by cores that others may use as well."""
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the base before the first test's time runs: it takes minutes on a slow computer, and no test is about it."""
+    is_wanted = any(item.get_closest_marker("machine") for item in session.items)
+    if is_wanted and not session.config.option.collectonly and not missing(for_build=True):
+        with contextlib.suppress(CannotBoot):  # the fixture says it where it is read
+            build(_environment())
+
 
 @pytest.fixture(scope="session")
 def container_environment() -> dict[str, str]:
@@ -39,9 +52,12 @@ def container_environment() -> dict[str, str]:
     lack = missing(for_build=True)
     if lack:
         pytest.skip(lack)
-    environ = _HOST | {"HOME": _HOST.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir}
-    build(environ)
-    return environ
+    build(_environment())
+    return _environment()
+
+
+def _environment() -> dict[str, str]:
+    return _HOST | {"HOME": _HOST.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir}
 
 
 @pytest.fixture(scope="session")
@@ -224,3 +240,40 @@ def eventually(
 def _eventually() -> Callable[..., None]:
     """Waits until a claim holds."""
     return eventually
+
+
+def set_up(
+    machine: Any, *, until: str = "", patience_s: float = SETUP_SECONDS
+) -> dict[str, dict[str, Any]]:
+    """
+    Wait until an instance has gone through its phases, or through one of them; each is given by its name.
+
+    A phase that failed fails the test at once, in its own words: whatever would come later is a symptom.
+    """
+    phases: dict[str, dict[str, Any]] = {}
+
+    def is_over() -> bool:
+        said = machine.ssh("gpulab-agent status")
+        if said.returncode == 0:
+            phases.update({phase["name"]: phase for phase in json.loads(said.stdout)["phases"]})
+        for name, phase in phases.items():
+            if phase["state"] == "failed":
+                pytest.fail(f"phase {name} failed: {phase['message']}\n\n{_last_lines(machine)}")
+        waited_for = [phases[until]] if until in phases else phases.values()
+        return bool(phases) and all(phase["state"] == "done" for phase in waited_for)
+
+    eventually(is_over, lambda: f"{phases}\n\n{_last_lines(machine)}", patience_s=patience_s)
+    return phases
+
+
+def _last_lines(machine: Any) -> str:
+    """The end of the agent's log, by which a person sees why."""
+    said = machine.ssh("tail -n 40 /var/log/gpulab/agent.log").stdout
+    text = said.decode(errors="replace") if isinstance(said, bytes) else said
+    return f"the end of the agent's log:\n{text}"
+
+
+@pytest.fixture(name="set_up", scope="session")
+def _set_up() -> Callable[..., dict[str, dict[str, Any]]]:
+    """Waits until an instance is set up, and says which phase failed."""
+    return set_up

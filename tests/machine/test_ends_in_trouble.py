@@ -108,12 +108,14 @@ class Life:
 
 
 @pytest.fixture(scope="module")
-def lives(student) -> dict[str, Life]:
+def lives(student, set_up) -> dict[str, Life]:
     """Every instance, from its start to its end."""
     names = [*TROUBLES, "budget"]
     with ThreadPoolExecutor(len(names)) as at_once:
         machines = list(at_once.map(lambda name: start(student, name), names))
-        return dict(zip(names, at_once.map(lambda m: live(student, m), machines), strict=True))
+        return dict(
+            zip(names, at_once.map(lambda m: live(student, m, set_up), machines), strict=True)
+        )
 
 
 def start(student, name: str):
@@ -123,7 +125,7 @@ def start(student, name: str):
     return machine
 
 
-def live(student, machine) -> Life:
+def live(student, machine, set_up) -> Life:
     wait(lambda: "before.txt" in student.kept(machine.name))
     if machine.name == "budget":
         status = machine.status()
@@ -133,7 +135,7 @@ def live(student, machine) -> Life:
         limit = datetime.now(UTC) + timedelta(seconds=seconds)
     else:
         # An installation that a full disk breaks off would give its space back.
-        wait(lambda: is_set_up(machine), seconds=240)
+        set_up(machine)
         limit = datetime.now(UTC) + timedelta(seconds=LIFE_S)
         machine.run(f"gpulab-agent extend --until {limit.isoformat()}")
         TROUBLES[machine.name](machine, student)
@@ -191,10 +193,6 @@ def cost(machine) -> dict[str, float]:
 def rate(before: dict[str, float], after: dict[str, float]) -> float:
     """Share of one core between two looks."""
     return (after["cpu_s"] - before["cpu_s"]) / max(1.0, after["at"] - before["at"])
-
-
-def is_set_up(machine) -> bool:
-    return all(phase["state"] in ("done", "failed") for phase in machine.status()["phases"])
 
 
 def wait(holds, seconds: float = 120) -> None:

@@ -57,16 +57,15 @@ def is_open_from_here(booted, port):
 
 
 @pytest.mark.slow
-def test_jupyter_is_reached_by_its_token_through_the_tunnel_and_no_other_way(machines, eventually):
+def test_jupyter_is_reached_by_its_token_through_the_tunnel_and_no_other_way(
+    machines, set_up, eventually
+):
     """Whoever can call JupyterLab runs programs as the student, with their work and the instance's role."""
     birth = machines.birth()
     wide = Ingress("tcp", 8000, 9000, f"{machines.kind.endpoint_host()}/32")
     spec = user_data(boot.a_spec())
     booted = machines.boot(user_data=spec, ingress=(*birth.ingress, wide)).wait_for_ssh()
-    eventually(
-        lambda: boot.phase_states(booted).get("jupyter") == "done",
-        lambda: booted.ssh("gpulab-agent log").stdout[-3000:],
-    )
+    set_up(booted, until="jupyter")
     booted.run(CARELESS)
     alive = "curl -sf http://127.0.0.1:8899/api/status"
     eventually(

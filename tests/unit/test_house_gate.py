@@ -128,3 +128,43 @@ def test_a_step_beside_others_is_shown_in_its_turn_and_counts(script, tmp_path, 
         for words in (b"quick: ends", b"slow: ends", b"slow: FAILED", b"last: sums")
     ]
     assert (1, sorted(places)) == (code, places)
+
+
+def test_what_an_earlier_run_left_is_not_asked_of_the_disk_again(script, tmp_path):
+    """A second run on a small disk must not be refused for packages that lie there already."""
+    space = script.disk_space
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "packages").write_bytes(bytes(3_000_000))
+    wanted = [
+        space.Need(tmp_path / "cache", 0.005, 0.001),
+        space.Need(tmp_path / "not" / "yet", 0.004, 0.004),
+    ]
+
+    (room,) = space.rooms(wanted, free_bytes=lambda folder: 6_000_000)
+
+    assert (0.006, 0.006, True) == (round(room.needed_gb, 6), room.free_gb, room.is_enough)
+
+
+def test_a_disk_that_is_too_small_ends_the_gate_at_once_in_one_sentence(
+    script, tmp_path, monkeypatch, capsys
+):
+    """A full disk once failed three tests with `ModuleNotFoundError`, twenty minutes after the start."""
+    wanted = [script.disk_space.Need(tmp_path, 10.0**6, 1.0)]
+    monkeypatch.setattr(script.disk_space, "needs", lambda steps: wanted)
+
+    code = script.main(["--only", "unit", "--output", str(tmp_path / "output")])
+
+    said = capsys.readouterr().out
+    assert 1 == code
+    assert f"1000000.0 GB of disk are needed in {tmp_path}, " in said
+    assert " GB are free: too little\n" in said
+    assert "── environment" not in said
+
+
+def test_the_machine_step_alone_asks_for_what_machines_take(script):
+    """The line is only worth printing where it names the folders that grow."""
+    machine = {need.folder.name: need.gb for need in script.disk_space.needs(["machine"])}
+    unit = {need.folder.name for need in script.disk_space.needs(["unit"])}
+
+    assert machine["sandbox"] > 3
+    assert "sandbox" not in unit

@@ -290,6 +290,61 @@ def test_push_takes_a_single_file(up, capsys, tmp_path, monkeypatch):
     assert "1 file copied (1 B)" in capsys.readouterr().out
 
 
+@pytest.fixture
+def labs_folder(monkeypatch) -> None:
+    """The instances have the notebooks of a lab."""
+    monkeypatch.setattr(
+        "gpulab.launch.running.lab_folder.of_instance", lambda *_: "course/labs/one"
+    )
+
+
+def test_push_takes_a_solution_into_the_labs_folder(up, labs_folder, capsys, tmp_path, monkeypatch):
+    """Nobody remembers `work/02456-deep-learning/notebooks/lab1_Introduction`."""
+    up("week4")
+    (tmp_path / "solution.ipynb").write_bytes(b"{}")
+    asked = []
+
+    def copied(_host, _source, destination, **_more):
+        asked.append(destination)
+        return CopyReport(1, 2, 0, (), (), 1, "", "tar")
+
+    monkeypatch.setattr("gpulab.remote.copying.push", copied)
+    code = run(["push", str(tmp_path / "solution.ipynb"), "--lab"])
+
+    assert (0, ["work/course/labs/one"]) == (code, asked)
+    assert "to week4:work/course/labs/one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "into"), [(["pull", "--lab"], "one"), (["pull", "week4", "mine", "--lab"], "mine")]
+)
+def test_pull_fetches_the_labs_folder_alone(up, labs_folder, monkeypatch, words, into):
+    """It becomes a folder of the lab's own name here, so that two labs do not run into one another."""
+    up("week4")
+    asked = []
+
+    def copied(_host, source, destination, **_more):
+        asked.append((source, str(destination)))
+        return CopyReport(1, 2, 0, (), (), 1, "", "tar")
+
+    monkeypatch.setattr("gpulab.remote.copying.pull", copied)
+    code = run(words)
+
+    assert (0, [("work/course/labs/one", into)]) == (code, asked)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pull", "--lab", "--from", "x"], "`--lab` and `--from` exclude each other"),
+        (["push", ".", "--lab", "--to", "x"], "`--lab` and `--to` exclude each other"),
+    ],
+)
+def test_one_folder_is_named_in_one_way(words, said, capsys):
+    """Of two folders one would be left out without a word."""
+    assert (2, True) == (run(words), f"error: {said}\n" in capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("typed", "stdin", "stdout", "flag"),
     [

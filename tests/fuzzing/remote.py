@@ -17,7 +17,7 @@ from tests.fuzzing.oracle import Target, Wrong
 from gpulab.aws.workspace import _manifest
 from gpulab.errors import StoreError
 from gpulab.fleet.ticket import Ticket, read_ticket, write_ticket
-from gpulab.launch.running import agent, checking, keep, notebooks, ticket
+from gpulab.launch.running import agent, checking, keep, lab_folder, notebooks, ticket
 from gpulab.model.status import PHASES
 from gpulab.remote import archive, copying, hostkeys
 from gpulab.remote.manifest import digest, read_remote, safe
@@ -308,6 +308,13 @@ def _notebooks(given: bytes) -> None:
         raise Wrong(f"notebooks at {found}")
 
 
+def _lab_folder(given: bytes) -> None:
+    found = lab_folder.read(given, name="week1")
+    if found.startswith("/") or not found.isprintable() or ".." in found.split("/"):
+        raise Wrong(f"a lab in {found!a}")
+
+
+_LAB = {"folder": "course/labs/one", "repository": "https://x.example/course", "commit": "0" * 40}
 _NOTEBOOKS = (
     b"https://github.com/tensorflow/docs@master:site/en\nhttps://x.example/a.zip#" + _SHA.encode()
 )
@@ -370,4 +377,5 @@ TARGETS = (
         words=(b"-----BEGIN SSH HOST KEY KEYS-----", b"gpulab-hostkey ssh-ed25519 "),
     ),
     Target("notebooks-source", "launch", _notebooks, (_NOTEBOOKS,)),
+    Target("lab-folder", "launch", either([_LAB], _lab_folder, as_json), (as_json(_LAB), MARK)),
 )

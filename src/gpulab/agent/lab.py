@@ -30,6 +30,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 NOTE = "NEW-VERSIONS.md"
+# Which folder of the work is the lab's; `gpulab push --lab` and `gpulab pull --lab` read it.
+LAB_FILE = ".gpulab/lab.json"
 DATA_LIST = "gpulab-data.json"
 GIT_WITHIN_S = 300
 _SPARE_BYTES = 2 * 2**30
@@ -148,8 +150,10 @@ def bring(place: Place, lab: dict[str, Any]) -> str:
     paths = repository.paths(commit, folder)
     shelf = Shelf(place.work, repository)
     done = shelf.put_all(commit, paths)
-    where = f"~/work/{repository.name}" + (f"/{folder}" if folder else "")
-    return sentence(where, commit, done)
+    where = repository.name + (f"/{folder}" if folder else "")
+    about = {"folder": where, "repository": repository.url, "commit": commit}
+    write(place.work / LAB_FILE, json.dumps(about).encode())
+    return sentence(f"~/work/{where}", commit, done)
 
 
 def sentence(where: str, commit: str, done: Outcome) -> str:

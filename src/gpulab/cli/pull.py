@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import click
 
 from gpulab.cli.options import json_option, name_argument
+from gpulab.errors import WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     help="Folder on the instance, below the login folder or absolute.",
 )
 @click.option(
+    "--lab",
+    "is_lab",
+    is_flag=True,
+    help="Only the folder of the lab's notebooks; DESTINATION is ./ITS-NAME by default.",
+)
+@click.option(
     "--exclude",
     multiple=True,
     metavar="NAME",
@@ -40,6 +47,7 @@ def command(
     name: str | None,
     destination: Path | None,
     source: str,
+    is_lab: bool,
     exclude: tuple[str, ...],
     is_kept: bool,
     as_json: bool,
@@ -48,24 +56,31 @@ def command(
     Copy files from the instance, or from the kept work.
 
     DESTINATION is a folder here, by default ./NAME; files that are only here stay. When the instance is gone, the kept copy is read.
+    With `--lab` only the folder comes that the lab's notebooks were brought into.
 
     \b
     Example:
       gpulab pull week4
+      gpulab pull week4 --lab
       gpulab pull week4 ./backup --exclude .ipynb_checkpoints
     """
-    from gpulab.launch.running import instances, keep
+    from gpulab.launch.running import instances, keep, lab_folder
     from gpulab.remote import copying
     from gpulab.view.copies import copy_text, progress_text
 
+    if is_lab and source != "work":
+        raise WrongUsage("`--lab` and `--from` exclude each other", hint="Leave one of them out")
     instance = None if is_kept else instances.find_alive(context.launch, name)
     if instance is None:
         work = keep.find(context.launch, name)
-        into = destination or Path(work.name)
+        below = lab_folder.of_kept(context.launch, work) if is_lab else ""
+        into = destination or Path(PurePosixPath(below).name or work.name)
         with context.console.step(f"Copying the kept work of {work.name} to {into}"):
-            report = keep.fetch(context.launch, work, into)
+            report = keep.fetch(context.launch, work, into, below=below)
     else:
-        into = destination or Path(instance.name)
+        below = lab_folder.of_instance(context.launch, instance) if is_lab else ""
+        source = f"work/{below}" if is_lab else source
+        into = destination or Path(PurePosixPath(below).name or instance.name)
         host = instances.host(context.launch, instance)
         with context.console.step(f"Copying {instance.name}:{source} to {into}") as step:
             report = copying.pull(

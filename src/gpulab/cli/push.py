@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     help="Folder on the instance, below the login folder or absolute.",
 )
 @click.option(
+    "--lab",
+    "is_lab",
+    is_flag=True,
+    help="Into the folder of the lab's notebooks, instead of `--to`.",
+)
+@click.option(
     "--exclude",
     multiple=True,
     metavar="NAME",
@@ -38,6 +44,7 @@ def command(
     context: Context,
     words: tuple[str, ...],
     destination: str,
+    is_lab: bool,
     exclude: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -53,14 +60,19 @@ def command(
       gpulab push ./data
       gpulab push week4 ./data
       gpulab push week4 mnist.npz
+      gpulab push week4 solution.ipynb --lab
       gpulab push week4 . --to work/project --exclude .git
     """
-    from gpulab.launch.running import instances
+    from gpulab.launch.running import instances, lab_folder
     from gpulab.remote import copying
     from gpulab.view.copies import copy_text, progress_text
 
     name, source = _name_and_source(words)
+    if is_lab and destination != "work":
+        raise WrongUsage("`--lab` and `--to` exclude each other", hint="Leave one of them out")
     instance = instances.find(context.launch, name)
+    if is_lab:
+        destination = f"work/{lab_folder.of_instance(context.launch, instance)}"
     host = instances.host(context.launch, instance)
     with context.console.step(f"Copying {source} to {instance.name}:{destination}") as step:
         report = copying.push(

@@ -21,7 +21,7 @@ from gpulab.errors import (
     WrongUsage,
 )
 from gpulab.launch.events import Ended, Saved
-from gpulab.launch.running import extend, instances, keep, stop
+from gpulab.launch.running import extend, instances, keep, lab_folder, stop
 from gpulab.launch.upkeep import doctor, sweep
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.fact import FactKind
@@ -429,6 +429,30 @@ def test_kept_work_is_fetched_whole_when_the_instance_is_gone(prepared, tmp_path
         if p.is_file()
     }
     assert (FILES, 2, 11) == (there, report.files, report.bytes)
+
+
+def test_of_the_kept_work_the_labs_folder_alone_is_fetched(prepared, tmp_path):
+    """A hand-in is one folder; the data and the other weeks beside it are gigabytes."""
+    about = json.dumps({"folder": "course/labs/one"}).encode()
+    lab = {"course/labs/one/a.ipynb": b"{}", "course/labs/one/img/b.png": b"p"}
+    others = {"course/labs/one.txt": b"1", "course/utils.py": b"u", ".gpulab/lab.json": about}
+    keep_in_bucket(prepared, {**lab, **others})
+    work = keep.find(prepared.context, "week4")
+
+    folder = lab_folder.of_kept(prepared.context, work)
+    report = keep.fetch(prepared.context, work, tmp_path / "here", below=folder)
+
+    there = (p for p in (tmp_path / "here").rglob("*") if p.is_file())
+    assert ("course/labs/one", 2) == (folder, report.files)
+    assert ["a.ipynb", "img/b.png"] == sorted(str(p.relative_to(tmp_path / "here")) for p in there)
+
+
+def test_kept_work_without_a_lab_says_how_to_get_one(prepared):
+    """`--lab` typed for a name that never had notebooks must not copy everything instead."""
+    keep_in_bucket(prepared, FILES)
+
+    with pytest.raises(WrongUsage, match="week4 has no lab's notebooks"):
+        lab_folder.of_kept(prepared.context, keep.find(prepared.context, "week4"))
 
 
 def test_a_spoilt_kept_file_is_refused(prepared, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 from gpulab.agent import lab
 from gpulab.agent.lab import Place, Problem, bring, fetch_all, fetch_one
+from gpulab.launch.running import lab_folder
 
 _WHO = {
     "GIT_AUTHOR_NAME": "t",
@@ -94,6 +95,20 @@ def test_the_labs_folder_comes_with_what_lies_beside_it_on_the_way_up(place, ups
         "deep-learning/labs/one/a.ipynb": "{}",
     } == shown(place)
     assert f"~/work/deep-learning/labs/one is at {commit[:7]}: 3 new" == said
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("labs/one/", "deep-learning/labs/one"), ("", "deep-learning")]
+)
+def test_the_labs_folder_is_written_down_for_push_and_pull(place, upstream, asked, expected):
+    """`gpulab pull --lab` in ten weeks, from another computer: only the work itself still knows the folder."""
+    upstream.publish(labs__one__a_ipynb="{}", labs__two__b_ipynb="{}")
+
+    bring(place, upstream.named(folder=asked))
+
+    said = (place.work / lab_folder.FILE).read_bytes()
+    assert expected == lab_folder.read(said, name="week1")
+    assert (place.work / expected).is_dir()
 
 
 def test_the_named_commit_comes_and_not_the_newest(place, upstream):

@@ -5,9 +5,10 @@ The kept work of names that may have no instance any more: listed, fetched, dele
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -104,21 +105,45 @@ def environment(context: Context, name: str) -> str:
     return found.environment if found else ""
 
 
-def fetch(context: Context, work: KeptWork, into: Path) -> CopyReport:
+def content(context: Context, work: KeptWork, path: str) -> bytes:
+    """
+    Read one small file of kept work; empty where there is none.
+
+    Raises:
+        StoreError: The copy is damaged.
+        GpulabError: The bucket cannot be read.
+    """
+    if not work.is_in_bucket:
+        file = context.folder.work / work.name / path
+        return file.read_bytes() if file.is_file() else b""
+    bucket = our_bucket(context)
+    manifest = workspace.read_manifest(context.cloud, bucket, prefix(context, work.name))
+    found = next((f for f in manifest.files if f.path == path), None) if manifest else None
+    if found is None:
+        return b""
+    with tempfile.TemporaryDirectory() as folder:
+        workspace.download(context.cloud, bucket, found, Path(folder, "file"))
+        return Path(folder, "file").read_bytes()
+
+
+def fetch(context: Context, work: KeptWork, into: Path, *, below: str = "") -> CopyReport:
     """
     Copy kept work into a folder, every file compared by its hash. Files that are only there stay; links are left out.
+
+    Args:
+        below: Only what is in this folder of it, a safe path; empty for all.
 
     Raises:
         StoreError: The copy is damaged, or this computer's disk is full; what was right is there.
         GpulabError: The bucket cannot be read.
     """
     if not work.is_in_bucket:
-        return _copy_folder(context.folder.work / work.name, into)
+        return _copy_folder(context.folder.work / work.name / below, into)
     bucket = our_bucket(context)
     manifest = workspace.read_manifest(context.cloud, bucket, prefix(context, work.name))
     if manifest is None:
         raise StoreError(f"the kept work of {work.name} is gone")
-    safe, skipped = _safe(manifest)
+    safe, skipped = _safe(_below(manifest, below))
     there = {p: e["sha256"] for p, e in read_local(into).entries.items()}
     todo = [f for f in safe if there.get(f.path) != f.sha256]
     _make_folders(into, todo)
@@ -174,6 +199,22 @@ def _in_folder(folder: Path) -> KeptWork:
         ) from error
     size = sum(f.st_size for f in files)
     return KeptWork(folder.name, str(folder), len(files), size, saved_at, is_in_bucket=False)
+
+
+def _below(manifest: KeptManifest, folder: str) -> KeptManifest:
+    """Only what is in a folder, by its paths in there."""
+    if not folder:
+        return manifest
+    start = f"{folder}/"
+    return replace(
+        manifest,
+        files=tuple(
+            replace(f, path=f.path.removeprefix(start))
+            for f in manifest.files
+            if f.path.startswith(start)
+        ),
+        links=tuple(p.removeprefix(start) for p in manifest.links if p.startswith(start)),
+    )
 
 
 def _safe(manifest: KeptManifest) -> tuple[list[KeptFile], tuple[Skipped, ...]]:

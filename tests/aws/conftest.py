@@ -64,17 +64,23 @@ class Judge:
 
 
 #: Whoever bakes images may delete them, and so may a student's sweep; whoever sets up an account or holds a course makes end roles;
-#: a course's role reads the budget that whoever arms guards makes; putting a role into its profile passes it, as a launch does.
+#: a course's role reads the budget that whoever arms guards makes; putting a role into its profile passes it, as a launch does;
+#: a course's instances have a role like a student's, which its role in a student's account reads, and fetch the agent from where it put it.
 _OF_SEVERAL = frozenset(
     {
         "budgets:DescribeBudgetActionsForBudget",
         "budgets:ViewBudget",
         "ec2:DeregisterImage",
         "ec2:DeleteSnapshot",
+        "iam:AddRoleToInstanceProfile",
+        "iam:CreateInstanceProfile",
         "iam:CreateRole",
+        "iam:GetRole",
         "iam:PassRole",
         "iam:PutRolePolicy",
+        "iam:TagInstanceProfile",
         "iam:TagRole",
+        "s3:PutObject",
     }
 )
 _POLICIES = {part: [policy([part], Reach())] for part in Part}

@@ -235,6 +235,21 @@ def test_a_role_is_made_once_and_given_its_trust_again(plain_moto):
     )
 
 
+def test_a_stacks_bucket_and_profile_are_there_once(plain_moto, client):
+    """What a stack makes for the kept work; uploaded twice, nothing is refused and nothing is lost."""
+    tag = {"Key": "gpulab:bucket", "Value": "kept-work"}
+    for _ in range(2):
+        moto_services.put_bucket(ACCOUNT, "kept-work", "eu-west-1", is_versioned=True)
+        moto_services.put_role(ACCOUNT, "work", "{}", {}, [tag])
+        moto_services.put_profile(ACCOUNT, "work", "work")
+
+    s3, role = client("s3"), client("iam").get_role(RoleName="work")["Role"]
+    where = s3.get_bucket_location(Bucket="kept-work")["LocationConstraint"]
+    is_versioned = s3.get_bucket_versioning(Bucket="kept-work")["Status"]
+    assert ("eu-west-1", "Enabled", [tag]) == (where, is_versioned, role["Tags"])
+    assert "work" == moto_services.role_of_profile(ACCOUNT, "work")[2]
+
+
 def test_roles_profiles_and_keys_of_iam(plain_moto, client):
     """What a launch with a role and a schedule are checked against."""
     iam = client("iam")

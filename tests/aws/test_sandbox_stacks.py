@@ -11,6 +11,7 @@ import pytest
 
 from gpulab.aws import budgets, denying
 from gpulab.aws.session import Cloud
+from gpulab.aws.workspace_setup import read_class_role
 from gpulab.errors import WrongUsage
 from gpulab.fleet.enrolment import Guards, template
 from gpulab.model.guard import Principals
@@ -71,7 +72,22 @@ def test_the_guards_are_there_as_the_account_reads_them(sandbox):
     assert Principals(roles=("gpulab-course",)) == action.targets
     assert denying.policy_arn(ACCOUNT, "course-c1") == action.policy_arn
     assert denying.role_arn(ACCOUNT, "course-c1") == action.role_arn
-    assert [ROLE, action.role_arn] == [roles[0], roles[2]]
+    assert [ROLE, action.role_arn] == [roles[0], roles[3]]
+
+
+def test_a_launch_can_name_the_profile_and_everybody_can_read_where_the_work_goes(
+    sandbox, client, running
+):
+    """The bucket's name is CloudFormation's own: only the role's tags tell it."""
+    sandbox.apply_template(a_template())
+    sandbox.apply_template(a_template())
+
+    found = read_class_role(Cloud(now=sandbox.now), course="c1", account_id=ACCOUNT)
+    s3 = client("s3")
+    assert ("gpulab-work-course-c1", "us-east-1") == (found.name, found.bucket.region)
+    assert "Enabled" == s3.get_bucket_versioning(Bucket=found.bucket.name)["Status"]
+    assert [found.bucket.name] == [b["Name"] for b in s3.list_buckets()["Buckets"]]
+    assert running(IamInstanceProfile={"Name": found.name}).startswith("i-")
 
 
 def test_a_spent_budget_stops_the_course_and_not_the_student(

@@ -77,7 +77,7 @@ def test_a_template_applied_again_changes_whom_the_role_trusts(sandbox, client, 
     [
         ("{", "cannot be read"),
         (a_template(ACT, account="12"), "`12` is not an account"),
-        (json.dumps({"Resources": {"b": {"Type": "AWS::S3::Bucket", "Properties": {}}}}), "AWS::"),
+        (json.dumps({"Resources": {"b": {"Type": "AWS::SQS::Queue", "Properties": {}}}}), "AWS::"),
     ],
 )
 def test_a_template_of_anything_else_is_refused(sandbox, text, said):

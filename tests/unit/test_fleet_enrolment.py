@@ -69,14 +69,62 @@ def test_only_what_carries_the_courses_tag_can_be_ended():
     ]
 
 
-def test_nothing_of_s3_or_iam_is_allowed_but_passing_the_end_role():
-    """Least rights: no files, no users, no policies."""
+def test_of_iam_only_two_roles_are_passed_and_one_is_read():
+    """Least rights: no users, no policies, nothing that makes or widens a role."""
+    named = [
+        (action, s["Resource"][0]["Fn::Sub"].rpartition(":")[2])
+        for role in ("CourseRole", "EndRole")
+        for s in statements(role)
+        for action in s["Action"]
+        if action.startswith("iam:")
+    ]
     actions = [
         a for role in ("CourseRole", "EndRole") for s in statements(role) for a in s["Action"]
     ]
 
-    assert ["iam:PassRole"] == [a for a in actions if a.startswith(("iam:", "s3:"))]
+    assert [
+        ("iam:PassRole", "role/gpulab-end-course-c1"),
+        ("iam:PassRole", "role/gpulab-work-course-c1"),
+        ("iam:GetRole", "role/gpulab-work-course-c1"),
+    ] == named
     assert [] == [a for a in actions if "*" in a]
+
+
+def test_the_course_reads_the_kept_work_and_writes_beside_it_only():
+    """The files of a student's own account are none of the course's business; nor may it change what an instance kept."""
+    files = {
+        action: (s["Resource"][0]["Fn::Sub"].rpartition(":")[2], s.get("Condition"))
+        for s in statements("CourseRole")
+        for action in s["Action"]
+        if action.startswith("s3:")
+    }
+
+    below = {"StringLike": {"s3:prefix": "course-c1/*"}}
+    assert {
+        "s3:ListBucket": ("${WorkBucket}", below),
+        "s3:GetObject": ("${WorkBucket}/course-c1/*", None),
+        "s3:GetObjectVersion": ("${WorkBucket}/course-c1/*", None),
+        "s3:PutObject": ("${WorkBucket}/course-c1/.agent/*", None),
+    } == files
+
+
+def test_the_work_stays_when_the_stack_goes():
+    """Who takes every right back from the course must not lose their own notebooks with them."""
+    bucket = made()["Resources"]["WorkBucket"]
+
+    kept = {key: bucket[key] for key in ("DeletionPolicy", "UpdateReplacePolicy")}
+    assert dict.fromkeys(("DeletionPolicy", "UpdateReplacePolicy"), "Retain") == kept
+    assert "BucketName" not in bucket["Properties"]
+
+
+def test_an_instance_reaches_the_courses_part_of_the_bucket_and_nothing_else():
+    """Whoever runs code in a notebook has this role in their hands."""
+    found = statements("WorkRole")
+
+    places = [resource["Fn::Sub"].rpartition(":")[2] for s in found for resource in s["Resource"]]
+    assert ["${WorkBucket}/course-c1/*", "${WorkBucket}"] == places
+    assert {"s3:prefix": "course-c1/*"} == found[1]["Condition"]["StringLike"]
+    assert [] == [a for s in found for a in s["Action"] if "DeleteObjectVersion" in a or "*" in a]
 
 
 def test_whatever_changes_something_is_bound_to_the_course():
@@ -95,9 +143,10 @@ def test_whatever_changes_something_is_bound_to_the_course():
         ["ec2:RunInstances"],
         ["ec2:CreateSecurityGroup"],
         [f"scheduler:{verb}Schedule" for verb in ("Create", "Delete", "Get", "Update")],
+        ["s3:PutObject"],
     ] == [actions for actions, _ in free]
     used = ["image", "subnet", "security-group", "key-pair", "network-interface"]
-    assert [*used, "vpc", "default"] == kinds
+    assert [*used, "vpc", "default", ".agent"] == kinds
     assert ":schedule/default/gpulab-end-" in free[2][1][0]["Fn::Sub"]
 
 
@@ -114,11 +163,12 @@ def test_nothing_that_changes_something_is_allowed_on_everything():
     assert [] == [a for a in wide if not re.search(":(Describe|Get|List|View)[A-Z]", a)]
 
 
-def test_without_a_budget_there_are_only_the_two_roles():
+def test_without_a_budget_nothing_guards_it():
     """A limit nobody has named would stop a class at a number of ours."""
     found = made(guards=Guards(deny_document(), "ann@x.example"))
 
-    assert (["CourseRole", "EndRole"], False) == ([*found["Resources"]], "Parameters" in found)
+    plain = ["CourseRole", "EndRole", "WorkBucket", "WorkRole", "WorkProfile"]
+    assert (plain, False) == ([*found["Resources"]], "Parameters" in found)
 
 
 def test_the_budget_counts_the_year_before_credits_and_tells_the_student():
@@ -201,6 +251,7 @@ def test_no_name_of_a_guard_is_too_long_for_aws():
     )
 
     found = json.loads(text)["Resources"]
+    assert 64 >= len(found["WorkRole"]["Properties"]["RoleName"])
     assert 64 >= len(found["BudgetRole"]["Properties"]["RoleName"])
     assert 100 >= len(found["Budget"]["Properties"]["Budget"]["BudgetName"])
     assert 128 >= len(found["NoLaunches"]["Properties"]["ManagedPolicyName"])

@@ -1,8 +1,10 @@
 """
-The template with which a student lets a course launch in their own account: a CloudFormation stack of two roles and a budget's guards.
+The template with which a student lets a course launch in their own account: a CloudFormation stack of three roles, a bucket for the work,
+and a budget's guards.
 
-One role trusts the teacher's identity, asks for the student's external id, and may launch and end what carries the course's tag; the
-other lets EventBridge Scheduler end it. Where the course has a budget, AWS Budgets tells the student how much of it is spent, and
+One role trusts the teacher's identity, asks for the student's external id, and may launch and end what carries the course's tag;
+another lets EventBridge Scheduler end it; the third lets the course's instances keep the work in the bucket, which stays when the stack is
+deleted. Where the course has a budget, AWS Budgets tells the student how much of it is spent, and
 forbids the first role every launch when all of it is. Deleting the stack takes every right back.
 
 Source:
@@ -22,7 +24,7 @@ from typing import Any
 from gpulab.errors import WrongUsage
 from gpulab.model.budget import LEVELS
 from gpulab.model.course import Course
-from gpulab.model.instance import TAG_COURSE
+from gpulab.model.instance import TAG_COURSE, TAG_OWNER
 from gpulab.rights import roles
 from gpulab.rights.policy import Reach, policy
 from gpulab.rights.table import Part
@@ -93,6 +95,7 @@ def template(
     resources = {
         "CourseRole": _role(name, _trusts(trusted, external_id), _rights(course), "launch"),
         "EndRole": _role(end_role, _trusts_service("scheduler"), _may_end(course), "end"),
+        **_kept_work(course),
     }
     asked: dict[str, Any] = {}
     if guards is not None and course.budget_usd is not None:
@@ -155,6 +158,51 @@ def _rights(course: Course) -> list[dict[str, Any]]:
 
 def _may_end(course: Course) -> list[dict[str, Any]]:
     return [_in_this_account(s) for s in roles.end_role(TAG_COURSE, course.id)["Statement"]]
+
+
+def _kept_work(course: Course) -> dict[str, Any]:
+    """Write the bucket, the role with which instances reach the course's part of it, and the profile that a launch names."""
+    name = roles.class_role_name(course.id)
+    may_keep = roles.work_role("${WorkBucket}", f"course-{course.id}")["Statement"]
+    rights = [_in_this_account(statement) for statement in may_keep]
+    role = _role(name, roles.trusts_ec2()["Statement"][0], rights, "keep-work")
+    # Found by them: the name of a bucket is one that nobody in all of AWS has yet, so CloudFormation makes it up.
+    tags = {
+        TAG_OWNER: f"course-{course.id}",
+        roles.TAG_BUCKET: {"Ref": "WorkBucket"},
+        roles.TAG_BUCKET_REGION: {"Ref": "AWS::Region"},
+    }
+    role["Properties"]["Tags"] = [{"Key": key, "Value": value} for key, value in tags.items()]
+    profile = {"InstanceProfileName": name, "Roles": [{"Ref": "WorkRole"}]}
+    return {
+        "WorkBucket": _bucket(),
+        "WorkRole": role,
+        "WorkProfile": {"Type": "AWS::IAM::InstanceProfile", "Properties": profile},
+    }
+
+
+def _bucket() -> dict[str, Any]:
+    """Write a bucket as `gpulab init` makes one: private, encrypted, versioned, old versions gone after 30 days."""
+    aes = {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    rule = {
+        "Id": "gpulab-old-versions",
+        "Status": "Enabled",
+        "NoncurrentVersionExpiration": {"NoncurrentDays": 30},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+    }
+    closed = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
+    return {
+        "Type": "AWS::S3::Bucket",
+        # The work is the student's: it outlives the course.
+        "DeletionPolicy": "Retain",
+        "UpdateReplacePolicy": "Retain",
+        "Properties": {
+            "PublicAccessBlockConfiguration": dict.fromkeys(closed, True),
+            "VersioningConfiguration": {"Status": "Enabled"},
+            "BucketEncryption": {"ServerSideEncryptionConfiguration": [aes]},
+            "LifecycleConfiguration": {"Rules": [rule]},
+        },
+    }
 
 
 def _parameters(budget_usd: Decimal, email: str) -> dict[str, Any]:
@@ -264,6 +312,7 @@ def _substituted(arn: str) -> Any:
         return arn
     _, _, service, region, account, rest = arn.split(":", 5)
     here = "${AWS::AccountId}" if account == "*" else account
+    rest = rest.replace("gpulab-*", "${WorkBucket}") if service == "s3" else rest
     return {"Fn::Sub": f"arn:${{AWS::Partition}}:{service}:{region}:{here}:{rest}"}
 
 

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+#: Tags of a course's role, which say where its instances keep the work: whoever may read the role need not guess.
+TAG_BUCKET, TAG_BUCKET_REGION = "gpulab:bucket", "gpulab:bucket-region"
+
+
+def class_role_name(course: str) -> str:
+    """Name the role, and its instance profile, with which the instances of a course keep the work; at most 59 characters."""
+    return f"gpulab-work-course-{course}"
+
+
+def trusts_ec2() -> dict[str, Any]:
+    """Say who takes a role for the work: EC2's instances, nobody else."""
+    return _policy(
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "ec2.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+    )
+
 
 def work_role(bucket: str, owner: str) -> dict[str, Any]:
     """

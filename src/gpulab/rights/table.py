@@ -94,6 +94,8 @@ _BELOW_OWNER: Conditions = {"StringLike": {"s3:prefix": "{owner}/*"}}
 _BUDGET = ("arn:aws:budgets::*:budget/gpulab-*",)
 _NO_LAUNCHES = "arn:aws:iam::*:policy/gpulab-no-launches-*"
 _COURSE_END_ROLE = "arn:aws:iam::*:role/gpulab-end-course-*"
+_COURSE_WORK_ROLE = "arn:aws:iam::*:role/gpulab-work-course-*"
+_COURSE_WORK_PROFILE = "arn:aws:iam::*:instance-profile/gpulab-work-course-*"
 
 STUDENT = (
     Right("WhoAmI", ("sts:GetCallerIdentity",), _words(_ALL + " prices init image guard")),
@@ -299,21 +301,21 @@ STUDENT = (
     Right(
         "PassWorkRole",
         ("iam:PassRole",),
-        _words("up"),
+        _words("up fleet"),
         on=("arn:aws:iam::*:role/gpulab-work-{owner}",),
         when=_passed_to("ec2.amazonaws.com"),
     ),
     Right(
         "ListKeptWork",
         ("s3:ListBucket",),
-        _words("stop pull rm ls sweep ledger"),
+        _words("stop pull rm ls sweep ledger fleet close"),
         on=_KEPT_LIST,
         when=_BELOW_OWNER,
     ),
     Right(
         "ReadKeptWork",
         ("s3:GetObject", "s3:GetObjectVersion"),
-        _words("up stop pull rm ls sweep ledger"),
+        _words("up stop pull rm ls sweep ledger fleet close"),
         on=_KEPT,
     ),
     # The part of the agent that does not fit into user data travels in the owner's own folder of the bucket.
@@ -511,6 +513,46 @@ TEACHER = (
         on=(_COURSE_END_ROLE,),
         part=Part.TEACHER,
     ),
+    # One role for all instances of a course in an account that the teacher reaches by a profile.
+    Right(
+        "CourseWorkRole",
+        ("iam:CreateRole", "iam:GetRole", "iam:TagRole", "iam:PutRolePolicy"),
+        _words("fleet"),
+        on=(_COURSE_WORK_ROLE,),
+        part=Part.TEACHER,
+    ),
+    Right(
+        "CourseWorkProfile",
+        (
+            "iam:CreateInstanceProfile",
+            "iam:TagInstanceProfile",
+            "iam:AddRoleToInstanceProfile",
+        ),
+        _words("fleet"),
+        on=(_COURSE_WORK_PROFILE,),
+        part=Part.TEACHER,
+    ),
+    Right(
+        "PutCourseRoleIntoProfile",
+        ("iam:PassRole",),
+        _words("fleet"),
+        on=(_COURSE_WORK_ROLE,),
+        when=_passed_to("ec2.amazonaws.com"),
+        part=Part.TEACHER,
+    ),
+    Right(
+        "RemoveCourseWorkRole",
+        (
+            "iam:DeleteInstanceProfile",
+            "iam:DeleteRole",
+            "iam:DeleteRolePolicy",
+            "iam:GetRole",
+            "iam:RemoveRoleFromInstanceProfile",
+        ),
+        _words("close"),
+        on=(_COURSE_WORK_ROLE, _COURSE_WORK_PROFILE),
+        part=Part.TEACHER,
+    ),
 )
 
 COURSE = (
@@ -523,6 +565,21 @@ COURSE = (
             "arn:aws:budgets::*:budget/gpulab-{owner}",
             "arn:aws:budgets::*:budget/gpulab-{owner}/action/*",
         ),
+        part=Part.COURSE,
+    ),
+    # What every instance of the course fetches; the work beside it is written by the instances only.
+    Right(
+        "LookForWorkRole",
+        ("iam:GetRole",),
+        _words("fleet close"),
+        on=("arn:aws:iam::*:role/gpulab-work-{owner}",),
+        part=Part.COURSE,
+    ),
+    Right(
+        "SendCourseAgent",
+        ("s3:PutObject",),
+        _words("fleet"),
+        on=("arn:aws:s3:::gpulab-*/{owner}/.agent/*",),
         part=Part.COURSE,
     ),
 )

@@ -7,13 +7,14 @@ Each function is held by a contract test (`tests/aws/test_sandbox_moto_contract.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from moto.budgets.models import budgets_backends
 from moto.events.models import events_backends
 from moto.iam.models import iam_backends
+from moto.s3.models import s3_backends
 from moto.scheduler.models import scheduler_backends
 
 
@@ -43,8 +44,14 @@ def trust_policy(account: str, role_arn: str) -> str | None:
     return str(role.assume_role_policy_document) if role else None
 
 
-def put_role(account: str, name: str, trust: str, policies: Mapping[str, str]) -> str:
-    """Make a role with inline policies, or give the one of that name this trust and these policies; return its ARN."""
+def put_role(
+    account: str,
+    name: str,
+    trust: str,
+    policies: Mapping[str, str],
+    tags: Sequence[Mapping[str, str]] = (),
+) -> str:
+    """Make a role with inline policies, or give the one of that name this trust, these policies and tags; return its ARN."""
     backend = iam_backends[account]["aws"]
     role = next((role for role in backend.roles.values() if role.name == name), None)
     if role is None:
@@ -59,7 +66,25 @@ def put_role(account: str, name: str, trust: str, policies: Mapping[str, str]) -
         )
     role.assume_role_policy_document = trust
     role.policies = dict(policies)
+    if tags:
+        backend.tag_role(name, [dict(tag) for tag in tags])
     return str(role.arn)
+
+
+def put_profile(account: str, name: str, role: str) -> None:
+    """Make an instance profile with a role in it; one of that name stays as it is."""
+    backend = iam_backends[account]["aws"]
+    if role_of_profile(account, name) is None:
+        backend.create_instance_profile(name=name, path="/", role_names=[role])
+
+
+def put_bucket(account: str, name: str, region: str, *, is_versioned: bool) -> None:
+    """Make a bucket; one of that name stays as it is."""
+    backend = s3_backends[account]["aws"]
+    if name not in backend.buckets:
+        backend.create_bucket(name, region)
+    if is_versioned:
+        backend.put_bucket_versioning(name, "Enabled")
 
 
 def put_policy(account: str, name: str, document: str) -> None:

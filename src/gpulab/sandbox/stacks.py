@@ -1,7 +1,7 @@
 """
 Plays the owner of an account who uploads a CloudFormation template and changes none of its parameters: makes what is in it.
 
-Roles, managed policies, budgets and their actions; a template with anything else is refused. Applied again, they become as it says now,
+Roles, instance profiles, buckets, managed policies, budgets and their actions; a template with anything else is refused. Applied again, they become as it says now,
 and an action that it does not change stays as it is. Not played: the deletion of a stack, a rollback, a change that CloudFormation
 refuses (of a budget's e-mail addresses), the seconds until a new role can be assumed; e-mails are not sent.
 
@@ -10,6 +10,7 @@ Hides that moto's own CloudFormation would bring every service it has, and knows
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from gpulab.sandbox.world import World
 
 _NUMBER = re.compile(r"\d{12}")
+_REGION = "us-east-1"
 _ROLE = "AWS::IAM::Role"
+_PROFILE = "AWS::IAM::InstanceProfile"
+_BUCKET = "AWS::S3::Bucket"
 _POLICY = "AWS::IAM::ManagedPolicy"
 _BUDGET = "AWS::Budgets::Budget"
 _ACTION = "AWS::Budgets::BudgetsAction"
@@ -61,19 +65,30 @@ def _read(text: str, account: str) -> tuple[str, list[tuple[str, Any]]]:
     kinds = {resource["Type"] for resource in template["Resources"].values()}
     if not kinds or kinds - set(_MAKERS):
         has = ", ".join(sorted(kinds - set(_MAKERS))) or "nothing"
-        raise WrongUsage(f"the sandbox makes roles, policies and budgets; the template has {has}")
+        raise WrongUsage(
+            f"the sandbox makes roles, buckets, policies and budgets; the template has {has}"
+        )
     known = _known(template, account)
-    made = template["Resources"].values()
-    return account, [(r["Type"], _resolved(r["Properties"], known)) for r in made]
+    made = template["Resources"].items()
+    # What has no name of its own gets one from CloudFormation.
+    return account, [
+        (r["Type"], {"Name": known.get(name), **_resolved(r["Properties"], known)})
+        for name, r in made
+    ]
 
 
 def _known(template: Mapping[str, Any], account: str) -> dict[str, str]:
     """What a template may refer to, by the words that `Ref`, and `Fn::GetAtt` with a dot, have for it."""
-    known = {"AWS::AccountId": account, "AWS::Partition": "aws"}
+    known = {"AWS::AccountId": account, "AWS::Partition": "aws", "AWS::Region": _REGION}
     known.update(_answered(template.get("Parameters", {})))
     for name, resource in template["Resources"].items():
         if resource["Type"] == _ROLE:
-            known[f"{name}.Arn"] = _arn(account, "role", resource["Properties"]["RoleName"])
+            known[name] = resource["Properties"]["RoleName"]
+            known[f"{name}.Arn"] = _arn(account, "role", known[name])
+        if resource["Type"] == _BUCKET:
+            # The same each time, as of one stack: the stack's name, the resource's, and letters that nobody else has.
+            letters = hashlib.sha256(f"{account} {name}".encode()).hexdigest()[:12]
+            known[name] = f"stack-{name.lower()}-{letters}"
         if resource["Type"] == _POLICY:
             policy = resource["Properties"]["ManagedPolicyName"]
             known[name] = _arn(account, "policy", policy)
@@ -106,10 +121,19 @@ def _resolved(value: Any, known: Mapping[str, str]) -> Any:
     return {key: _resolved(item, known) for key, item in value.items()}
 
 
+def _make_bucket(_: World, account: str, bucket: Mapping[str, Any]) -> None:
+    is_versioned = bucket["VersioningConfiguration"]["Status"] == "Enabled"
+    moto_services.put_bucket(account, bucket["Name"], _REGION, is_versioned=is_versioned)
+
+
 def _make_role(_: World, account: str, role: Mapping[str, Any]) -> None:
     policies = {p["PolicyName"]: json.dumps(p["PolicyDocument"]) for p in role["Policies"]}
     trust = json.dumps(role["AssumeRolePolicyDocument"])
-    moto_services.put_role(account, role["RoleName"], trust, policies)
+    moto_services.put_role(account, role["RoleName"], trust, policies, role.get("Tags", []))
+
+
+def _make_profile(_: World, account: str, profile: Mapping[str, Any]) -> None:
+    moto_services.put_profile(account, profile["InstanceProfileName"], profile["Roles"][0])
 
 
 def _make_policy(_: World, account: str, policy: Mapping[str, Any]) -> None:
@@ -164,7 +188,9 @@ def _arn(account: str, kind: str, name: str) -> str:
 
 # In the order in which one needs the other.
 _MAKERS = {
+    _BUCKET: _make_bucket,
     _ROLE: _make_role,
+    _PROFILE: _make_profile,
     _POLICY: _make_policy,
     _BUDGET: _make_budget,
     _ACTION: _make_action,

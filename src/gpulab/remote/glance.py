@@ -26,11 +26,13 @@ class Glance:
     Attributes:
         seen: One hash over all of it.
         files: Size in bytes and time in ns, by path; regular files only.
+        others: What is no such file, and why, by path: links, pipes, folders that cannot be listed.
         young: Those that may have changed in the moment of the look.
     """
 
     seen: str = ""
     files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
     young: frozenset[str] = frozenset()
 
     def changed_since(self, earlier: Glance) -> tuple[str, ...]:
@@ -61,8 +63,9 @@ def glance(
         if answer["files"] is None:
             return earlier
         files = {str(path): (int(size), int(at)) for path, size, at in answer["files"]}
+        others = {str(path): str(reason)[:200] for path, reason in answer["others"]}
         oldest = int(answer["now_ns"]) - _RACY_NS
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CommandFailed(f"the instance sent no usable list of {folder} ({error})") from error
     young = frozenset(path for path, (_, at) in files.items() if at >= oldest)
-    return Glance(str(answer.get("seen", ""))[:64], files, young)
+    return Glance(str(answer.get("seen", ""))[:64], files, others, young)

@@ -60,17 +60,26 @@ def is_below(path: str, names: frozenset[str]) -> bool:
     return any("/".join(parts[:n]) in names for n in range(1, len(parts) + 1))
 
 
-def glance(root: Path, exclude: Iterable[str] = ()) -> list[tuple[str, int, int]]:
-    """List path, size and time of every regular file below a folder, sorted by path, without reading any."""
-    found = []
+def glance(
+    root: Path, exclude: Iterable[str] = ()
+) -> tuple[list[tuple[str, int, int]], list[tuple[str, str]]]:
+    """
+    Look at everything below a folder without reading any of it, sorted by path.
+
+    Returns:
+        Path, size and time of every regular file; path and reason of what is none.
+    """
+    files, others = [], []
     for path in _walk(root, "", frozenset(exclude)):
         try:
             known = (root / path).lstat()
         except OSError:
             continue
         if stat.S_ISREG(known.st_mode):
-            found.append((path, known.st_size, known.st_mtime_ns))
-    return found
+            files.append((path, known.st_size, known.st_mtime_ns))
+        else:
+            others.append((path, _no_file(known.st_mode)))
+    return files, others
 
 
 def pack(
@@ -142,6 +151,7 @@ def _walk(root: Path, folder: str, excluded: frozenset[str]) -> Iterator[str]:
     except OSError:
         if not folder:
             raise
+        yield folder[:-1]
         return
     for name in names:
         if name in excluded or name.startswith(STAGE_PREFIX):
@@ -157,10 +167,7 @@ def _entry(root: Path, path: str) -> Entry | None:
     try:
         mode = (root / path).lstat().st_mode
         if not stat.S_ISREG(mode):
-            return {
-                "path": path,
-                "skipped": "a link" if stat.S_ISLNK(mode) else "not a regular file",
-            }
+            return {"path": path, "skipped": _no_file(mode)}
         with _open(root / path) as file:
             found, digest = os.fstat(file.fileno()), _sha256(file)
     except FileNotFoundError:
@@ -174,6 +181,13 @@ def _entry(root: Path, path: str) -> Entry | None:
         "sha256": digest,
         "executable": bool(found.st_mode & 0o100),
     }
+
+
+def _no_file(mode: int) -> str:
+    """Say why something is not copied; a folder is only named where it cannot be listed."""
+    if stat.S_ISDIR(mode):
+        return "a folder that cannot be read"
+    return "a link" if stat.S_ISLNK(mode) else "not a regular file"
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -235,10 +249,10 @@ def _list(root: Path, options: dict[str, Any]) -> None:
 
 
 def _glance(root: Path, options: dict[str, Any]) -> None:
-    files = glance(root, options.get("exclude", ())) if root.is_dir() else []
-    seen = hashlib.sha256(json.dumps(files).encode()).hexdigest()
-    is_known = seen == options.get("known")
-    _say({"seen": seen, "now_ns": time.time_ns(), "files": None if is_known else files})
+    files, others = glance(root, options.get("exclude", ())) if root.is_dir() else ([], [])
+    seen = hashlib.sha256(json.dumps([files, others]).encode()).hexdigest()
+    found = {"seen": seen, "now_ns": time.time_ns(), "files": files, "others": others}
+    _say(found | {"files": None, "others": None} if seen == options.get("known") else found)
 
 
 def _unpack(root: Path, entries: list[Entry]) -> None:

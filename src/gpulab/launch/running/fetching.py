@@ -6,8 +6,9 @@ back costs less than a minute of edits. Never replaces kept work by that of an i
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -91,7 +92,8 @@ class Fetcher:
         self._known = Glance()
         self._of = ""
         self._said = ""
-        self._left_out: tuple[str, ...] = ()
+        self._large: tuple[str, ...] = ()
+        self._skipped: dict[str, str] = {}
 
     def round(self, host: Host | None) -> None:
         """
@@ -122,25 +124,44 @@ class Fetcher:
             return
         changed = seen.changed_since(self._known)
         small = tuple(path for path in changed if seen.files[path][0] <= LARGEST_BYTES)
+        skipped = {p: why for p, why in self._skipped.items() if p in seen.files and p not in small}
         if small:
             report = copying.pull(host, self._source, self._folder, only=small, exclude=EXCLUDED)
-            seen = Glance(seen.seen, seen.files, seen.young | frozenset(report.changing))
+            seen = replace(seen, young=seen.young | frozenset(report.changing))
+            skipped |= {one.path: one.reason for one in report.skipped}
         self._known = seen
-        self._tell_left_out(
+        self._tell_skipped(dict(seen.others) | skipped)
+        self._tell_large(
             tuple(path for path, (size, _) in sorted(seen.files.items()) if size > LARGEST_BYTES)
         )
 
-    def _tell_left_out(self, large: tuple[str, ...]) -> None:
-        if large == self._left_out:
+    def _tell_large(self, large: tuple[str, ...]) -> None:
+        if large == self._large:
             return
-        self._left_out = large
+        self._large = large
         if large:
-            more = f" and {len(large) - 1} more" if len(large) > 1 else ""
             self._say(
-                f"{large[0]}{more}, over {LARGEST_BYTES >> 20} MiB, comes to this computer at `gpulab stop` only"
+                f"{large[0]}{_more(large)}, over {LARGEST_BYTES >> 20} MiB, comes to this computer at `gpulab stop` only"
+            )
+
+    def _tell_skipped(self, skipped: dict[str, str]) -> None:
+        new = [path for path in sorted(skipped) if path not in self._skipped]
+        self._skipped = skipped
+        if new:
+            self._say(
+                f"{_printable(new[0])} ({skipped[new[0]]}){_more(new)} will not come to this computer"
             )
 
     def _once(self, text: str) -> None:
         if text != self._said:
             self._said = text
             self._say(text)
+
+
+def _more(paths: Sequence[str]) -> str:
+    return f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+
+
+def _printable(path: str) -> str:
+    """A name as it may be shown: what an instance sends may hold anything."""
+    return path if path.isprintable() else ascii(path)

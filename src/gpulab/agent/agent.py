@@ -1186,7 +1186,7 @@ def _run_whole(here: Here, metadata: Metadata, word: str) -> int:
 
 
 def _fetch_whole(keep: dict[str, str], metadata: Metadata) -> bytes:
-    path = s3_path(keep, f"{keep['prefix']}agent-{keep['agent'][:16]}.py")
+    path = s3_path(keep, f"{keep.get('shared', keep['prefix'])}agent-{keep['agent'][:16]}.py")
     request = ("GET", path, "", hashlib.sha256().hexdigest())
     tries = 30  # a role that was made a moment ago is refused for some seconds, and JupyterLab is in there
     while True:
@@ -1813,7 +1813,7 @@ class Bucket:
     The kept copy: plain files under a prefix of a versioned bucket, and a manifest that is written last."""
 
     def __init__(self, here: Here, metadata: Metadata) -> None:
-        self.keep: dict[str, str] = here.spec["keep"]
+        self.keep: dict[str, str] = {**here.spec["keep"], "prefix": own_prefix(here, metadata)}
         places = os.pathsep.join(str(here.path(name)) for name in ("usr/local/bin", "usr/bin"))
         self.tool = shutil.which("aws", path=places) or ""
         self.noted = here.path("run/gpulab/role.json")
@@ -1887,6 +1887,18 @@ class Bucket:
         with contextlib.suppress(OSError):
             write_json(self.noted, fresh, mode=0o600)
         return fresh
+
+
+def own_prefix(here: Here, metadata: Metadata) -> str:
+    """Give the prefix of the kept copy: where many instances have one role, each has one that is named after its id."""
+    prefix = str(here.spec["keep"]["prefix"])
+    if "{instance}" not in prefix:
+        return prefix
+    said = (metadata.get("meta-data/instance-id") or b"").decode("ascii", "replace")
+    said = said or str(read_json(here.path("var/lib/gpulab/limits.json")).get("instance") or "")
+    if not said:
+        raise Problem("the metadata service does not say which instance this is")
+    return prefix.replace("{instance}", said)
 
 
 def key_of(bucket: Bucket, path: str) -> str:

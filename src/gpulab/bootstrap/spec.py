@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from gpulab.bootstrap.environments import Environment
 from gpulab.bootstrap.locks import Lock
@@ -25,21 +25,26 @@ class Keep:
     Where the instance keeps the work.
 
     Attributes:
-        prefix: Ends with a slash.
+        prefix: Ends with a slash. `Keep.INSTANCE` in it is for the instance to fill in: with its own id, which nobody knows before the launch.
         endpoint: URL of S3, `https://s3.us-east-1.amazonaws.com`.
         locks: What travels with the whole agent; any other lock has to fit into user data.
+        shared: The prefix where the whole agent lies for many instances; `""` for the instance's own.
     """
+
+    #: What stands for the instance's id in a prefix.
+    INSTANCE: ClassVar[str] = "{instance}"
 
     bucket: str
     prefix: str
     region: str
     endpoint: str
     locks: tuple[Lock, ...] = ()
+    shared: str = ""
 
     @property
     def agent_key(self) -> str:
         """Where the whole agent must lie in the bucket before the launch; user data has no room for it."""
-        return f"{self.prefix}agent-{self.agent_sha256[:16]}.py"
+        return f"{self.shared or self.prefix}agent-{self.agent_sha256[:16]}.py"
 
     @property
     def agent_body(self) -> bytes:
@@ -144,6 +149,7 @@ def _keep_json(keep: Keep) -> dict[str, str]:
         "region": keep.region,
         "endpoint": keep.endpoint,
         "agent": keep.agent_sha256,
+        **({"shared": keep.shared} if keep.shared else {}),
     }
 
 

@@ -122,6 +122,14 @@ def test_completion_scripts_are_the_shells_own(shell, capsys):
     assert "_GPULAB_COMPLETE" in capsys.readouterr().out
 
 
+def test_fish_shows_the_whole_help_of_an_option(capsys):
+    """Click's own script splits at each comma, so that `--gpu` would read "Which GPU: T4"."""
+    run(["completion", "fish"])
+
+    splits = [line.strip() for line in capsys.readouterr().out.splitlines() if " split " in line]
+    assert ['set -l metadata (string split -m 1 "," $completion);'] == splits
+
+
 def test_version_is_answered_before_anything_is_imported():
     """Scripts ask for it in a loop."""
     probe = "import sys; sys.argv = ['gpulab', '--version']; from gpulab.__main__ import main; main(); print('click' in sys.modules)"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -146,3 +148,47 @@ def test_a_status_that_says_nonsense_of_the_kept_work_is_read(keep):
     status = a_status(keep=keep)
 
     assert ((), ()) == (status.left_out, status.unsaved)
+
+
+@pytest.mark.parametrize(
+    ("columns", "headings", "below"),
+    [
+        (
+            None,
+            ["NAME", "STATE", "DOING", "TYPE", "MARKET", "ZONE", "COSTS", "SPENT", "ENDS IN"],
+            [],
+        ),
+        (
+            110,
+            ["NAME", "STATE", "DOING", "TYPE", "MARKET", "ZONE", "COSTS", "SPENT", "ENDS IN"],
+            ["week4 is open at http://127.0.0.1:28840/lab"],
+        ),
+        (
+            88,
+            ["NAME", "STATE", "DOING", "TYPE", "ZONE", "COSTS", "SPENT", "ENDS IN"],
+            ["week4 is open at http://127.0.0.1:28840/lab"],
+        ),
+        (
+            40,
+            ["NAME", "STATE", "DOING", "COSTS", "ENDS IN"],
+            ["week4 is open at http://127.0.0.1:28840/lab"],
+        ),
+    ],
+)
+def test_a_list_fits_a_narrow_terminal(columns, headings, below):
+    """Wrapped lines are no table; what an instance does, costs and when it ends stays to the last."""
+    row = replace(a_row(a_status()), local_url="http://127.0.0.1:28840/lab")
+    lines = rows_text([row, replace(row, local_url="")], now=NOW, columns=columns).splitlines()
+
+    last = ["OPEN AT"] if columns is None else []
+    assert headings + last == re.split(r" {2,}", lines[0])
+    assert below == lines[3:]
+    assert columns in (None, 40) or max(map(len, lines)) < columns
+
+
+def test_an_instance_that_did_not_answer_is_told_from_one_that_was_not_asked():
+    """`-` after `gpulab ls --quick` means nothing; after `gpulab ls` a student must know that nobody answered."""
+    asked, not_asked = replace(a_row(None), is_silent=True), a_row(None)
+
+    assert ("no answer", "-") == (row_json(asked)["doing"], row_json(not_asked)["doing"])
+    assert "  no answer  " in rows_text([asked], now=NOW)

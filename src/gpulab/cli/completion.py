@@ -1,4 +1,4 @@
-"""`gpulab completion`: the shell's script, as click makes it."""
+"""`gpulab completion`: the shell's script, as click makes it, but for what is wrong in it."""
 
 from __future__ import annotations
 
@@ -32,4 +32,5 @@ def command(shell: str) -> None:
         script = kind(group, {}, "gpulab", "_GPULAB_COMPLETE").source()
     except RuntimeError as error:
         raise WrongUsage(str(error)) from error
-    click.echo(script)
+    # click's fish script splits an answer at every comma, also at those of the help in it.
+    click.echo(script.replace('string split ","', 'string split -m 1 ","'))

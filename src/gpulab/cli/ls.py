@@ -75,7 +75,8 @@ def _show(context: Context, *, is_all: bool, quick: bool, as_json: bool, as_csv:
     elif as_csv:
         context.console.show_csv([row_json(row) for row in rows], COLUMNS)
     elif rows:
-        context.console.show(rows_text(rows, now=context.now()))
+        console = context.console
+        console.show(rows_text(rows, now=context.now(), columns=console.width()))
         context.console.say(totals_text(rows))
     elif not seen.notes:
         context.console.say(_nothing_text(is_all=is_all))
@@ -119,7 +120,9 @@ def _screen(context: Context, every: int, is_all: bool, quick: bool) -> str:
     ]
     try:
         seen = overview.look(context.launch, with_ended=is_all, ask_instances=not quick)
-        parts += [rows_text(seen.rows, now=now), totals_text(seen.rows)] if seen.rows else []
+        if seen.rows:
+            columns = context.console.width()
+            parts += [rows_text(seen.rows, now=now, columns=columns), totals_text(seen.rows)]
         parts += [budget_text(seen.budget)] if seen.budget else []
         parts += [f"note: {note}" for note in seen.notes]
         parts += [] if seen.rows or seen.notes else [_nothing_text(is_all=is_all)]

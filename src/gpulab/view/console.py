@@ -76,6 +76,10 @@ class Console:
         """Write aligned columns to stdout; `right` names the columns of numbers."""
         self.show(table(rows, headings, right=right))
 
+    def width(self) -> int | None:
+        """How many columns a person who reads stdout has; `None` where it goes elsewhere, so that nothing is left out."""
+        return self.columns() if self.is_watched and self.columns else None
+
     def confirm(self, question: str, *, hint: str = "Add `--yes` to agree beforehand") -> bool:
         """
         Ask for a yes; anything else is a no.

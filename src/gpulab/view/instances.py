@@ -40,7 +40,7 @@ def row_json(row: Row) -> dict[str, Any]:
         "name": instance.name,
         "id": instance.id,
         "state": instance.state,
-        "doing": doing(row.status),
+        "doing": _doing(row),
         "instance_type": instance.place.instance_type,
         "market": instance.market,
         "region": instance.place.region,
@@ -56,36 +56,49 @@ def row_json(row: Row) -> dict[str, Any]:
     }
 
 
-def rows_text(rows: Sequence[Row], *, now: datetime) -> str:
-    """Align the list for people."""
-    cells = [
-        [
-            row.instance.name or row.instance.id,
-            str(row.instance.state),
-            doing(row.status),
-            row.instance.place.instance_type,
-            str(row.instance.market),
-            row.instance.place.zone,
-            _costs(row),
-            money(row.spent_usd) if row.spent_usd is not None else "?",
-            _ends(row, now),
-            row.local_url or "-",
-        ]
-        for row in rows
-    ]
-    headings = [
-        "NAME",
-        "STATE",
-        "DOING",
-        "TYPE",
-        "MARKET",
-        "ZONE",
-        "COSTS",
-        "SPENT",
-        "ENDS IN",
-        "OPEN AT",
-    ]
-    return table(cells, headings, right=[6, 7])
+def rows_text(rows: Sequence[Row], *, now: datetime, columns: int | None = None) -> str:
+    """
+    Align the list for people.
+
+    Args:
+        columns: Width of the terminal: where the table is wider, what matters least is left out of it; `None` for no limit.
+    """
+    shown = _cells(rows, now)
+    below: list[str] = []
+    for heading in _LEFT_OUT:
+        if columns is None or max(map(len, _aligned(shown).split("\n"))) < columns:
+            break
+        left_out = shown.pop(heading)
+        if heading == "OPEN AT":
+            named = zip(shown["NAME"], left_out, strict=True)
+            below = [f"{name} is open at {url}" for name, url in named if url != "-"]
+    return "\n".join([_aligned(shown), *below])
+
+
+# Where the terminal is too narrow, in this order; addresses go below the table.
+_LEFT_OUT = ("OPEN AT", "MARKET", "ZONE", "TYPE", "SPENT")
+_NUMBERS = ("COSTS", "SPENT")
+
+
+def _cells(rows: Sequence[Row], now: datetime) -> dict[str, list[str]]:
+    return {
+        "NAME": [row.instance.name or row.instance.id for row in rows],
+        "STATE": [str(row.instance.state) for row in rows],
+        "DOING": [_doing(row) for row in rows],
+        "TYPE": [row.instance.place.instance_type for row in rows],
+        "MARKET": [str(row.instance.market) for row in rows],
+        "ZONE": [row.instance.place.zone for row in rows],
+        "COSTS": [_costs(row) for row in rows],
+        "SPENT": [money(row.spent_usd) if row.spent_usd is not None else "?" for row in rows],
+        "ENDS IN": [_ends(row, now) for row in rows],
+        "OPEN AT": [row.local_url or "-" for row in rows],
+    }
+
+
+def _aligned(columns: Mapping[str, Sequence[str]]) -> str:
+    headings = list(columns)
+    rows = list(zip(*columns.values(), strict=True))
+    return table(rows, headings, right=[headings.index(n) for n in _NUMBERS if n in columns])
 
 
 def totals_text(rows: Sequence[Row]) -> str:
@@ -123,6 +136,10 @@ def doing(status: AgentStatus | None) -> str:
     if status.gpus:
         return f"GPU {max(gpu.use_percent for gpu in status.gpus):.0f} %"
     return "ready"
+
+
+def _doing(row: Row) -> str:
+    return "no answer" if row.is_silent else doing(row.status)
 
 
 def phase_line(phase: Phase) -> str:

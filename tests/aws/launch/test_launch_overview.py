@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from gpulab.errors import WrongUsage
+from gpulab.errors import Unreachable, WrongUsage
 from gpulab.launch.offers.look import spot_and_on_demand
 from gpulab.launch.running import instances, overview, stop
 from gpulab.launch.upkeep import sweep
@@ -90,6 +90,34 @@ def test_before_init_nobody_elses_instances_are_mine(sandbox, make_student):
 
     assert () == seen.rows
     assert () == (*left.found, *left.untouchable)
+
+
+class _Gone:
+    """An instance that answers nobody; it says how long it was waited for."""
+
+    def __init__(self, waited: list[float]) -> None:
+        self._waited = waited
+
+    def run(self, command, *, timeout_s, **how):
+        self._waited.append(timeout_s)
+        raise Unreachable("no answer")
+
+
+def test_an_instance_that_does_not_answer_holds_the_list_up_for_a_moment_only(
+    sandbox, student, monkeypatch
+):
+    """`gpulab ls` is typed to see what costs; one that hangs or boots must not hide the others for long."""
+    for name in ("week4", "week5"):
+        student.up(name)
+    sandbox.advance(seconds=60)
+    waited: list[float] = []
+    monkeypatch.setattr("gpulab.launch.context.Context.host", lambda self, target: _Gone(waited))
+
+    rows = overview.look(student.context).rows
+
+    assert [("week4", True), ("week5", True)] == [(r.instance.name, r.is_silent) for r in rows]
+    assert 2 == len(waited)
+    assert max(waited) < 5
 
 
 def test_a_price_list_that_is_denied_leaves_the_shipped_price_each_time(sandbox, student):

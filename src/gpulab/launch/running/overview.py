@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -23,6 +23,8 @@ from gpulab.spending.forecast import burn_of, lasts_until, spent_between
 
 # Status calls wait for a network, not for a processor.
 _AT_ONCE = 16
+# A list doesn't wait for one that is still starting or has lost its network; `gpulab show` is more patient with it.
+_ANSWER_WITHIN_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Row:
         spent_usd: Since its launch; `None` likewise.
         status: From its agent; `None` when it was not asked or did not answer.
         local_url: Where its tunnel listens on this computer; `""` without one.
+        is_silent: Whether its agent was asked and did not answer in time.
     """
 
     instance: Instance
@@ -42,6 +45,7 @@ class Row:
     spent_usd: Decimal | None
     status: AgentStatus | None
     local_url: str = ""
+    is_silent: bool = False
 
     @property
     def deadline(self) -> datetime | None:
@@ -99,8 +103,10 @@ def look(context: Context, *, with_ended: bool = False, ask_instances: bool = Tr
             refresh(context, at_once=True)
             reading, unread = _ledger(context)
     timeline, urls = reading.timeline, browser.urls(context)
+    silent = {asked for asked, status in statuses.items() if status is None}
+    rows = (_row(context, i, timeline, statuses.get(i.id), urls.get(i.name, "")) for i in found)
     return Overview(
-        tuple(_row(context, i, timeline, statuses.get(i.id), urls.get(i.name, "")) for i in found),
+        tuple(replace(row, is_silent=row.instance.id in silent) for row in rows),
         (*seen.notes, *unread),
         term_budget(context, reading),
     )
@@ -151,15 +157,15 @@ def _only(timeline: Timeline, instance: Instance) -> Timeline:
     )
 
 
-def _statuses(context: Context, found: Iterable[Instance]) -> dict[str, AgentStatus]:
-    """Ask the running ones at once; one that does not answer is left out, not waited for."""
+def _statuses(context: Context, found: Iterable[Instance]) -> dict[str, AgentStatus | None]:
+    """Ask the running ones, all at once; `None` for one that does not answer soon."""
     running = [i for i in found if i.state is State.RUNNING and i.address]
-    answers: dict[str, AgentStatus] = {}
 
-    def ask(instance: Instance) -> None:
-        with contextlib.suppress(GpulabError):
-            answers[instance.id] = instances.status(context, instance)
+    def ask(instance: Instance) -> AgentStatus | None:
+        try:
+            return instances.status(context, instance, timeout_s=_ANSWER_WITHIN_S)
+        except GpulabError:
+            return None
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(ask, running))
-    return answers
+        return dict(zip((i.id for i in running), pool.map(ask, running), strict=True))

@@ -363,7 +363,9 @@ def test_throttling_can_be_made_tight(ask):
 
     with pytest.raises(ClientError, match="RequestLimitExceeded"):
         client().describe_key_pairs()
-    ask("throttle", "DescribeKeyPairs", "--size", "100", "--per-second", "20")
+    ask("mend")
+    answers = [client().describe_key_pairs()["ResponseMetadata"] for _ in range(3)]
+    assert [200, 200, 200] == [answer["HTTPStatusCode"] for answer in answers]
 
 
 def test_an_interruption_is_announced_and_comes(ask, capsys):

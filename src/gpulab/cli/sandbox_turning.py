@@ -159,7 +159,7 @@ def throttle(
     """
     Limit the rate of one EC2 operation.
 
-    Over it AWS answers RequestLimitExceeded.
+    Over it AWS answers RequestLimitExceeded. `gpulab sandbox mend` gives AWS's own limits back.
 
     \b
     gpulab sandbox throttle RunInstances --size 1 --per-second 0.1
@@ -205,7 +205,7 @@ def fail(
 @click.pass_obj
 def mend(context: Context, as_json: bool) -> None:
     """
-    Lift every fault that `fail` has set.
+    Lift every fault and limit that `fail` and `throttle` have set.
 
     \b
     gpulab sandbox mend

@@ -64,6 +64,10 @@ class Throttle:
         """Give one operation another bucket."""
         self._overrides[operation] = Bucket(size, per_second)
 
+    def reset(self) -> None:
+        """Give every operation AWS's own bucket again."""
+        self._overrides.clear()
+
     def admit(self, call: Call, now: datetime) -> None:
         """
         Take the call's tokens.

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,6 +32,7 @@ from gpulab.remote.process import Completed
 from gpulab.remote.target import SshTarget
 from gpulab.sandbox.calls import ConnectionLost
 from gpulab.sandbox.machines import Birth, Disk, Ingress, LiveMetadata
+from gpulab.sandbox.machines.metadata import Guest
 from gpulab.sandbox.wire import read_call
 from gpulab.sandbox.world import World
 from soaking.agent_program import load_agent
@@ -43,6 +44,7 @@ _JUPYTER_S = (15.0, 90.0, 30.0)
 _LAST_SAVE_S = 20.0
 _SAVE_LIMIT_S = 45.0
 _LOOK_ON_NOTICE_S = 10.0
+_TOKEN, _TTL = "x-aws-ec2-metadata-token", "x-aws-ec2-metadata-token-ttl-seconds"
 _ENDINGS = {"user": "stopped by somebody", "notice": "spot notice", "cut": "cut without a notice"}
 
 
@@ -153,13 +155,17 @@ class Machine:
         self._kind, self._on_exit = kind, on_exit
         self._clockwork, self._now = kind.clockwork, kind.clockwork.world.now
         self._agent = self._own_agent()
-        self._live = LiveMetadata(tags=birth.tags)
+        self._metadata = Guest(birth, new_token=lambda: "soak")
+        self._metadata.answer("PUT", "/latest/api/token", {_TTL: "21600"})
+        self._notice: Mapping[str, str] | None = None
         self._noticed_at: datetime | None = None
         self._written: dict[str, tuple[str, datetime]] = {}
         self._busy = threading.Lock()
         self._is_save_planned = False
         self._is_refused = False
         self._used_at = self._now()
+        # Its kernel begins when EC2 says that it runs.
+        self._booted_at = self._now() + self._clockwork.world.rules.delays.boot
         self._deadline: datetime | None = None
         self._keys = Ed25519PrivateKey.generate().public_key()
         self.here: Any = None
@@ -174,7 +180,8 @@ class Machine:
 
     def publish(self, metadata: LiveMetadata) -> None:
         """Take new metadata; a notice is seen at the agent's next look."""
-        self._live = metadata
+        self._metadata.publish(metadata)
+        self._notice = metadata.notice
         if metadata.notice and self._noticed_at is None:
             self._noticed_at = self._now()
             self._kind.tally.interrupted += 1
@@ -250,6 +257,7 @@ class Machine:
             return {}
         while not self._busy.acquire(blocking=False):
             self._nap(1)
+        self._count_use()
         try:
             said = self._agent.save(self.here, self)
         except self._agent.Problem:
@@ -301,12 +309,9 @@ class Machine:
         return self._now().timestamp()
 
     def get(self, path: str) -> bytes | None:
-        """Answer the few paths that saving asks for."""
-        if path == "meta-data/iam/security-credentials/":
-            return self.birth.role.encode() or None
-        if path.startswith("meta-data/iam/security-credentials/"):
-            return json.dumps(dict(self._live.credentials or {})).encode()
-        return None
+        """Answer as the simulator's own service does."""
+        found = self._metadata.answer("GET", f"/latest/{path}", {_TOKEN: "soak"})
+        return found.body if found.status == 200 else None
 
     def _own_agent(self) -> Any:
         """The agent's own program, with the world's clock and with its connections to S3 led into the world."""
@@ -326,6 +331,9 @@ class Machine:
         place = self.root / "etc/gpulab/spec.json"
         place.parent.mkdir(parents=True)
         place.write_text(json.dumps(spec))
+        clock = self.root / "proc/stat"
+        clock.parent.mkdir()
+        clock.write_text(f"btime {self._booted_at.timestamp():.0f}\n")
         self.has_bucket = spec["keep"] is not None
         self._kind.tally.without_bucket += not self.has_bucket
         self.here = self._agent.Here(str(self.root))
@@ -337,7 +345,23 @@ class Machine:
         self._restore()
         self._nap(draw(*_JUPYTER_S))
         self.ready_at = self._used_at = self._now()
+        self._clockwork.after(self._agent.BEAT_S, self._beat)
         self._live_on(timedelta(minutes=spec["idle_minutes"]))
+
+    def _beat(self) -> None:
+        """Tell every five minutes, as the agent does, that the machine lives."""
+        while self.has_bucket and not self.is_off:
+            self._count_use()
+            self._agent.tell_costs(self.here, self)
+            self._nap(self._agent.BEAT_S)
+
+    def _count_use(self) -> None:
+        """Note what the agent's watcher does: since when it counts, and how long."""
+        if self.ssh_at is not None:
+            seconds = round((self._now() - self.ssh_at).total_seconds())
+            since = self._agent.iso(self.ssh_at.timestamp())
+            used = {"since": since, "seconds": seconds, "idle_seconds": 0}
+            self._agent.write_json(self.root / "run/gpulab/status.json", {"used": used})
 
     def _restore(self) -> None:
         if not self.has_bucket:
@@ -390,8 +414,8 @@ class Machine:
         """Save at once, and until the cut at every look that finds something new; looks are closer now."""
         if self.here is None:
             return
-        assert self._live.notice is not None
-        until = datetime.fromisoformat(self._live.notice["time"].replace("Z", "+00:00"))
+        assert self._notice is not None
+        until = datetime.fromisoformat(self._notice["time"].replace("Z", "+00:00"))
         self._write_down(until, by="aws", reason="Server.SpotInstanceTermination")
         while True:
             with contextlib.suppress(self._agent.Problem):

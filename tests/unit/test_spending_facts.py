@@ -428,3 +428,33 @@ def test_a_run_counts_from_the_state_running():
 
     assert (Run(after(0.25)),) == runs[0]
     assert (Run(T0, after(0.1), EndedBy.USER), Run(after(0.25))) == runs[1]
+
+
+@pytest.mark.parametrize(
+    ("end", "ends_at"),
+    [
+        (ended("i-1", at=after(60), by=EndedBy.USER, source=Source.AGENT), None),
+        (ended("i-1", at=after(60), by=None), None),
+        (ended("i-1", at=after(60), by=EndedBy.USER), after(60)),
+        (ended("i-1", at=after(60), by=EndedBy.USER, source=Source.AWS), after(60)),
+        (ended("i-1", at=after(89), by=EndedBy.USER, source=Source.AGENT), after(89)),
+    ],
+)
+def test_an_end_that_was_foreseen_and_outlived_is_none(end, ends_at):
+    """Who came back in the last seconds of an idle hour kept the instance; its agent's own count of use says so."""
+    used = usage("i-1", at=after(2), seconds=88 * 60, idle_seconds=0)
+
+    life = timeline_of([a_launch(), end, used]).timeline.instances[0]
+
+    assert ends_at == life.runs[-1].ends_at
+
+
+def test_use_after_a_restart_does_not_undo_the_stop_before_it():
+    """A count begins anew with each boot; only the one that began before an end can contradict it."""
+    stop = ended("i-1", at=after(60), by=None, is_final=False, source=Source.AGENT)
+    uses = [usage("i-1", at=after(at), seconds=50 * 60, idle_seconds=0) for at in (5, 200)]
+    again = a_launch(at=after(195), source=Source.AGENT)
+
+    life = timeline_of([a_launch(), stop, again, *uses]).timeline.instances[0]
+
+    assert (Run(T0, after(60), EndedBy.USER), Run(after(195))) == life.runs

@@ -41,6 +41,8 @@ BACKSTOP_GRACE_S = 60
 TICK_S = 5.0
 # With a look every five seconds and the upload itself, a hard cut costs less than a minute of edits.
 SAVE_S = 45
+# Also when nothing changes, a save says that the instance lives: after a hard cut its end is known to so many seconds.
+BEAT_S = 300
 FULL_BYTES = 2**24
 WHOLE_BYTES = 2**26
 
@@ -1485,6 +1487,8 @@ class Watch:
         self._collect_save()
         self._end(now)
         self._look_for_trouble()
+        if self._is_due("beat", now, BEAT_S):
+            self.saved_print = self.due["save"] = 0
         if self._is_due("save", now, 10 if self.live["notice"] else SAVE_S):
             self._save_if_changed(now)
         if (
@@ -1709,6 +1713,7 @@ class Watch:
         self._start_save()
 
     def _calm(self) -> None:
+        self.is_written = False  # the end that was foreseen has not come
         if self.warned[1]:
             self.warned = ("", 0)
             tell(self.here, "")
@@ -1823,7 +1828,14 @@ class Bucket:
         self.role_key: dict[str, str] = {}
 
     def ask(
-        self, method: str, key: str, *, query: str = "", body: bytes = b"", span: str = ""
+        self,
+        method: str,
+        key: str,
+        *,
+        query: str = "",
+        body: bytes = b"",
+        span: str = "",
+        tries: int = 6,
     ) -> tuple[int, Any, bytes]:
         """
         Make a signed request, again where S3 asks for patience.
@@ -1832,10 +1844,10 @@ class Bucket:
             Status (below 400, or 404), headers, body.
 
         Raises:
-            Problem: Refused, or no answer after six tries.
+            Problem: Refused, or no answer after so many tries.
         """
         said = ""
-        for attempt in range(6):
+        for attempt in range(tries):
             if attempt:
                 time.sleep(min(8.0, 0.25 * 2**attempt))
             try:
@@ -2093,6 +2105,7 @@ def save(here: Here, metadata: Metadata) -> dict[str, Any]:
     summary.update(skipped=found.skipped, failed=[])
     if here.spec["keep"] is None or here.spec.get("bake"):
         return summary
+    tell_costs(here, metadata)
     bucket = Bucket(here, metadata)
     if not here.path("var/lib/gpulab/kept.json").exists():
         restore(here, metadata)
@@ -2111,6 +2124,117 @@ def save(here: Here, metadata: Metadata) -> dict[str, Any]:
                 bucket.ask("DELETE", old[path]["key"])
     summary["saved_at"] = iso(began)
     return summary
+
+
+# What the instance knows of its own costs, in the words of the laptop's ledger.
+
+
+def tell_costs(here: Here, metadata: Metadata) -> None:
+    """
+    Put the facts about this instance's costs beside the kept work: a lost laptop loses no money trail.
+
+    One small object, replaced at each save, so it also says until when the instance lived. It is not in the work, which may be
+    deleted while the money stays spent. The work is kept whatever fails here; the next save tells it all again.
+    """
+    if here.spec["keep"] is None:
+        return
+    with contextlib.suppress(Problem, OSError, ValueError, KeyError, TypeError, RecursionError):
+        facts = own_facts(here, metadata)
+        if not facts:
+            return  # the metadata service has not answered yet
+        subject = facts[0]["subject"]
+        noted = here.work / f".gpulab/ledger/{subject}.jsonl"
+        lines = [json.dumps(one) for one in facts]
+        lines += _whole_lines(noted.read_text()) if noted.exists() else []
+        # Beside the names of its owner's work; a builder of images has none.
+        folder = here.spec["keep"]["prefix"].rstrip("/").rpartition("/")[0].removesuffix("/.bake")
+        body = "".join(f"{line}\n" for line in lines).encode()
+        key = f"{folder}/.ledger/{subject}.jsonl"
+        Bucket(here, metadata).ask("PUT", key, body=body, tries=2)
+
+
+def own_facts(here: Here, metadata: Metadata) -> list[dict[str, Any]]:
+    """
+    List what this instance costs and how it was used, in all its runs so far.
+
+    Raises:
+        ValueError, KeyError, TypeError: The metadata service says what it never says.
+    """
+    noted = here.path("var/lib/gpulab/facts.json")
+    known: dict[str, dict[str, Any]] = read_json(noted).get("facts") or {}
+    found = _launch_facts(here, metadata)
+    known.update(_stop_between(list(known.values()), found))
+    used = read_json(here.path("run/gpulab/status.json")).get("used")
+    launched = [one for one in [*known.values(), *found] if one["kind"] == "launched"]
+    # While the work is brought back nothing is saved, so a word from then says nothing about when the next one is due.
+    if used and launched and here.path("var/lib/gpulab/kept.json").exists():
+        span = {"seconds": used["seconds"], "idle_seconds": used["idle_seconds"]}
+        found.append(_fact_of("usage", launched[0]["subject"], used["since"], **span))
+    known.update({f"{one['kind']} {one['at']}": one for one in found})
+    with contextlib.suppress(OSError):
+        write_json(noted, {"facts": known})
+    return list(known.values())
+
+
+def _launch_facts(here: Here, metadata: Metadata) -> list[dict[str, Any]]:
+    """Say what the launch or start before this boot began to cost; nothing when the metadata service does not answer."""
+    said = json.loads(metadata.get("dynamic/instance-identity/document") or b"{}")
+    if not said:
+        return []
+    spec, subject, at = here.spec, said["instanceId"], said["pendingTime"]
+    rates = spec.get("facts") or {}
+    launched = {"zone": said["availabilityZone"], "instance_type": said["instanceType"]}
+    launched["market"] = (metadata.get("meta-data/instance-life-cycle") or b"").decode()
+    launched.update(launch_id=spec["launch"], expires_at=spec["deadline"])
+    launched.update({word: spec.get(word, "") for word in ("name", "owner", "course", "lab")})
+    found = [_fact_of("launched", subject, at, **launched, **rates.get("launched", {}))]
+    booted = _booted_at(here, metadata)
+    if booted >= at:  # AWS bills from the state running, which is when the machine begins to boot
+        found.append(_fact_of("started", subject, booted))
+    size = (metadata.get("meta-data/tags/instance/gpulab:disk") or b"").decode()
+    if re.fullmatch("[0-9]{1,6}", size):
+        disk = {"type": "gp3", "size_gb": size, "instance_id": subject, "owner": spec["owner"]}
+        disk.update(ends_with_instance="yes", **rates.get("volume", {}))
+        found.append(_fact_of("volume", f"{subject}/root", at, **disk))
+    if metadata.get("meta-data/public-ipv4"):
+        found.append(_fact_of("address", subject, at, **rates.get("address", {})))
+    return found
+
+
+def _booted_at(here: Here, metadata: Metadata) -> str:
+    with contextlib.suppress(OSError):
+        found = re.search(r"^btime (\d+)$", here.path("proc/stat").read_text(), re.MULTILINE)
+        if found:
+            return iso(int(found[1]) + metadata.skew_s) or ""
+    return ""
+
+
+def _stop_between(
+    known: list[dict[str, Any]], found: list[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Close the run before this one, which nobody on the instance saw end: it was stopped after its last word."""
+    begins = sorted(one["at"] for one in known if one["kind"] == "launched")
+    if not begins or not found or found[0]["at"] <= begins[-1]:
+        return {}
+    words = [one for one in known if one["kind"] == "usage"]
+    heard = [seconds_of(one["at"]) + int(one["details"]["seconds"]) for one in words]
+    at = iso(max([seconds_of(begins[-1]), *heard])) or ""
+    return {f"ended {at}": _fact_of("ended", found[0]["subject"], at, how="stopped")}
+
+
+def _fact_of(kind: str, subject: str, at: str, **details: Any) -> dict[str, Any]:
+    words = {key: str(value) for key, value in details.items() if value != ""}
+    return {"kind": kind, "subject": subject, "at": at, "source": "agent", "details": words}
+
+
+def _whole_lines(text: str) -> list[str]:
+    """Leave out half a line, which a full disk may have left."""
+    whole = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(json.loads(line), dict):
+                whole.append(line)
+    return whole
 
 
 def _bring(
@@ -2252,6 +2376,7 @@ def _say_save(here: Here, metadata: Metadata) -> int:
 
 
 def _say_restored(here: Here, metadata: Metadata) -> int:
+    tell_costs(here, metadata)
     print(restore(here, metadata))
     return 0
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -74,6 +75,7 @@ class InstanceSpec:
         keep: `None` when the work is fetched over ssh instead.
         notebooks: What the instance brings into the work folder; without `keep` the laptop does it over ssh.
         is_bake: It becomes an image or tests one: nothing is installed onto a disk that is not in it, and no work is kept.
+        facts: Of each kind of fact that the instance writes about its costs, what it cannot find out itself; travels only with `keep`.
     """
 
     launch: str
@@ -93,6 +95,7 @@ class InstanceSpec:
     keep: Keep | None = None
     notebooks: Notebooks | None = None
     is_bake: bool = False
+    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _USER.fullmatch(self.user):
@@ -136,6 +139,7 @@ class InstanceSpec:
             "keep": None if keep is None else _keep_json(keep),
             **lab,
             **({"bake": True} if self.is_bake else {}),
+            **({"facts": self.facts} if keep is not None and self.facts else {}),
         }
 
     def _lock_json(self, lock: Lock) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def intent(
         FactKind.INTENT,
         token,
         at,
-        _known(
+        texts(
             launch_id=launch_id,
             zone=zone,
             instance_type=instance_type,
@@ -163,7 +163,7 @@ def launched(
         FactKind.LAUNCHED,
         instance_id,
         at,
-        _known(
+        texts(
             zone=zone,
             instance_type=instance_type,
             market=market,
@@ -189,7 +189,7 @@ def started(instance_id: str, *, at: datetime, source: Source = Source.LAPTOP) -
 
 def extended(instance_id: str, *, at: datetime, until: datetime) -> Fact:
     """Say that an instance's planned end was moved, to later or to sooner."""
-    return Fact(FactKind.EXTENDED, instance_id, at, _known(until=until))
+    return Fact(FactKind.EXTENDED, instance_id, at, texts(until=until))
 
 
 def ended(
@@ -210,7 +210,7 @@ def ended(
         reason: In AWS's or the agent's words: `Server.SpotInstanceTermination`, `idle`, `deadline`, `budget`.
     """
     how = "terminated" if is_final else "stopped"
-    return Fact(FactKind.ENDED, instance_id, at, _known(by=by, how=how, reason=reason), source)
+    return Fact(FactKind.ENDED, instance_id, at, texts(by=by, how=how, reason=reason), source)
 
 
 def price(
@@ -223,7 +223,7 @@ def price(
 ) -> Fact:
     """Say what spot cost from a moment on; AWS forgets it after 90 days."""
     subject = f"{zone}/{instance_type}/{product}"
-    return Fact(FactKind.PRICE, subject, at, _known(usd_per_hour=usd_per_hour), Source.AWS)
+    return Fact(FactKind.PRICE, subject, at, texts(usd_per_hour=usd_per_hour), Source.AWS)
 
 
 def volume(
@@ -248,7 +248,7 @@ def volume(
         FactKind.VOLUME,
         volume_id,
         at,
-        _known(
+        texts(
             type=type,
             size_gb=size_gb,
             usd_per_gb_month=usd_per_gb_month,
@@ -278,7 +278,7 @@ def address(
     source: Source = Source.LAPTOP,
 ) -> Fact:
     """Say that AWS gave an instance a public IPv4 address, from its launch on; AWS takes it back by itself when a run ends."""
-    return Fact(FactKind.ADDRESS, instance_id, at, _known(usd_per_hour=usd_per_hour), source)
+    return Fact(FactKind.ADDRESS, instance_id, at, texts(usd_per_hour=usd_per_hour), source)
 
 
 def usage(
@@ -296,7 +296,7 @@ def usage(
         at: Begin of the span.
         idle_seconds: Of the span, those in which neither GPU nor CPU worked.
     """
-    details = _known(seconds=seconds, idle_seconds=idle_seconds)
+    details = texts(seconds=seconds, idle_seconds=idle_seconds)
     return Fact(FactKind.USAGE, instance_id, at, details, source)
 
 
@@ -308,7 +308,7 @@ def statement_read(statement: Statement, *, at: datetime) -> Fact:
         FactKind.STATEMENT,
         statement.digest,
         at,
-        _known(
+        texts(
             path=statement.path,
             format=statement.format,
             lines=statement.lines,
@@ -325,7 +325,7 @@ def credit_reading(credit: Credit) -> Fact:
         FactKind.CREDIT,
         credit.id,
         credit.read_at,
-        _known(
+        texts(
             left_usd=credit.left_usd,
             initial_usd=credit.initial_usd,
             expires_at=credit.expires_at,
@@ -336,8 +336,8 @@ def credit_reading(credit: Credit) -> Fact:
     )
 
 
-def _known(**details: object) -> dict[str, str]:
-    """Keep what is known, as texts."""
+def texts(**details: object) -> dict[str, str]:
+    """Give a fact's details: what is known, as texts."""
     return {key: _text(value) for key, value in details.items() if value not in (None, "")}
 
 

@@ -38,10 +38,14 @@ _STALE = timedelta(days=2)
 _USUAL = range(-40, 15)
 _LONGEST_AMOUNT = 60
 _MOST_DIGITS = 15
+_LONGEST_USE_S = 10 * 366 * 86400
 
 # EC2 takes seconds from the launch to running. Who sees it running only later than this, looked late (the network was away), or at
 # a restart; what was billed began earlier, and the launch time is the nearer one of the two.
 _BOOTS_WITHIN = timedelta(minutes=2)
+
+# An end that was foreseen and did not come: the agent tells that it has run on for longer than an end may take.
+_ENDS_WITHIN = timedelta(minutes=2)
 
 # A disk that was seen to go so much later than its instance was not seen to go, but to be gone.
 _DISK_GOES_WITHIN = timedelta(minutes=10)
@@ -99,6 +103,11 @@ class Usage(NamedTuple):
     seconds: int
     idle_seconds: int
 
+    @property
+    def until(self) -> datetime:
+        """Its end; a span that no instance lives is cut."""
+        return self.begins_at + timedelta(seconds=min(self.seconds, _LONGEST_USE_S))
+
 
 @dataclass(frozen=True)
 class LedgerReading:
@@ -139,6 +148,7 @@ class _Reader:
         )
         for fact in facts:
             self._by_kind[fact.kind][fact.subject].append(fact)
+        self._spans = {key: self._usage(key, said) for key, said in self._of(FactKind.USAGE)}
 
     def read(self) -> LedgerReading:
         series = self._price_series()
@@ -155,7 +165,7 @@ class _Reader:
             known,
             asked=self._asked(known),
             statements=self._statements(),
-            usage=tuple(self._usage()),
+            usage=tuple(span for spans in self._spans.values() for span in spans),
             problems=tuple(self._problems),
         )
 
@@ -249,7 +259,7 @@ class _Reader:
         # A restart gives an instance a new launch time, so a later launch of the same instance is a start.
         told = [fact.at for fact in self._facts(FactKind.LAUNCHED, launch.instance_id)]
         starts = sorted([*told, *seen])
-        ends = sorted(self._facts(FactKind.ENDED, launch.instance_id), key=lambda fact: fact.at)
+        ends = sorted(self._ends(launch.instance_id), key=lambda fact: fact.at)
         runs: list[Run] = []
         begin: datetime | None = launch.launched_at
         while begin is not None:
@@ -259,6 +269,12 @@ class _Reader:
             runs.append(self._run(launch, _running_from(begin, seen, later), found))
             begin = restart
         return tuple(runs)
+
+    def _ends(self, instance_id: str) -> list[Fact]:
+        """Leave out the ends that somebody foresaw or guessed and that the instance outlived, by its agent's own count."""
+        facts = self._facts(FactKind.ENDED, instance_id)
+        spans = self._spans.get(instance_id, ())
+        return [fact for fact in facts if not any(_is_outlived(fact, span) for span in spans)]
 
     def _run(self, launch: LaunchRecord, begin: datetime, seen: list[Fact]) -> Run:
         if not seen:
@@ -307,7 +323,7 @@ class _Reader:
             return max(created_at, _most_believed(gone).at)
         if said.get("ends_with_instance") != "yes" or instance is None:
             return None
-        ends = self._facts(FactKind.ENDED, instance.id)
+        ends = self._ends(instance.id)
         is_terminated = any(fact.details.get("how") == "terminated" for fact in ends)
         last = instance.runs[-1].ends_at
         return max(created_at, last + outlives) if is_terminated and last else None
@@ -372,20 +388,19 @@ class _Reader:
             by_category={category: usd for category, usd in sums.items() if usd is not None},
         )
 
-    def _usage(self) -> Iterable[Usage]:
+    def _usage(self, instance_id: str, facts: list[Fact]) -> tuple[Usage, ...]:
         """Take of each span the longest word: it is told while it goes on, and again at its end."""
-        for instance_id, facts in self._of(FactKind.USAGE):
-            longest: dict[datetime, Usage] = {}
-            for fact in facts:
-                said = fact.details
-                seconds, idle = said.get("seconds", ""), said.get("idle_seconds", "")
-                is_usual = len(seconds) <= _MOST_DIGITS >= len(idle)
-                if is_usual and seconds.isdecimal() and idle.isdecimal():
-                    one = Usage(instance_id, fact.at, int(seconds), int(idle))
-                    longest[fact.at] = max(one, longest.get(fact.at, one))
-                else:
-                    self._unreadable(fact)
-            yield from longest.values()
+        longest: dict[datetime, Usage] = {}
+        for fact in facts:
+            said = fact.details
+            seconds, idle = said.get("seconds", ""), said.get("idle_seconds", "")
+            is_usual = len(seconds) <= _MOST_DIGITS >= len(idle)
+            if is_usual and seconds.isdecimal() and idle.isdecimal():
+                one = Usage(instance_id, fact.at, int(seconds), int(idle))
+                longest[fact.at] = max(one, longest.get(fact.at, one))
+            else:
+                self._unreadable(fact)
+        return tuple(longest.values())
 
     def _name_unlaunched(self, known: Mapping[str, LaunchRecord]) -> None:
         for kind in (FactKind.STARTED, FactKind.ENDED):
@@ -409,6 +424,13 @@ def _running_from(launched_at: datetime, seen: list[datetime], ends: list[Fact])
     """AWS bills from the state running, some seconds after the launch time; take it where somebody saw it."""
     last = min([launched_at + _BOOTS_WITHIN, *(end.at for end in ends[:1])])
     return next((at for at in seen if launched_at <= at <= last), launched_at)
+
+
+def _is_outlived(end: Fact, used: Usage) -> bool:
+    is_foreseen = end.source is Source.AGENT or (
+        end.source is Source.LAPTOP and "by" not in end.details
+    )
+    return is_foreseen and used.begins_at <= end.at < used.until - _ENDS_WITHIN
 
 
 def _most_believed(facts: list[Fact]) -> Fact:

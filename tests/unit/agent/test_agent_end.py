@@ -132,6 +132,20 @@ def test_a_sign_of_life_takes_the_warning_back(here, metadata):
     assert ("", None) == (read_json(notice)["text"], watch.live["ending"])
 
 
+def test_an_end_that_did_not_come_does_not_hide_the_one_that_does(here, metadata):
+    """Who runs a cell in the last ten seconds goes on, and the ledger must hear of the end an hour later as well."""
+    watch = a_watch(here, metadata)
+    watch.step(NOW + 3600 - 10)
+    watch.idle.since = NOW + 3600 - 5
+    watch.step(NOW + 3600)
+
+    watch.step(NOW + 7200 - 10)
+
+    lines = (here.work / ".gpulab/ledger/unknown.jsonl").read_text().splitlines()
+    ends = [one["at"] for one in map(json.loads, lines) if one["kind"] == "ended"]
+    assert ["2026-11-23T14:00:00Z", "2026-11-23T14:59:55Z"] == ends
+
+
 def test_an_extension_is_warned_of_again_at_the_new_end(a_here, metadata):
     """`extend` at the last minute must not leave the second end without a warning."""
     here = a_here(idle_minutes=0)

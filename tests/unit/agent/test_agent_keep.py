@@ -25,6 +25,7 @@ from gpulab.agent.agent import (
     Here,
     Problem,
     Watch,
+    change_limits,
     manifest,
     read_json,
     restore,
@@ -716,3 +717,129 @@ def test_nothing_is_saved_before_the_work_was_restored(keeper, metadata, monkeyp
     watch._save_if_changed(0.0)
 
     assert saves == bool(started)
+
+
+def _tell_of_the_launch(metadata_service, at="2026-11-23T12:59:50Z", **changes):
+    document = {"instanceId": "i-0abc", "pendingTime": at, "availabilityZone": "us-east-1d"}
+    document["instanceType"] = "g4dn.xlarge"
+    said = {
+        "dynamic/instance-identity/document": json.dumps(document),
+        "meta-data/instance-life-cycle": "spot",
+        "meta-data/public-ipv4": "203.0.113.7",
+        "meta-data/tags/instance/gpulab:disk": "60",
+    }
+    metadata_service.said.update({**said, **changes})
+
+
+def _told(s3) -> list[dict]:
+    body = s3.get_object(Bucket="kept-work", Key="s-1/.ledger/i-0abc.jsonl")["Body"].read()
+    return [json.loads(line) for line in body.splitlines()]
+
+
+def _used(here: Here, since: str, seconds: int) -> None:
+    used = {"since": since, "seconds": seconds, "idle_seconds": 0}
+    write_json(here.path("run/gpulab/status.json"), {"used": used})
+
+
+def test_each_save_tells_what_the_instance_costs(keeper, metadata, metadata_service, s3):
+    """A laptop that is lost takes its ledger with it; the instance knows as much, and leaves it beside the work."""
+    _tell_of_the_launch(metadata_service)
+    here = keeper()
+    here.spec["facts"] = {"launched": {"usd_per_hour": "0.2158"}, "address": {"usd_per_hour": "0"}}
+    put(here, "notes.md")
+    save(here, metadata)
+    _used(here, "2026-11-23T13:00:20Z", 600)
+    agent.fact(here, "ended", "2026-11-23T13:30:00Z", by="user", how="terminated")
+
+    save(here, metadata)
+
+    launched, disk, address, used = _told(s3)
+    assert ("launched", "i-0abc", "agent") == tuple(
+        launched[k] for k in ("kind", "subject", "source")
+    )
+    assert {
+        "zone": "us-east-1d",
+        "instance_type": "g4dn.xlarge",
+        "market": "spot",
+        "launch_id": "l-1",
+        "name": "week4",
+        "owner": "s-1",
+        "expires_at": "2026-11-23T17:00:00Z",
+        "usd_per_hour": "0.2158",
+    } == launched["details"]
+    assert ("i-0abc/root", "60") == (disk["subject"], disk["details"]["size_gb"])
+    assert ({"usd_per_hour": "0"}, "600") == (address["details"], used["details"]["seconds"])
+
+
+def test_an_end_that_was_foreseen_is_told_with_half_a_line_left_out(
+    keeper, metadata, metadata_service, s3
+):
+    """The watcher's own words go with the rest; what a full disk broke off would spoil the file for whoever reads it."""
+    _tell_of_the_launch(metadata_service)
+    here = keeper()
+    change_limits(here, instance="i-0abc")
+    agent.fact(here, "ended", "2026-11-23T13:30:00Z", by="user", how="terminated")
+    with (here.work / ".gpulab/ledger/i-0abc.jsonl").open("a") as out:
+        out.write('{"kind": "usa')
+
+    save(here, metadata)
+
+    assert ["launched", "volume", "address", "ended"] == [one["kind"] for one in _told(s3)]
+
+
+def test_a_stop_between_two_runs_is_told_by_the_second(keeper, metadata, metadata_service, s3):
+    """AWS forgets when a stopped instance was stopped; the night in between must not be charged as hours of a GPU."""
+    here = keeper()
+    _tell_of_the_launch(metadata_service)
+    put(here, "notes.md")
+    save(here, metadata)
+    _used(here, "2026-11-23T13:00:20Z", 600)
+    save(here, metadata)
+    _tell_of_the_launch(metadata_service, at="2026-11-24T08:00:00Z")
+    _used(here, "2026-11-24T08:00:30Z", 30)
+
+    save(here, metadata)
+
+    said = [(one["kind"], one["at"], one["details"].get("how")) for one in _told(s3)]
+    assert ("ended", "2026-11-23T13:10:20Z", "stopped") in said
+    assert ["2026-11-23T12:59:50Z", "2026-11-24T08:00:00Z"] == [
+        at for kind, at, _ in said if kind == "launched"
+    ]
+
+
+@pytest.mark.parametrize("size", ["", "0x40", "-60", "sixty"])
+def test_a_size_that_is_none_is_not_told(keeper, metadata, metadata_service, s3, size):
+    """Whoever may tag can write anything there; a disk of unknown size is said to be unknown, not charged."""
+    _tell_of_the_launch(metadata_service, **{"meta-data/tags/instance/gpulab:disk": size})
+
+    save(keeper(), metadata)
+
+    assert ["launched", "address"] == [one["kind"] for one in _told(s3)]
+
+
+def test_the_work_is_kept_though_its_costs_cannot_be_told(keeper, metadata, metadata_service, s3):
+    """A file more or less in the ledger is never worth a student's afternoon."""
+    _tell_of_the_launch(metadata_service, **{"dynamic/instance-identity/document": "{}x"})
+    here = keeper()
+    put(here, "notes.md")
+
+    summary = save(here, metadata)
+
+    assert (1, []) == (summary["uploaded"], summary["failed"])
+    assert 0 == s3.list_objects_v2(Bucket="kept-work", Prefix="s-1/.ledger/")["KeyCount"]
+
+
+def test_an_instance_says_that_it_lives_though_nothing_changes(keeper, metadata):
+    """Its last word is what a rebuilt ledger charges to; with the work unchanged for an hour that would be an hour too little."""
+    here = keeper()
+    write_json(here.path("run/gpulab/phases.json"), {"phases": [{"state": "done"}] * 9})
+    watch, began = Watch(here, metadata), time.time()
+    saves: list[float] = []
+    watch._start_save = lambda: saves.append(now)  # type: ignore[method-assign]
+
+    for now in (began + s for s in range(0, 1000, 5)):
+        watch._collect_save()
+        watch.due.update(arm=now, sample=now, tags=now)
+        watch.step(now)
+
+    assert [0, 300, 600, 900] == [round(at - began) for at in saves]

@@ -86,6 +86,19 @@ def record_launch(context: Context, instance: Instance, offer: Offer, plan: Laun
     context.ledger.append(facts)
 
 
+def told_at_birth(offer: Offer, plan: LaunchPlan) -> dict[str, dict[str, str]]:
+    """Say what an instance cannot ask about its own costs, in the words of the facts that it writes beside the kept work."""
+    return {
+        "launched": fact.texts(
+            usd_per_hour=offer.usd_per_hour,
+            on_demand_usd_per_hour=offer.on_demand_usd_per_hour,
+            gpus=offer.type.gpus,
+        ),
+        "volume": fact.texts(usd_per_gb_month=gp3_usd_per_gib_month(offer.place.region)),
+        "address": fact.texts(usd_per_hour=plan.address_usd_per_hour),
+    }
+
+
 def record_found(context: Context, instance: Instance) -> None:
     """
     Write what an instance begins to cost that is found again: whoever launched it was killed before it could, or is another computer.

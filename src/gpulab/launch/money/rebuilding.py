@@ -1,5 +1,5 @@
 """
-Completing the ledger from the account: what EC2 remembers, and what the instances left beside the kept work.
+Completing the ledger from the account: what EC2 remembers, and what the instances wrote of their own costs.
 
 Repeatable: a fact that is known already stays as it is. Says what nobody could tell.
 """
@@ -7,28 +7,25 @@ Repeatable: a fact that is known already stays as it is. Says what nobody could 
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
-from gpulab.aws import workspace
-from gpulab.aws.history import History, history_of
+from gpulab.aws.history import History, history_of, spot_price_facts
 from gpulab.aws.regions import ask_each
 from gpulab.aws.spot_ends import ends_of
-from gpulab.errors import GpulabError, NotAllowed, WrongUsage
-from gpulab.launch.account.storage import our_bucket, prefix
+from gpulab.errors import NotAllowed
 from gpulab.launch.context import Context
+from gpulab.launch.money.told_costs import told_by_themselves, told_costs
+from gpulab.model.discrepancy import DiscrepancyKind
 from gpulab.model.fact import Fact, FactKind, Source, ended
 from gpulab.model.market import Market
 from gpulab.spending.facts import LaunchRecord, LedgerReading, timeline_of
-from gpulab.store.fact_lines import import_lines
 
-# Where the agent writes its facts, below the work folder.
-_AGENTS_FACTS = ".gpulab/ledger/"
 _REFRESHED = "ledger/refreshed"
 _SURELY_THERE = timedelta(minutes=10)
+# An agent that reaches its bucket tells every five minutes how long it has run; half a minute old, and a moment on the way.
+_NEXT_WORD = timedelta(minutes=6)
 # What lived longer was extended by commands that wrote it down; what ended is forgotten by EC2 anyway.
 _LOOKED_FOR = timedelta(days=2)
 
@@ -69,16 +66,15 @@ def rebuild(context: Context, regions: tuple[str, ...], *, of_everyone: bool = F
     facts = [one for history in histories.values() for one in history.facts]
     unknown = [text for history in histories.values() for text in history.unknown]
     unknown += [f"{region}: {error.message}" for region, error in answers.failed.items()]
-    kept, problems = _kept_facts(context)
-    new = context.ledger.append([*facts, *kept])
+    told = told_costs(context, of_everyone=of_everyone)
+    prices, unread = _prices_of(context, told.facts, histories)
+    facts += [*told.facts, *prices]
+    new = context.ledger.append(facts)
     gone = _gone(context, histories, owner=owner)
     new += context.ledger.append(gone)
-    unknown += [
-        f"{one.subject} is gone; its planned end is taken for its end"
-        for one in gone
-        if one.source is not Source.AWS
-    ]
-    return Rebuilt(len(facts) + len(kept), new, (*unknown, *problems))
+    unknown += [f"{one.subject} is {one.details['reason']}" for one in gone if _is_guessed(one)]
+    unknown += [*unread, *_gaps(context, told.facts), *told.problems]
+    return Rebuilt(len(facts), new, tuple(unknown))
 
 
 def refresh(context: Context, *, at_once: bool = False) -> None:
@@ -172,24 +168,91 @@ def _launched_here(
             yield one
 
 
+def _prices_of(
+    context: Context, told: Iterable[Fact], regions: Iterable[str]
+) -> tuple[list[Fact], list[str]]:
+    """Read what spot cost where instances ran that EC2 has forgotten, and say of which nobody asked."""
+    since: dict[tuple[str, str], datetime] = {}
+    unread: list[str] = []
+    for one in told:
+        said = one.details
+        if one.kind is not FactKind.LAUNCHED or said.get("market") != Market.SPOT:
+            continue
+        zone, kind = said.get("zone", ""), said.get("instance_type", "")
+        if _region(zone) in regions:
+            since[zone, kind] = min(since.get((zone, kind), one.at), one.at)
+        else:
+            unread.append(f"{one.subject} ran in {zone or 'no zone'}, whose region was not asked")
+    prices: list[Fact] = []
+    for (zone, kind), begin in sorted(since.items()):
+        prices += spot_price_facts(
+            context.cloud, _region(zone), zone, kind, begin=begin, end=context.now()
+        )
+    return prices, unread
+
+
+def _gaps(context: Context, told: Iterable[Fact]) -> list[str]:
+    """Say for which of them AWS has forgotten the prices as well."""
+    ids = told_by_themselves(told)
+    return [
+        f"{one.subject}: {one.cause}"
+        for one in timeline_of(context.ledger.facts()).problems
+        if one.kind is DiscrepancyKind.PRICE_GAP and one.subject in ids
+    ]
+
+
 def _gone(context: Context, histories: Mapping[str, History], *, owner: str) -> list[Fact]:
     """
-    Close what EC2 does not know any more: it ended when its spot request says, or else at its planned end at the latest.
+    Close what EC2 does not know any more: it ended when its spot request says, or else soon after its agent's last word, or at its
+    planned end at the latest. What was closed by such a guess is closed sooner where an agent's word has come to light.
 
     A fresh instance may be missing for some seconds, so it is left open; so is what nobody asked for, since it is another owner's.
     """
-    now = context.now()
+    now, facts = context.now(), context.ledger.facts()
+    reading = timeline_of(facts)
     there = {fact.subject for history in histories.values() for fact in history.facts}
     gone = [
         launch
-        for launch in _open(timeline_of(context.ledger.facts()))
+        for launch in _open(reading)
         if _region(launch.zone) in histories
         and (not owner or launch.owner in ("", owner))
         and launch.instance_id not in there
         and now - launch.launched_at > _SURELY_THERE
     ]
     told = _told_ends(context, gone)
-    return [told.get(launch.instance_id) or _planned_end(launch, now) for launch in gone]
+    heard = _last_words(reading, facts)
+    ends = [told.get(one.instance_id) or _likely_end(one, heard, now) for one in gone]
+    return [*ends, *_sooner(reading, facts, heard, now)]
+
+
+def _sooner(
+    reading: LedgerReading, facts: Iterable[Fact], heard: Mapping[str, datetime], now: datetime
+) -> Iterator[Fact]:
+    """Guess again where a guess is all there is, as another computer may have had to do without what is known here."""
+    ends: dict[str, list[Fact]] = {}
+    for one in facts:
+        if one.kind is FactKind.ENDED:
+            ends.setdefault(one.subject, []).append(one)
+    for instance_id, found in ends.items():
+        launch = reading.launches.get(instance_id)
+        if launch and instance_id in heard and all(map(_is_guessed, found)):
+            likely = _likely_end(launch, heard, now)
+            if likely.at < min(one.at for one in found):
+                yield likely
+
+
+def _is_guessed(one: Fact) -> bool:
+    return one.source is Source.LAPTOP and one.details.get("reason", "").startswith("gone; ")
+
+
+def _last_words(reading: LedgerReading, facts: Iterable[Fact]) -> dict[str, datetime]:
+    """Say when those agents were heard last that would have gone on telling."""
+    telling = told_by_themselves(facts)
+    heard: dict[str, datetime] = {}
+    for used in reading.usage:
+        if used.instance_id in telling:
+            heard[used.instance_id] = max(used.until, heard.get(used.instance_id, used.until))
+    return heard
 
 
 def _told_ends(context: Context, gone: Iterable[LaunchRecord]) -> dict[str, Fact]:
@@ -205,40 +268,15 @@ def _told_ends(context: Context, gone: Iterable[LaunchRecord]) -> dict[str, Fact
     return found
 
 
-def _planned_end(launch: LaunchRecord, now: datetime) -> Fact:
+def _likely_end(launch: LaunchRecord, heard: Mapping[str, datetime], now: datetime) -> Fact:
+    """Take an end that is hardly too early: its planned one, or the moment at which the next word of its agent was due."""
+    at, last = launch.expires_at or now, heard.get(launch.instance_id)
+    reason = "gone; its end is not known, its planned end is taken"
+    if last is not None and not last <= at <= last + _NEXT_WORD:
+        at = last + _NEXT_WORD
+        reason = (
+            f"gone; its end is not known, its agent was heard last at {last:%Y-%m-%d %H:%M} UTC"
+        )
     return ended(
-        launch.instance_id,
-        at=max(launch.launched_at, min(now, launch.expires_at or now)),
-        by=None,
-        reason="gone; its end is not known, its planned end is taken",
+        launch.instance_id, at=max(launch.launched_at, min(now, at)), by=None, reason=reason
     )
-
-
-def _kept_facts(context: Context) -> tuple[list[Fact], list[str]]:
-    """Read what the agents wrote; a file that cannot be read is named, and the rest counts."""
-    facts: list[Fact] = []
-    problems: list[str] = []
-    try:
-        for path in _agents_files(context):
-            try:
-                facts += import_lines(path.read_bytes())
-            except WrongUsage as error:
-                problems.append(f"{path.name}: {error.message}")
-    except (GpulabError, OSError) as error:
-        problems.append(f"the kept work could not be read: {error}")
-    return facts, problems
-
-
-def _agents_files(context: Context) -> Iterator[Path]:
-    yield from sorted(context.folder.work.glob(f"*/{_AGENTS_FACTS}*.jsonl"))
-    if not context.profile.keep_bucket:
-        return
-    bucket = our_bucket(context)
-    with tempfile.TemporaryDirectory() as folder:
-        for name in workspace.names(context.cloud, bucket, owner=context.owner):
-            manifest = workspace.read_manifest(context.cloud, bucket, prefix(context, name))
-            files = manifest.files if manifest else ()
-            for number, file in enumerate(f for f in files if f.path.startswith(_AGENTS_FACTS)):
-                place = Path(folder) / f"{number}.jsonl"
-                workspace.download(context.cloud, bucket, file, place)
-                yield place

@@ -12,6 +12,7 @@ from gpulab.launch.account.storage import (
     prefix,
 )
 from gpulab.launch.context import Context
+from gpulab.launch.money.facts import told_at_birth
 from gpulab.model.instance import LaunchPlan, LaunchRequest
 from gpulab.model.market import Offer
 
@@ -48,6 +49,7 @@ def render(
         keep=keep,
         notebooks=request.notebooks,
         is_bake=request.is_bake,
+        facts=told_at_birth(offer, plan),
     )
     return user_data(spec)
 

@@ -1,0 +1,259 @@
+"""A laptop is lost, and with it its ledger: what the instances wrote of their own costs restores it, to the bill, and doubles nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from gpulab.launch.money.balance import read_balance
+from gpulab.launch.money.rebuilding import Rebuilt, rebuild, refresh
+from gpulab.launch.running import keep, stop
+from gpulab.launch.upkeep.prepare import prepare
+from gpulab.model.fact import FactKind, Source
+from gpulab.model.market import Market
+from gpulab.reporting.report import Question, report_of
+from gpulab.sandbox import Sandbox
+from gpulab.sandbox.clock import ManualClock
+from gpulab.spending.facts import timeline_of
+from gpulab.spending.forecast import spent_between
+
+from .conftest import Run, Student
+
+SCRIPTS = Path(__file__).parents[3] / "scripts"
+#: In the past: files are compared with this computer's clock, which must not be behind them.
+MONDAY = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+REGION = "us-east-1"
+SPOT_PRICES = ("0.19", "0.23", "0.21")
+
+
+class School:
+    """A student's account with a bucket, machines that run the agent's own code, and as many laptops as it takes."""
+
+    def __init__(self, world: Sandbox, machines: Any, folder: Path) -> None:
+        self.world, self.machines, self.folder = world, machines, folder
+        self.clockwork = machines.clockwork
+        made = prepare(Student(world, folder / "setup").context)
+        self._profile = {
+            "owner": made.owner,
+            "keep_bucket": made.keep_bucket,
+            "instance_role": made.instance_role,
+        }
+
+    def laptop(self, name: str) -> Student:
+        """A computer with an empty folder."""
+        student = Student(self.world, self.folder / name, name, **self._profile)
+        student.context = replace(
+            student.context, sleep=self.clockwork.sleep, connect=self.machines.host
+        )
+        return student
+
+    def play(self, work: Callable[[], Any], *, minutes: float) -> Any:
+        """Let somebody do something, and so much time pass."""
+        done: list[Any] = []
+        self.clockwork.begin(self.world.now(), lambda: done.append(work()))
+        self.clockwork.run(self.world.now() + timedelta(minutes=minutes))
+        assert [] == self.clockwork.tracebacks
+        return done[0]
+
+    def wait(self, *, hours: float) -> None:
+        """Let time pass; the spot price moves."""
+        for usd in SPOT_PRICES:
+            for zone in "abcdf":
+                self.world.set_price("g4dn.xlarge", f"{REGION}{zone}", usd)
+            self.clockwork.run(self.world.now() + timedelta(hours=hours / len(SPOT_PRICES)))
+        assert [] == self.clockwork.tracebacks
+
+    def launch(self, laptop: Student, **wish: Any) -> Any:
+        """Launch, and work on the instance for a while."""
+        run: Run = self.play(lambda: laptop.up(**wish), minutes=10)
+        assert run.error is None
+        machine = self.machines.by_id[run.instance.id]
+        self.play(lambda: machine.write("week4.ipynb", b"{}"), minutes=5)
+        return machine
+
+    def rebuilt(self, laptop: Student) -> Rebuilt:
+        """Run `gpulab ledger rebuild`."""
+        return rebuild(laptop.context, (REGION,))
+
+    def estimate(self, laptop: Student) -> Decimal:
+        """Return what the laptop's ledger comes to; its report and its balance must say the same."""
+        reading, now = timeline_of(laptop.context.ledger.facts()), self.world.now()
+        usd = spent_between(reading.timeline, None, now)
+        balance = read_balance(laptop.context, is_ledger_enough=True)
+        assert usd == spent_between(balance.ledger.timeline, None, now)
+        assert abs(usd - report_of(reading, Question(now=now)).total.usd) < Decimal("1e-9")
+        return usd
+
+    def billed(self) -> Decimal:
+        """Return what the simulated AWS has billed for it all."""
+        return self.world.bill().total_usd
+
+
+@pytest.fixture
+def school(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[School]:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from soaking.clockwork import Clockwork
+    from soaking.machines import Machines
+
+    machines = Machines(tmp_path / "machines", "a lost laptop")
+    with Sandbox(clock=ManualClock(MONDAY), machines=machines) as world:
+        machines.clockwork = Clockwork(world)
+        for code in ("L-3819A6DF", "L-DB2E81BA"):
+            world.set_quota(code, REGION, 64)
+        with machines.clockwork.botocore_waits_here():
+            yield School(world, machines, tmp_path)
+    sys.modules.pop("soaking_agent", None)
+
+
+@pytest.mark.parametrize(
+    ("market", "most_apart"), [(Market.SPOT, "0.001"), (Market.ON_DEMAND, "0.005")]
+)
+def test_a_new_laptop_counts_what_the_lost_one_spent(school, market, most_apart):
+    """EC2 forgot the instance an hour after its end; only the instance itself still tells what it was and how long it ran."""
+    lost = school.laptop("lost")
+    machine = school.launch(lost, markets=(market,), idle_minutes=0)
+    school.wait(hours=6)
+    assert machine.is_off
+
+    found = school.laptop("found")
+    school.rebuilt(found)
+
+    billed = school.billed()
+    assert billed > Decimal("0.80")
+    assert abs(school.estimate(found) - billed) < Decimal(most_apart) * billed
+
+
+def test_both_laptops_together_count_once(school):
+    """The old laptop is found again, or two are used in turn: what both know is one life, one disk, one address."""
+    lost = school.laptop("lost")
+    school.launch(lost)
+    school.wait(hours=5)
+    found = school.laptop("found")
+    school.rebuilt(found)
+    school.rebuilt(lost)
+    alone = school.estimate(lost)
+
+    found.context.ledger.append(lost.context.ledger.facts())
+    again = school.rebuilt(found)
+
+    timeline = timeline_of(found.context.ledger.facts()).timeline
+    assert (1, 1, 0) == (len(timeline.instances), len(timeline.volumes), again.new)
+    assert alone == school.estimate(found)
+    assert abs(alone - school.billed()) < Decimal("0.001") * school.billed()
+
+
+def test_the_instance_tells_what_the_laptop_wrote(school):
+    """Type, place, prices, disk and planned end in the same words; only who says so differs."""
+    laptop = school.laptop("one")
+    machine = school.launch(laptop)
+    written = {f.kind: f for f in laptop.context.ledger.facts()}
+
+    school.rebuilt(laptop)
+
+    told = {f.kind: f for f in laptop.context.ledger.facts() if f.source is Source.AGENT}
+    for kind in (FactKind.LAUNCHED, FactKind.ADDRESS, FactKind.VOLUME):
+        assert (written[kind].at, written[kind].details) == (told[kind].at, told[kind].details)
+    assert f"{machine.birth.instance_id}/root" == told[FactKind.VOLUME].subject
+
+
+@pytest.mark.parametrize("minutes", [3, 42])
+def test_a_cut_without_a_word_is_charged_to_its_last_one(school, minutes):
+    """Its plan was ten hours, the power went: the last word of its agent says more than the plan, and the rest is said to be unknown."""
+    laptop = school.laptop("lost")
+    machine = school.launch(laptop, markets=(Market.ON_DEMAND,), duration=timedelta(hours=10))
+    school.clockwork.run(school.world.now() + timedelta(minutes=minutes))
+    machine.cut()
+    school.wait(hours=12)
+
+    found = school.laptop("found")
+    rebuilt = school.rebuilt(found)
+
+    over = school.estimate(found) - school.billed()
+    assert Decimal(0) <= over < Decimal("0.55") * 6 / 60
+    assert [True] == ["its agent was heard last at 20" in text for text in rebuilt.unknown]
+
+
+def test_a_guess_gives_way_when_the_agent_is_heard(school):
+    """`gpulab credit` closed it at its planned end, without asking the bucket; the rebuild finds the better word."""
+    laptop = school.laptop("one")
+    machine = school.launch(laptop, markets=(Market.ON_DEMAND,), duration=timedelta(hours=10))
+    machine.cut()
+    school.wait(hours=12)
+    refresh(laptop.context, at_once=True)
+    guessed = school.estimate(laptop)
+
+    school.rebuilt(laptop)
+
+    assert guessed > 10 * school.estimate(laptop)
+    assert school.estimate(laptop) < school.billed() + Decimal("0.06")
+
+
+def test_a_stop_leaves_its_usage_to_every_laptop(school):
+    """What `gpulab stop` knows of idle hours is in the report of any computer, not only in that of the one that stopped it."""
+    lost = school.laptop("lost")
+    school.launch(lost)
+    instance = next(iter(lost.context.journal.read().made)).instance_id
+    from gpulab.launch.running import instances
+
+    there = instances.find(lost.context, "week4")
+    assert there is not None
+    school.play(lambda: list(stop.stop(lost.context, there)), minutes=10)
+    school.wait(hours=6)
+
+    found = school.laptop("found")
+    school.rebuilt(found)
+
+    spans = timeline_of(found.context.ledger.facts()).usage
+    assert [instance] == [span.instance_id for span in spans]
+    assert spans[0].seconds > 8 * 60
+
+
+def test_the_money_trail_outlives_the_work(school):
+    """Whoever deletes last term's work has still spent last term's money."""
+    lost = school.laptop("lost")
+    school.launch(lost)
+    school.wait(hours=5)
+    work = keep.find(lost.context, "week4")
+    keep.forget(lost.context, work)
+
+    found = school.laptop("found")
+    school.rebuilt(found)
+
+    assert abs(school.estimate(found) - school.billed()) < Decimal("0.001") * school.billed()
+
+
+def test_what_an_instance_says_of_others_is_left_out(school):
+    """Whoever works on an instance can write into its part of the bucket: it may lie about itself only, and not about time to come."""
+    laptop = school.laptop("one")
+    machine = school.launch(laptop)
+    id_, owner = machine.birth.instance_id, laptop.context.owner
+    s3, bucket = boto3.client("s3"), laptop.context.profile.keep_bucket
+    lines = [
+        '{"kind":"ended","subject":"i-0other","at":"2026-05-04T12:05:00Z","source":"agent","details":{}}',
+        f'{{"kind":"ended","subject":"{id_}","at":"2026-05-04T12:05:00Z","source":"aws","details":{{}}}}',
+        f'{{"kind":"credit","subject":"{id_}","at":"2026-05-04T12:05:00Z","source":"agent","details":{{}}}}',
+        f'{{"kind":"usage","subject":"{id_}","at":"2026-05-04T12:05:00Z","source":"agent","details":{{"seconds":"999999","idle_seconds":"0"}}}}',
+        '{"half',
+    ]
+    body = "\n".join(lines).encode()
+    s3.put_object(Bucket=bucket, Key=f"{owner}/.ledger/{id_}.jsonl", Body=body)
+    s3.put_object(Bucket=bucket, Key=f"{owner}/.ledger/i-0large.jsonl", Body=b" " * (2**20 + 1))
+
+    rebuilt = school.rebuilt(laptop)
+
+    facts = laptop.context.ledger.facts()
+    kinds = (FactKind.ENDED, FactKind.USAGE, FactKind.CREDIT)
+    assert [] == [f for f in facts if f.kind in kinds and f.subject in (id_, "i-0other")]
+    assert [
+        f"{owner}/.ledger/i-0large.jsonl has 1,048,577 bytes, which no instance writes; it is left out",
+        f"{id_}.jsonl: line 5 is not a fact: Unterminated string starting at: line 1 column 2 (char 1)",
+        f"{id_}.jsonl: 4 facts are not of this instance, or cannot be; they are left out",
+    ] == list(rebuilt.unknown)

@@ -71,10 +71,12 @@ class RegionInstances:
     Attributes:
         mine: Instances with our tags and owner, newest first.
         used_vcpus: vCPUs that count against each quota, whoever launched them, by (family, market).
+        is_baking: Whether anybody's builder or test instance of an image was among them.
     """
 
     mine: tuple[Instance, ...]
     used_vcpus: Mapping[tuple[str, Market], int]
+    is_baking: bool = False
 
 
 def launch_parameters(call: LaunchCall) -> dict[str, Any]:
@@ -155,8 +157,10 @@ def in_region(
         if row["State"]["Name"] in ("pending", "running"):
             counted = (family_of(row["InstanceType"]), _market(row))
             used[counted] = used.get(counted, 0) + _vcpus(row)
-    mine = (read_instance(row, region) for row in rows)
-    return RegionInstances(_newest_first(i for i in mine if _is_mine(i, owner)), used)
+    found = [read_instance(row, region) for row in rows]
+    is_baking = any(i.launch_id and i.name.startswith(tags_of.BAKE_NAME) for i in found)
+    mine = _newest_first(i for i in found if _is_mine(i, owner))
+    return RegionInstances(mine, used, is_baking)
 
 
 @explained("find the instances")

@@ -58,7 +58,7 @@ def bake(context: Context, request: LaunchRequest, *, confirm: Confirm) -> Itera
     """
     wish = replace(
         request,
-        name=f"bake-{request.environment}",
+        name=f"{tags_of.BAKE_NAME}{request.environment}",
         duration=BUILD,
         is_bake=True,
         idle_minutes=int(BUILD.total_seconds() // 60),
@@ -131,7 +131,7 @@ def _tested(
     """Start an instance of the image in its region, check it and end it; it ends whatever comes."""
     wish = replace(
         request,
-        name=f"bake-test-{request.environment}",
+        name=f"{tags_of.BAKE_NAME}test-{request.environment}",
         duration=TEST,
         regions=(image.image.region,),
         image_id=image.image.id,

@@ -28,6 +28,8 @@ TAG_LOCK = "gpulab:lock"
 TAG_BASE = "gpulab:base"
 TAG_BASE_NAME = "gpulab:base-name"
 TAG_USABLE = "gpulab:usable"
+# What the names of builders of images and of their test instances begin with.
+BAKE_NAME = "bake-"
 
 
 class State(StrEnum):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
+from gpulab.model.instance import BAKE_NAME
 from gpulab.model.leftover import Kind, Leftover, Tagged
 
 # A launch made by another computer may not be known here for a moment.
@@ -51,7 +52,7 @@ def sort_out(
 
 def _bakes(found: Iterable[Tagged]) -> dict[str, str]:
     """Say why the parts of a bake stay, by its id or, while a builder or test instance is up, by its region."""
-    builders = [r for r in found if r.kind is Kind.INSTANCE and r.name.startswith("bake-")]
+    builders = [r for r in found if r.kind is Kind.INSTANCE and r.name.startswith(BAKE_NAME)]
     tested = [r for r in found if r.kind is Kind.IMAGE and r.is_usable]
     return {r.region: "a bake is under way" for r in builders} | {
         r.bake_id: "`gpulab image prune` deletes old ones" for r in tested

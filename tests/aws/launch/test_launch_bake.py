@@ -36,7 +36,7 @@ from gpulab.model.leftover import Kind
 from gpulab.remote.process import Completed
 from gpulab.sandbox import Sandbox
 
-# `GPULAB_EVERY_CALL=1 python -m pytest -k killed_after tests/aws/launch/test_launch_bake.py` dies after those that only look, too: 15 min.
+# `GPULAB_EVERY_CALL=1 python -m pytest -k killed_after tests/aws/launch/test_launch_bake.py` dies after those that only look, too: 2 min.
 EVERY_CALL = bool(os.environ.get("GPULAB_EVERY_CALL"))
 PHASES = ("armed", "host-keys", "ssh", "work", "jupyter", "environment", "gpu")
 
@@ -238,6 +238,61 @@ def test_up_ignores_an_image_of_another_lock_or_without_a_test_and_says_why(
 def test_an_account_without_images_hears_nothing_about_them(sandbox, baker):
     """Most students never have one."""
     assert [] == baker.up().of(ImageChosen)
+
+
+def test_an_image_that_a_ta_made_elsewhere_is_used_at_once(sandbox, baker, tmp_path):
+    """A TA bakes in the morning of the lab; a student who was up five minutes before must not install for another hour."""
+    student = Student(sandbox, tmp_path / "student", "other", owner="7f3a")
+    student.up("before")
+    baked(baker)
+    before = len(sandbox.calls)
+
+    run = student.up("after")
+
+    asked = student.operations(before)
+    assert listed(baker)[0].image.id == run.instance.image_id
+    assert [
+        "DescribeImages",
+        "DescribeInstances",
+        "DescribeInstances",
+        "DescribeSpotPriceHistory",
+        "RunInstances",
+    ] == sorted(asked)
+
+
+def test_without_a_bake_images_are_looked_for_once_an_hour(sandbox, baker):
+    """Nearly every account has none, and every launch would ask for it."""
+    baker.up("first")
+    before = len(sandbox.calls)
+
+    baker.up("second")
+    sandbox.advance(seconds=3600)
+    within = baker.operations(before).count("DescribeImages")
+    baker.up("third")
+
+    assert (0, 1) == (within, baker.operations(before).count("DescribeImages"))
+
+
+@pytest.mark.parametrize("looks", [False, True], ids=["untested", "copied"])
+def test_one_that_becomes_usable_without_a_bake_here_is_not_missed(sandbox, baker, looks):
+    """A copy has no builder in its region: `gpulab image ls` looks, and what was seen unfinished is never remembered as none."""
+    baked(baker)
+    (image,) = listed(baker)
+    ec2 = a_client("ec2")
+    ec2.create_tags(Resources=[image.image.id], Tags=[{"Key": "gpulab:usable", "Value": "no"}])
+    if looks:
+        hidden = {"Key": "gpulab:lock", "Value": "0" * 16}
+        ec2.create_tags(Resources=[image.image.id], Tags=[hidden])
+    sandbox.advance(seconds=2 * 3600)
+    baker.up("before")
+
+    baking.mark_usable(baker.context.cloud, image)
+    shown = {"Key": "gpulab:lock", "Value": image.lock}
+    ec2.create_tags(Resources=[image.image.id], Tags=[shown])
+    if looks:
+        images.listing(baker.context)
+
+    assert image.image.id == baker.up("after").instance.image_id
 
 
 def test_an_image_that_was_deleted_elsewhere_costs_one_refused_call(sandbox, baker):

@@ -20,7 +20,7 @@ from gpulab.model import instance as tags_of
 from gpulab.model.instance import LaunchRequest
 from gpulab.model.setup import BakedImage, Image, ImageChoice
 
-# A new image may have been made by somebody else in the account; without one, it is looked for more often.
+# Somebody else in the account may make one: `forget_none` is told of a bake at once, of a copy nobody is told.
 _FOUND, _NONE = timedelta(days=1), timedelta(hours=1)
 _AVAILABLE_WITHIN = timedelta(hours=2)
 _LOOK_S = 15.0
@@ -50,7 +50,7 @@ def choose(context: Context, region: str, request: LaunchRequest, *, has_gpu: bo
     """
     Choose what a launch boots from: a tested image of the environment's lock where there is one, else the publisher's.
 
-    Asks AWS at most once a region and hour, however many launches there are.
+    Asks AWS at most once a region and hour, however many launches there are; more often only while an image is made.
 
     Raises:
         SetupMissing: The request names an image that the region does not have.
@@ -79,6 +79,8 @@ def listing(
         GpulabError: No region answered.
     """
     asked = regions or context.profile.regions
+    for region in asked:
+        forget_none(context, region)  # whoever looks wants to see what is there now
     answers = ask_each(asked, lambda region: baking.baked(context.cloud, region))
     found = [i for images in answers.or_raise().values() for i in images]
     newest = sorted(found, key=lambda i: str(i.made_at), reverse=True)
@@ -209,6 +211,13 @@ def forget(context: Context, region: str) -> None:
     context.cache.drop(f"{context.account}/image/{region}/baked/")
 
 
+def forget_none(context: Context, region: str) -> None:
+    """Forget that a region had no image that fits; one that was found is still believed."""
+    for key, said in context.cache.below(f"{context.account}/image/{region}/baked/").items():
+        if isinstance(said, str):
+            context.cache.drop(key)
+
+
 def is_gpu(image: BakedImage) -> bool:
     """Whether an image is for instances with a GPU."""
     return "-gpu-" in image.image.name
@@ -244,7 +253,9 @@ def _wanted(context: Context, region: str, request: LaunchRequest, *, has_gpu: b
         return image
     ours = [i for i in images if i.environment == environment.name and is_gpu(i) is has_gpu]
     why = _why_none(ours[0], environment.name) if ours else ""
-    context.cache.put(key, why, lasting=_NONE)
+    if not any(i.lock in locks for i in ours):
+        # One that is still made, copied or tested may be usable in a minute.
+        context.cache.put(key, why, lasting=_NONE)
     return why
 
 

@@ -14,10 +14,11 @@ from typing import Any
 from gpulab.aws import instances, market
 from gpulab.aws.regions import ask_each
 from gpulab.errors import AwsError, GpulabError
+from gpulab.launch.account import images
 from gpulab.launch.context import Context
 from gpulab.launch.money.credit import credit_left_usd
 from gpulab.launch.offers.places import full_places, never_places
-from gpulab.model.instance import LaunchRequest
+from gpulab.model.instance import LaunchRequest, State
 from gpulab.model.market import InstanceType, Market, Offer, Place, Quota, SpotPrice
 from gpulab.planning.catalogue import instance_types, on_demand_prices
 from gpulab.planning.quotas import CODES
@@ -102,17 +103,25 @@ def root_gib_key(context: Context, region: str, types: Iterable[InstanceType]) -
 def _read(
     context: Context, region: str, wanted: Sequence[InstanceType], request: LaunchRequest
 ) -> _Region:
-    """Ask one region; its three questions go out together."""
+    """
+    Ask one region; its three questions go out together.
+
+    An image that somebody else makes shows in what was asked anyway: its test instance, which EC2 remembers for an hour after its end.
+    """
     names, owner = sorted(t.name for t in wanted), context.profile.owner
     questions: dict[str, Callable[[], Any]] = {
         "prices": lambda: market.spot_prices(context.cloud, region, names, now=context.now()),
-        "running": lambda: instances.in_region(context.cloud, region, owner=owner),
+        "running": lambda: instances.in_region(context.cloud, region, owner=owner, with_ended=True),
         "limits": lambda: _limits(context, region, wanted, request),
     }
     said = ask_each(questions, lambda name: questions[name]())
     for error in said.failed.values():
         raise error
-    return _Region(**said.by_region)
+    found = _Region(**said.by_region)
+    if found.running.is_baking:
+        images.forget_none(context, region)
+    alive = tuple(i for i in found.running.mine if i.state is not State.TERMINATED)
+    return replace(found, running=replace(found.running, mine=alive))
 
 
 def _limits(

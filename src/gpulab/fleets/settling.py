@@ -2,17 +2,21 @@
 What interrupted commands left open in one account's journal, for all of a class at once: three calls, not three for each student.
 
 The rules are those of a single launch (`launch/protocol/outcome.py`): what EC2 shows is written down, what it does not show within ten minutes
-was never made, and what is younger stays open, to be asked for again with the same token and the same bytes.
+was never made, and what is younger stays open, to be asked for again with the same token and the same bytes. What is found is written
+into the ledger too: whoever launched it was killed before it could.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gpulab.aws import instances
+from gpulab.errors import StoreError
 from gpulab.fleets.accounts import Account
 from gpulab.launch.context import Context
+from gpulab.launch.money.facts import record_found
 from gpulab.launch.protocol.outcome import SHOWN, is_open, is_unlisted, made_by, result_of
 from gpulab.model.instance import Instance
 from gpulab.store.journal import Intent, Made
@@ -57,17 +61,22 @@ def settle(
     candidates = [*listed, *unlisted]
     hidden = [i for i in ours if not made_by(i, candidates)]
     looked_up = _look_up(context, hidden)
-    left = []
-    for intent in ours:
-        made = made_by(intent, [*candidates, *looked_up])
-        if is_open(intent, made, now=context.now()):
-            left.append(intent)
-        elif may_write:
-            outcome, instance_id = result_of(made)
-            context.journal.conclude(intent, outcome, instance_id=instance_id, at=context.now())
+    results = [(intent, made_by(intent, [*candidates, *looked_up])) for intent in ours]
+    left = [intent for intent, made in results if is_open(intent, made, now=context.now())]
+    if may_write:
+        _close(context, [result for result in results if result[0] not in left])
     seen = {i.id for i in candidates}
     unlisted += [i for i in looked_up if i.state.is_alive and i.id not in seen]
     return Settled(tuple(unlisted), tuple(left))
+
+
+def _close(context: Context, results: Sequence[tuple[Intent, Instance | None]]) -> None:
+    """Write down what became of them; a ledger that cannot be written now is completed by `fleet up`."""
+    with contextlib.suppress(StoreError):
+        record_found(context, *(made for _, made in results if made))
+    for intent, made in results:
+        outcome, instance_id = result_of(made)
+        context.journal.conclude(intent, outcome, instance_id=instance_id, at=context.now())
 
 
 def _look_up(context: Context, intents: Sequence[Intent]) -> list[Instance]:

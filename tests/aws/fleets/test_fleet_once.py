@@ -10,6 +10,7 @@ import pytest
 from gpulab.errors import Refused
 from gpulab.fleets import up
 from gpulab.fleets.events import Requested
+from gpulab.model.fact import FactKind
 
 
 class Killed(BaseException):
@@ -119,6 +120,27 @@ def test_a_launch_whose_answer_was_lost_is_adopted_not_doubled(make_class, sandb
     assert ["failed", "failed"] == first.results()
     assert klass.names() == klass.live()
     assert set(second.results()) <= {"kept", "adopted"}
+
+
+def test_a_launch_that_ended_before_anybody_knew_of_it_is_in_the_books(make_class, sandbox, ec2):
+    """Nobody keeps what has ended, so nothing else would ever write it down; the class has paid for it all the same."""
+    klass = make_class(1)
+    sandbox.lose_reply("RunInstances", times=10)
+    klass.up()
+    sandbox.faults.clear()
+    (lost,) = (i["InstanceId"] for i in sandbox.instances("pending", "running"))
+    sandbox.advance(1800)
+    ec2.terminate_instances(InstanceIds=[lost])
+    sandbox.advance(60)
+
+    klass.up()
+
+    ledger = klass.accounts().account(klass.wish().everyone[0].account).context.ledger
+    facts = [f for f in ledger.facts() if f.subject == lost]
+    assert {FactKind.LAUNCHED, FactKind.ADDRESS} <= {f.kind for f in facts}
+    assert ["g4dn.xlarge"] == [
+        f.details["instance_type"] for f in facts if f.kind is FactKind.LAUNCHED
+    ]
 
 
 def test_a_launch_that_never_reached_aws_is_made_with_its_own_token(make_class, sandbox):

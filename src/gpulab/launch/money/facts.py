@@ -99,18 +99,25 @@ def told_at_birth(offer: Offer, plan: LaunchPlan) -> dict[str, dict[str, str]]:
     }
 
 
-def record_found(context: Context, instance: Instance) -> None:
+def record_found(context: Context, *instances: Instance) -> None:
     """
-    Write what an instance begins to cost that is found again: whoever launched it was killed before it could, or is another computer.
+    Write what instances begin to cost that are found again: whoever launched them was killed before it could, or is another computer.
 
-    Changes nothing where the ledger knows the instance. What it does not say here (spot price, disk) is read from the account
-    as long as it runs, by `rebuilding.complete`.
+    Changes nothing where the ledger knows an instance. What it does not say here (spot price, disk) is read from the account
+    as long as they run, by `rebuilding.complete`.
 
     Raises:
         StoreError: The ledger cannot be read or written.
     """
-    if any(one.subject == instance.id for one in context.ledger.facts(fact.FactKind.LAUNCHED)):
+    if not instances:
         return
+    known = {one.subject for one in context.ledger.facts(fact.FactKind.LAUNCHED)}
+    context.ledger.append(
+        one for instance in instances if instance.id not in known for one in _found(instance)
+    )
+
+
+def _found(instance: Instance) -> tuple[fact.Fact, fact.Fact]:
     place = instance.place
     listed = on_demand_prices().get((place.region, place.instance_type))
     on_demand = listed.usd_per_hour if listed else None
@@ -132,7 +139,7 @@ def record_found(context: Context, instance: Instance) -> None:
         expires_at=instance.expires_at,
         source=fact.Source.AWS,
     )
-    context.ledger.append([found, _address(instance, IPV4_USD)])
+    return found, _address(instance, IPV4_USD)
 
 
 def _address(instance: Instance, usd_per_hour: Decimal) -> fact.Fact:

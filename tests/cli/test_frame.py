@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from gpulab.cli.main import COMMANDS, run
+from gpulab.sandbox import Sandbox
 from gpulab.store.config import change_profile
 from gpulab.store.home import Home
 from gpulab.store.names import remember_names
@@ -40,7 +41,13 @@ def test_an_unknown_command_names_the_nearest(capsys):
         (["--profile", "nope", "ls"], "there is no profile `nope`"),
         (["push", "x", "/nowhere/at/all"], "does not exist"),
         (["completion", "tcsh"], "is not one of"),
+        (["completion"], "missing argument 'SHELL'. Choose from: bash, zsh, fish"),
         (["rm"], "missing argument"),
+        (["up", "--disk", "big"], "invalid value for '--disk': 'big' is not a whole number"),
+        (["stop", "week4", "--all"], "`week4` and `--all` exclude each other"),
+        (["ls", "--json", "--csv"], "`--json` and `--csv` exclude each other"),
+        (["prices", "--csv", "--json"], "`--json` and `--csv` exclude each other"),
+        (["init", "--paste", "--aws-profile", "me"], "exclude each other"),
     ],
 )
 def test_wrong_usage_is_one_line_naming_it_and_exit_2(words, said, capsys):
@@ -51,8 +58,56 @@ def test_wrong_usage_is_one_line_naming_it_and_exit_2(words, said, capsys):
     assert 2 == code
     assert captured.err.startswith("error: ")
     assert said in captured.err.lower() or said in captured.err
+    assert "\n" not in captured.err.partition("\n\nhint: ")[0].rstrip("\n")
     assert "Traceback" not in captured.err
     assert "" == captured.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--region", "us-east-11"], "AWS has no region `us-east-11`"),
+        (["--aws-profile", "curse"], "the AWS configuration has no profile `curse`"),
+        (["--budget", "1e9"], "`profiles.default.budget_usd` must be a number from 0 to 1,000,000"),
+        (["--course", "a\x07"], "`profiles.default.course` holds characters that cannot be seen"),
+    ],
+)
+def test_what_was_set_up_survives_a_slip_in_the_next_init(
+    words, said, monkeypatch, tmp_path, capsys
+):
+    """A profile that leads nowhere, or a file that cannot be read, would stop every command that comes after."""
+    (tmp_path / "aws").write_text("[profile course]\nregion = us-east-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
+    config = Home.of(os.environ).config_file
+    change_profile(config, "default", {"aws_profile": "course", "budget_usd": "60"})
+    before = config.read_bytes()
+
+    code = run(["init", "--no-resources", *words])
+
+    said_of_it = capsys.readouterr().err
+    assert 2 == code
+    assert said in said_of_it
+    assert before == config.read_bytes()
+
+
+def test_an_aws_profile_replaces_credentials_that_were_pasted(monkeypatch, tmp_path):
+    """Whoever got an account of their own after the class's must not be told that their profile does not exist."""
+    home = Home.of(os.environ)
+    own = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(own))
+    pasted = home.folder("default").root / "aws" / "credentials"
+    change_profile(
+        home.config_file, "default", {"aws_profile": "gpulab", "aws_credentials_file": str(pasted)}
+    )
+
+    with Sandbox():
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        keys = [f"{name.lower()} = {os.environ[name]}" for name in names]
+        own.write_text("\n".join(["[mine]", *keys]))
+        code = run(["init", "--no-resources", "--aws-profile", "mine"])
+
+    profile = home.config().profile(None)
+    assert (0, "mine", None) == (code, profile.aws_profile, profile.aws_credentials_file)
 
 
 def test_a_broken_configuration_names_file_and_key(capsys):

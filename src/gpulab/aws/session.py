@@ -26,7 +26,7 @@ from gpulab.aws.errors import explained
 from gpulab.aws.replies import check_reply
 from gpulab.aws.role_clients import AsRole, sign_with_the_calls_key
 from gpulab.aws.roles import Role, RoleKey, assume
-from gpulab.errors import GpulabError
+from gpulab.errors import GpulabError, WrongUsage
 
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 # A teacher reads in CloudTrail which calls were gpulab's.
@@ -211,6 +211,33 @@ class Cloud:
             return str(json.loads(reply["DecodedMessage"])["context"]["action"])
         except (ClientError, BotoCoreError, GpulabError, KeyError, TypeError, ValueError):
             return ""
+
+
+def check_aws_profile(
+    name: str, *, config_file: Path | None = None, credentials_file: Path | None = None
+) -> None:
+    """
+    Refuse a profile that the AWS configuration does not have, before anything relies on it.
+
+    Args:
+        config_file, credentials_file: As for `Cloud`.
+
+    Raises:
+        WrongUsage: It has no such profile, or cannot be read.
+    """
+    files = {"config_file": config_file, "credentials_file": credentials_file}
+    session = botocore.session.Session()
+    for variable, path in files.items():
+        if path is not None:
+            session.set_config_variable(variable, str(path))
+    with explained("read the AWS configuration"):
+        known = session.available_profiles
+    if name not in known:
+        there = f"There is {', '.join(sorted(known))}" if known else "It has none yet"
+        raise WrongUsage(
+            f"the AWS configuration has no profile `{name}`",
+            hint=f"{there}; `aws configure --profile {name}` makes it",
+        )
 
 
 @cache

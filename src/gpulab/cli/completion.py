@@ -8,7 +8,7 @@ from gpulab.errors import WrongUsage
 
 
 @click.command(name="completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
     """
     Print shell completion for bash, zsh or fish.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpulab.cli.options import Amount, json_option, yes_option
-from gpulab.errors import CredentialsInvalid
+from gpulab.errors import CredentialsInvalid, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -78,6 +78,10 @@ def command(
     from gpulab.cli.context import context_of
     from gpulab.launch.upkeep import init
 
+    if paste and aws_profile is not None:
+        raise WrongUsage(
+            "`--paste` and `--aws-profile` exclude each other", hint="Leave one of them out"
+        )
     name = (
         context.profile_name
         or context.environment.get("GPULAB_PROFILE")

@@ -172,13 +172,19 @@ def _invoke(arguments: Sequence[str]) -> int:
         return 2
     except click.UsageError as usage:
         command = usage.ctx.command_path if usage.ctx else "gpulab"
-        message = usage.format_message().rstrip(".")
-        raise WrongUsage(
-            message[:1].lower() + message[1:], hint=f"See `{command} --help`"
-        ) from usage
+        message = _one_sentence(usage.format_message())
+        raise WrongUsage(message, hint=f"See `{command} --help`") from usage
     except click.ClickException as error:
         raise WrongUsage(error.format_message()) from error
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _one_sentence(message: str) -> str:
+    """Put click's message into our form: one line, and numbers called what people call them."""
+    words = " ".join(message.split()).rstrip(".")
+    for name, said in (("integer range", "whole number"), ("float range", "number")):
+        words = words.replace(f"is not a valid {name}", f"is not a {said}")
+    return words[:1].lower() + words[1:]
 
 
 def _say(error: GpulabError) -> None:

@@ -20,15 +20,33 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?")
 def json_option(command: Command) -> Command:
     """Add `--json`."""
     return click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON document instead of text."
+        "--json",
+        "as_json",
+        is_flag=True,
+        callback=_one_format,
+        help="Print one JSON document instead of text.",
     )(command)
 
 
 def listing_options(command: Command) -> Command:
     """Add `--json` and `--csv`."""
     return json_option(
-        click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of a table.")(command)
+        click.option(
+            "--csv",
+            "as_csv",
+            is_flag=True,
+            callback=_one_format,
+            help="Print CSV instead of a table.",
+        )(command)
     )
+
+
+def _one_format(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    """Refuse two formats at once, whichever comes second."""
+    other = "as_csv" if parameter.name == "as_json" else "as_json"
+    if value and ctx.params.get(other):
+        raise WrongUsage("`--json` and `--csv` exclude each other", hint="Leave one of them out")
+    return value
 
 
 def yes_option(command: Command) -> Command:

@@ -9,7 +9,7 @@ import click
 
 from gpulab.cli.interrupted import explained, left_by_stop
 from gpulab.cli.options import json_option, name_argument, yes_option
-from gpulab.errors import GpulabError, SomeFailed
+from gpulab.errors import GpulabError, SomeFailed, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -37,6 +37,10 @@ def command(
       gpulab stop week4 --json
       gpulab stop --all --yes
     """
+    if name and is_all:
+        raise WrongUsage(
+            f"`{name}` and `--all` exclude each other", hint=f"`gpulab stop {name}` ends that one"
+        )
     found, unread = _to_end(context, name, is_all=is_all)
     if not found and unread:
         context.console.say("Nothing of yours runs where AWS answered; nothing was ended")

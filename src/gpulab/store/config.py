@@ -132,14 +132,7 @@ def read_config(path: Path) -> Config:
         raise WrongUsage(f"{path}: not readable as TOML: {error}", hint=_REPAIR) from error
     except OSError as error:
         raise WrongUsage(f"{path}: {error.strerror}", hint=_REPAIR) from error
-    _refuse_unknown(path, "", raw, ["default_profile", "profiles"])
-    profiles = raw.get("profiles", {})
-    if not isinstance(profiles, dict) or not all(isinstance(v, dict) for v in profiles.values()):
-        raise WrongUsage(f"{path}: `profiles` must hold tables such as [profiles.default]")
-    default = raw.get("default_profile", "default")
-    if not isinstance(default, str):
-        raise WrongUsage(f"{path}: `default_profile` must be text")
-    return Config(default, {name: _profile(path, name, table) for name, table in profiles.items()})
+    return _config(path, raw)
 
 
 def change_profile(
@@ -153,7 +146,7 @@ def change_profile(
         make_default: Whether commands without `--profile` use it from now on.
 
     Raises:
-        WrongUsage: What is there already is not right; nothing was changed.
+        WrongUsage: What is there already, or would be then, is not right; nothing was changed.
         StoreError: It cannot be written.
     """
     import tomlkit
@@ -173,7 +166,9 @@ def change_profile(
             table.pop(key, None)
         else:
             table[key] = value
-    write_atomically(path, tomlkit.dumps(document).encode())
+    changed = tomlkit.dumps(document).encode()
+    _config(path, read_toml(changed))
+    write_atomically(path, changed)
 
 
 _REPAIR = "Correct the file, or move it away and run `gpulab init`"
@@ -185,6 +180,17 @@ _PATHS = {"aws_config_file", "aws_credentials_file"}
 _LISTS = {"regions", "ssh_proxy_command", "environment_folders"}
 _INTEGERS = {"idle_minutes", "disk_gib", "image_rate_mib_s"}
 _KEYS = [f.name for f in fields(Profile) if f.name != "name"]
+
+
+def _config(path: Path, raw: Mapping[str, Any]) -> Config:
+    _refuse_unknown(path, "", raw, ["default_profile", "profiles"])
+    profiles = raw.get("profiles", {})
+    if not isinstance(profiles, dict) or not all(isinstance(v, dict) for v in profiles.values()):
+        raise WrongUsage(f"{path}: `profiles` must hold tables such as [profiles.default]")
+    default = raw.get("default_profile", "default")
+    if not isinstance(default, str):
+        raise WrongUsage(f"{path}: `default_profile` must be text")
+    return Config(default, {name: _profile(path, name, table) for name, table in profiles.items()})
 
 
 def _profile(path: Path, name: str, table: Mapping[str, Any]) -> Profile:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from gpulab.aws.accounts import Identity, identity
+from gpulab.aws.regions import check_region
+from gpulab.aws.session import check_aws_profile
 from gpulab.launch.context import Context
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.remote import keys
-from gpulab.store.config import change_profile
+from gpulab.store.config import Profile, change_profile
 from gpulab.store.credentials import parse_pasted, write_credentials
 from gpulab.store.home import Home
 
@@ -48,14 +51,16 @@ def profile_changes(
         The changed keys; no secret among them.
 
     Raises:
-        WrongUsage: The pasted text holds no usable credentials; nothing was written.
+        WrongUsage: There is no such AWS profile or region, or the pasted text holds no usable credentials; nothing was written.
     """
     changes: dict[str, Any] = {}
+    file = home.folder(name).root / "aws" / "credentials"
+    for region in regions:
+        check_region(region)
     if aws_profile is not None:
-        changes["aws_profile"] = aws_profile
+        changes |= _leading_to(aws_profile, home.config().profiles.get(name), pasted_file=file)
     if pasted is not None:
         found = parse_pasted(pasted)
-        file = home.folder(name).root / "aws" / "credentials"
         write_credentials(file, found, profile="gpulab")
         changes |= {"aws_profile": "gpulab", "aws_credentials_file": str(file)}
     if regions:
@@ -68,6 +73,21 @@ def profile_changes(
         changes["course"] = course
     change_profile(home.config_file, name, changes)
     return changes
+
+
+def _leading_to(
+    aws_profile: str, former: Profile | None, *, pasted_file: Path
+) -> Mapping[str, Any]:
+    """Say what to write so that an AWS profile is used, also where pasted credentials were used before."""
+    former = former or Profile(name="")
+    was_pasted = former.aws_credentials_file == pasted_file
+    check_aws_profile(
+        aws_profile,
+        config_file=former.aws_config_file,
+        credentials_file=None if was_pasted else former.aws_credentials_file,
+    )
+    changes: dict[str, Any] = {"aws_profile": aws_profile}
+    return changes | {"aws_credentials_file": None} if was_pasted else changes
 
 
 def who(context: Context) -> Identity:

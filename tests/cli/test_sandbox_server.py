@@ -408,6 +408,17 @@ def _until(is_so: Callable[[], object]) -> bool:
             "",
         ),
         (["capacity", "g4dn.xlarge", "mars-1a", "1"], "`mars-1a` is not an availability zone", ""),
+        (
+            ["price", "g4dn.xlarge", "us-east-1z", "1"],
+            "`us-east-1z` is not an availability zone",
+            "us-east-1 has us-east-1a, us-east-1b, us-east-1c",
+        ),
+        (
+            ["fail", "RunInstances", "InternalError", "--zone", "mars"],
+            "`mars` is not an availability zone",
+            "Such as us-east-1a",
+        ),
+        (["quota", "L-3819A6DF", "0", "--region", "mars"], "`mars` is not a region", ""),
         (["capacity", "g4dn.xlarge", "us-east-1a", "-1"], "", ""),
         (
             ["capacity", "g4dn.xlarge", "us-east-1a", "few"],

@@ -99,6 +99,8 @@ def quota(world: World, request: Mapping[str, Any]) -> dict[str, Any]:
     if code not in quotas.QUOTAS:
         known = ", ".join(f"{q.code} ({q.name})" for q in quotas.QUOTAS.values())
         raise WrongUsage(f"`{code}` is not a quota the sandbox knows", hint=f"Known: {known}")
+    if region != "*" and region not in _regions():
+        raise WrongUsage(f"`{region}` is not a region", hint="Such as us-east-1")
     regions = [region] if region != "*" else sorted(_regions())
     with world.lock:
         for name in regions:
@@ -119,6 +121,8 @@ def fail(world: World, request: Mapping[str, Any]) -> dict[str, Any]:
     """Let calls of an operation fail: refused with a code, or with a broken connection."""
     operation, code = _operation(str(request["operation"]), _SERVICES), str(request["code"])
     times, zone = request.get("times"), request.get("zone")
+    if zone is not None:
+        _check_zone(str(zone))
     with world.lock:
         if code == "reply-lost":
             world.lose_reply(operation, times=times, zone=zone)
@@ -233,10 +237,16 @@ def _place(request: Mapping[str, Any]) -> tuple[str, str]:
     instance_type, zone = str(request["type"]), str(request["zone"])
     if moto_bridge.instance_type(instance_type) is None:
         raise WrongUsage(f"`{instance_type}` is not an instance type", hint="Such as g4dn.xlarge")
-    region = zone.rstrip("abcdefghijklmnopqrstuvwxyz")
-    if region == zone or region not in _regions():
-        raise WrongUsage(f"`{zone}` is not an availability zone", hint="Such as us-east-1a")
+    _check_zone(zone)
     return instance_type, zone
+
+
+def _check_zone(zone: str) -> None:
+    region = zone.rstrip("abcdefghijklmnopqrstuvwxyz")
+    there = [name for name, _ in moto_bridge.zones(region)]
+    if zone not in there:
+        hint = f"{region} has {', '.join(there)}" if there else "Such as us-east-1a"
+        raise WrongUsage(f"`{zone}` is not an availability zone", hint=hint)
 
 
 def _operation(name: str, services: tuple[str, ...]) -> str:

@@ -314,9 +314,54 @@ def test_feed_and_bill_together_count_once_in_every_format(facts, tmp_path, caps
     assert {"usage": "1.0600000000", "credit": "-0.8600000000", "tax": "0.1000000000"} == (
         bill["by_category"]
     )
-    assert {"instance_days": 1, "feed_usd": "0.4316000000", "statement_usd": "0.8600000000"} == (
-        bill["feed"]
+    assert {
+        "instance_days": 1,
+        "feed_usd": "0.4316000000",
+        "statement_usd": "0.8600000000",
+        "from_feed": 0,
+        "open_days": [],
+    } == bill["feed"]
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ("invoice", "usage"), [("", "1.0790000000"), ("1234567890", "0.6474000000")]
+)
+def test_the_feed_counts_where_the_bills_last_day_still_goes_on(
+    facts, tmp_path, capsys, invoice, usage
+):
+    """A bill delivered at noon has the morning; the feed, hours ahead of it, has the afternoon too. Once there is an invoice, it is whole."""
+    hours = ["2026-10-20T11", "2026-10-20T12", "2026-10-21T09"]
+    lines = [
+        f"{hour}:00:00Z,{hour[:-2]}{int(hour[-2:]) + 1:02}:00:00Z,i-1,Usage,USE2-SpotUsage:g4dn.xlarge,0.2158,USD,{invoice}\n"
+        for hour in hours
+    ]
+    cur = tmp_path / "cur.csv"
+    cur.write_text(
+        "line_item_usage_start_date,line_item_usage_end_date,line_item_resource_id,line_item_line_item_type,"
+        "line_item_usage_type,line_item_unblended_cost,line_item_currency_code,bill_invoice_id\n"
+        + "".join(lines)
     )
+    feed = tmp_path / "feed"
+    one = FEED.splitlines()[-1].replace("0.4316", "0.2158")
+    moments = [
+        "2026-10-20 11:35:00",
+        "2026-10-21 09:35:00",
+        "2026-10-21 10:35:00",
+        "2026-10-21 11:35:00",
+    ]
+    rows = [one.replace("2026-10-20 11:35:00", moment) for moment in moments]
+    feed.write_text("\n".join([*FEED.splitlines()[:-1], *rows, ""]))
+    files = ["--statement", str(cur), "--statement", str(feed)]
+
+    report("--json", "--ledger", facts, *files)
+    bill = json.loads(capsys.readouterr().out)["bill"]
+    report("--ledger", facts, *files)
+    text = capsys.readouterr().out
+
+    said = "but on 2026-10-21, which no statement has whole yet, the feed says more of 1 instance, and counts"
+    assert usage == bill["by_category"]["usage"]
+    assert (2, not invoice) == (bill["feed"]["instance_days"], said in text)
 
 
 @needs_extra

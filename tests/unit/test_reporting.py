@@ -444,6 +444,41 @@ def test_what_feed_and_bill_both_have_counts_once():
     ) in report_lines(report, Dimension.WEEK, bar="#", limit=9)
 
 
+@pytest.mark.parametrize(
+    ("fed", "whole", "counts", "from_feed"),
+    [
+        ("0.60", -1, "0.60", 1),  # the feed is ahead
+        ("0.20", -1, "0.40", 0),  # the bill is
+        ("0.60", 0, "0.40", 0),  # the bill has the whole day
+        ("0.60", None, "0.40", 0),  # it is final
+    ],
+)
+def test_of_a_day_that_goes_on_whoever_says_more_counts(fed, whole, counts, from_feed):
+    """The bill's last day is as a rule half a day; taken for a whole one, it hides what the feed knows already."""
+    until = None if whole is None else MONDAY.date() + timedelta(days=whole)
+    disk = a_line("vol-i-1", "0.0129", kind="ebs")
+    bill = replace(a_statement(a_line("i-1", "0.40"), disk), whole_until=until)
+
+    found = a_report(a_run(), statements=[a_feed(a_line("i-1", fed)), bill]).bill
+
+    assert {"usage": Decimal(counts) + Decimal("0.0129")} == found.by_category
+    assert from_feed == found.feed.from_feed
+    assert ((MONDAY.date(),) * from_feed) == found.feed.open_days
+
+
+def test_a_final_bill_beside_one_that_goes_on_has_the_day_whole():
+    """Of two parts or payers one may end sooner; the day is whole as soon as one of them says so."""
+    final = a_statement(a_line("i-1", "0.30"))
+    goes_on = replace(
+        a_statement(a_line("i-1", "0.10"), digest="b"),
+        whole_until=MONDAY.date() - timedelta(days=1),
+    )
+
+    bill = a_report(a_run(), statements=[a_feed(a_line("i-1", "0.60")), goes_on, final]).bill
+
+    assert ({"usage": Decimal("0.40")}, 0) == (bill.by_category, bill.feed.from_feed)
+
+
 @pytest.mark.parametrize("statements", [[a_feed(a_line("i-1", "0.40"))], []])
 def test_a_feed_alone_counts_and_is_compared_with_nothing(statements):
     """Before the month's first bill the feed is all there is."""

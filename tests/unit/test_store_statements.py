@@ -14,7 +14,7 @@ import pytest
 
 from gpulab.errors import StoreError, WrongUsage
 from gpulab.model.statement import Category
-from gpulab.store.statements import read_statement
+from gpulab.store.statements import read_statement, whole_until
 
 FOLDER = Path(__file__).parent / "data" / "billing"
 pytestmark = pytest.mark.skipif(
@@ -67,6 +67,40 @@ def test_an_instances_days_and_kinds():
 
     assert {"instance", "ebs", "transfer", "other"} == kinds
     assert date(2026, 10, 1) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cur_legacy_anonymous_1281.csv.gz", date(2023, 11, 13)),
+        ("cur_legacy_generated_2026-10.csv.gz", date(2026, 10, 31)),
+        ("focus_1.0_sample_1000.csv.gz", date(2024, 9, 30)),
+    ],
+)
+def test_how_far_a_bill_goes_is_told_by_its_last_hour(name, expected):
+    """The anonymous one was delivered on 14 November with hours until 04:00, and with lines that reach to the month's end."""
+    assert expected == whole_until(FOLDER / name)
+
+
+@pytest.mark.parametrize(
+    ("end", "invoice", "expected"),
+    [
+        ("2026-10-15T00:00:00Z", "", date(2026, 10, 13)),
+        ("2026-10-14T01:00:00Z", "", date(2026, 10, 13)),
+        ("2026-10-14T01:00:00Z", "1234567890", None),
+        ("", "", date(2026, 10, 13)),
+    ],
+)
+def test_a_bill_of_whole_days_and_a_final_one(tmp_path, end, invoice, expected):
+    """A bill of days cannot say whether its last one is over; one with an invoice gets no more lines."""
+    path = tmp_path / "cur.csv"
+    path.write_text(
+        "line_item_usage_start_date,line_item_usage_end_date,line_item_unblended_cost,line_item_line_item_type,bill_invoice_id\n"
+        f"2026-10-14T00:00:00Z,{end},1.50,Usage,{invoice}\n"
+        "2026-10-01T00:00:00Z,2026-11-01T00:00:00Z,1.50,Tax,\n"
+    )
+
+    assert expected == whole_until(path)
 
 
 def test_a_focus_resource_is_its_id_not_its_arn():

@@ -119,15 +119,19 @@ class BillDay:
 @dataclass(frozen=True, slots=True)
 class FeedCompared:
     """
-    What a spot data feed says of instances and days that a full statement bills too; it is compared and not counted.
+    What a spot data feed says of instances and days that a full statement bills too; one of the two counts.
 
     Attributes:
         instance_days: How many pairs of instance and UTC day both have.
+        from_feed: For how many of them the feed counts, since it has more of a day that no statement has whole.
+        open_days: Those days.
     """
 
     instance_days: int
     feed_usd: Decimal
     statement_usd: Decimal
+    from_feed: int = 0
+    open_days: tuple[date, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ class Statement:
         unreadable: Lines left out because their amount or time is none, or not in USD.
         instead_of: Names of files that hold the same bill, older or in another format, and were not read.
         path: The file as it was named.
+        whole_until: The last UTC day of which a bill that goes on has all hours; `None` where it is final, or nobody asked.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Statement:
     sums: tuple[StatementSum, ...] = field(default=())
     instead_of: tuple[str, ...] = ()
     path: str = ""
+    whole_until: date | None = None
 
     @cached_property
     def days(self) -> tuple[date, date] | None:

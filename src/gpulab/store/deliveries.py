@@ -29,6 +29,7 @@ from gpulab.store.statements import (
     format_of,
     opened,
     read_statement,
+    whole_until,
 )
 
 if TYPE_CHECKING:
@@ -57,18 +58,20 @@ def read_statements(paths: Sequence[Path]) -> tuple[Statement, ...]:
     Files of one folder are parts of a delivery or deliveries, as their lines say; those of several folders are deliveries, as AWS
     lays them down. The same bill in two formats counts in the one that is further on.
 
+    Where there is a spot data feed beside them, each says also until which day it is whole: the feed may know more of a later one.
+
     Raises:
         WrongUsage, StoreError: As `read_statement` raises.
     """
     tables = [path for path in paths if feed_lines(path) is None]
-    if len(tables) < 2:
-        return tuple(read_statement(path) for path in paths)
-    instead = _instead_of(tables)
+    instead = _instead_of(tables) if len(tables) > 1 else {}
     left_out = {older for names in instead.values() for older in names}
+    beside_feed = set(tables) if len(tables) < len(paths) else set()
     return tuple(
         replace(
             read_statement(path),
             instead_of=tuple(older.name for older in instead.get(path, ())),
+            whole_until=whole_until(path) if path in beside_feed else None,
         )
         for path in paths
         if path not in left_out

@@ -16,6 +16,8 @@ class StatementFormat:
         line_type: Usage, credit, tax, ...
         usage_type: Empty words where the format has no such column.
         payer, period: Whose bill it is, and of which month.
+        end: Of a line's time.
+        invoice: Filled once the month's bill is final.
     """
 
     name: str
@@ -28,6 +30,8 @@ class StatementFormat:
     currency: str
     payer: str
     period: str
+    end: str
+    invoice: str
 
 
 _CUR_2 = StatementFormat(
@@ -41,6 +45,8 @@ _CUR_2 = StatementFormat(
     currency="line_item_currency_code",
     payer="bill_payer_account_id",
     period="bill_billing_period_start_date",
+    end="line_item_usage_end_date",
+    invoice="bill_invoice_id",
 )
 _CUR_LEGACY = StatementFormat(
     name="cur-legacy",
@@ -53,6 +59,8 @@ _CUR_LEGACY = StatementFormat(
     currency="lineItem/CurrencyCode",
     payer="bill/PayerAccountId",
     period="bill/BillingPeriodStartDate",
+    end="lineItem/UsageEndDate",
+    invoice="bill/InvoiceId",
 )
 # FOCUS keeps AWS's usage type in columns of AWS's own, which not every export carries.
 _FOCUS = StatementFormat(
@@ -66,6 +74,8 @@ _FOCUS = StatementFormat(
     currency="BillingCurrency",
     payer="BillingAccountId",
     period="BillingPeriodStart",
+    end="ChargePeriodEnd",
+    invoice="InvoiceId",
 )
 FORMATS = (_CUR_2, _CUR_LEGACY, _FOCUS)
 
@@ -129,6 +139,18 @@ def describing(known: StatementFormat, source: str, columns: Mapping[str, str]) 
     begin = f"max(TRY_CAST({_column(known.begin, columns)} AS TIMESTAMP))"
     names = ", ".join(f"{f}({c}::VARCHAR)" for c in (payer, period) for f in ("min", "max"))
     return f"SELECT {names}, {begin}, count(*) FROM {source}"  # noqa: S608 - our own texts and names from the lists above
+
+
+def reaching(known: StatementFormat, source: str, columns: Mapping[str, str]) -> str:
+    """Write the query that says how far a file's usage goes: the last begin, the end of the last single hour, and how many lines have no invoice yet."""
+    begin, end = (
+        f"TRY_CAST({_column(name, columns)} AS TIMESTAMP)" for name in (known.begin, known.end)
+    )
+    return f"""
+        SELECT max(begin), max(CASE WHEN stop <= begin + INTERVAL 1 HOUR THEN stop END), count(*) - count(invoice)
+        FROM (SELECT {begin} AS begin, {end} AS stop, nullif({_column(known.invoice, columns)}::VARCHAR, '') AS invoice
+              FROM {source} WHERE {_column(known.line_type, columns)} IN {_USAGE})
+    """  # noqa: S608 - our own texts; names of columns come from the lists above
 
 
 def usage_lines(known: StatementFormat, source: str, columns: Mapping[str, str]) -> str:

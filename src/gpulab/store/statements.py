@@ -17,7 +17,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from itertools import repeat
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpulab.errors import StoreError, WrongUsage, extra_hint
 from gpulab.model.statement import Category, Statement, StatementSum, units_of
-from gpulab.store.statement_sql import FORMATS, StatementFormat, summing
+from gpulab.store.statement_sql import FORMATS, StatementFormat, reaching, summing
 
 if TYPE_CHECKING:
     import duckdb
@@ -51,6 +51,26 @@ def read_statement(path: Path) -> Statement:
     if feed is not None:
         return _read_feed(path, digest, feed)
     return _read_table(path, digest)
+
+
+def whole_until(path: Path) -> date | None:
+    """
+    Say until which UTC day a table has all hours of usage; `None` where its bill is final, or it does not tell.
+
+    Its last day is as a rule still going on when a bill is delivered. Where all lines are of whole days nobody can tell, and the last
+    one is taken for unfinished.
+
+    Raises:
+        WrongUsage, StoreError: As `read_statement` raises.
+    """
+    duckdb = duckdb_module()
+    with damaged(path), duckdb.connect(config=SETTINGS) as connection:
+        source, columns = opened(connection, path)
+        query = reaching(format_of(path, columns), source, columns)
+        row = connection.execute(query, [str(path)]).fetchone()
+    last, hour_end, without_invoice = row or (None, None, 0)
+    reached: datetime | None = hour_end or last
+    return (reached - timedelta(hours=24)).date() if reached and without_invoice else None
 
 
 def _read_table(path: Path, digest: str) -> Statement:

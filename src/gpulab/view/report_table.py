@@ -311,10 +311,17 @@ def sums_text(by_category: Mapping[Category, Decimal]) -> str:
 
 
 def feed_text(feed: FeedCompared) -> str:
-    """Write what a feed and a full statement both bill."""
-    return (
+    """Write what a feed and a full statement both bill, and which of the two counts."""
+    text = (
         f"the spot data feed's {counted(feed.instance_days, 'instance-day')} that the statements have too are compared"
         f" and not counted: feed {money(feed.feed_usd)}, statements {money(feed.statement_usd)}"
+    )
+    if not feed.from_feed:
+        return text
+    days = ", ".join(day.isoformat() for day in feed.open_days)
+    return (
+        f"{text}; but on {days}, which no statement has whole yet,"
+        f" the feed says more of {counted(feed.from_feed, 'instance')}, and counts"
     )
 
 

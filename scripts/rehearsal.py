@@ -24,6 +24,8 @@ import boto3
 from botocore.config import Config
 
 _ANSWERS_WITHIN_S = 280
+# Eight machines at once install their environments on two cores that others may use as well.
+_IS_UP_WITHIN_S = 900
 _SSH = (
     *("StrictHostKeyChecking=yes", "BatchMode=yes", "ConnectTimeout=5", "LogLevel=ERROR"),
     *("ServerAliveInterval=3", "ServerAliveCountMax=3"),  # a machine that goes off says nothing
@@ -127,7 +129,8 @@ class Rehearsal:
 
     def up(self, name: str, *words: str, environment: str = "tf2-small") -> Machine:
         """Start an instance, or bring one back; with `--no-open` among the words there is no tunnel."""
-        said = json.loads(self.gpulab("up", name, "--env", environment, "--yes", "--json", *words))
+        asked = ("up", name, "--env", environment, "--yes", "--json", *words)
+        said = json.loads(self.gpulab(*asked, timeout_s=_IS_UP_WITHIN_S))
         instance = said["instance"]
         return Machine(
             id=instance["id"],

@@ -995,6 +995,7 @@ EXCLUDED = (
     "lost+found",
     "node_modules",
 )
+_is_excluded = re.compile("|".join(map(fnmatch.translate, EXCLUDED))).match
 LARGEST_BYTES = 20 * 2**30
 # A file whose time stamp is this young may change again within the same tick of the file system's clock.
 RACY_NS = 2_000_000_000
@@ -1052,8 +1053,9 @@ def scan(work: Path, files: dict[str, os.stat_result] | None = None) -> Scan:
             continue
         if folder and not entries:
             found.folders[f"{folder}/"] = (work / folder).stat()
+        begin = folder and f"{folder}/"
         for entry in entries:
-            _sort_in(found, folders, f"{folder}/{entry.name}".lstrip("/"), entry)
+            _sort_in(found, folders, begin + entry.name, entry)
     return found
 
 
@@ -1062,7 +1064,7 @@ def _sort_in(found: Scan, folders: list[str], path: str, entry: os.DirEntry[str]
         known = entry.stat(follow_symlinks=False)
     except OSError:
         return  # it went away while we looked
-    if any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in EXCLUDED):
+    if _is_excluded(entry.name):
         found.skipped.append({"path": path, "reason": "excluded"})
     elif stat.S_ISDIR(known.st_mode):
         folders.append(path)
@@ -1455,6 +1457,7 @@ class Watch:
         self.saving: subprocess.Popen[bytes] | None = None
         self.saved_print = 0
         self.newest_source = 0.0
+        self.look_s = 0.0
         self.warned: tuple[str, int] = ("", 0)
         self.rebalance = b""
         self.began = now
@@ -1489,7 +1492,7 @@ class Watch:
         self._look_for_trouble()
         if self._is_due("beat", now, BEAT_S):
             self.saved_print = self.due["save"] = 0
-        if self._is_due("save", now, 10 if self.live["notice"] else SAVE_S):
+        if self._is_due("save", now, 10 if self.live["notice"] else max(SAVE_S, self.look_s)):
             self._save_if_changed(now)
         if (
             self.here.root
@@ -1609,7 +1612,7 @@ class Watch:
     # saving
 
     def _save_if_changed(self, now: float) -> None:
-        began = time.monotonic()
+        began = time.process_time()
         seen = Glance()
         scan(self.here.work, seen)
         self.newest_source = seen.newest
@@ -1617,10 +1620,8 @@ class Watch:
         if seen.print != self.saved_print and self.saving is None and is_here:
             self.saved_print = seen.print
             self._start_save()
-        # A very large tree is looked at less often, so that looking stays under half a percent of a core.
-        self.due["save"] = (
-            now + min(600.0, 200 * (time.monotonic() - began)) - (10 if self.live["notice"] else 0)
-        )
+        # A tree of some 200,000 files and more is looked at less often: looking takes 2 % of a core at most.
+        self.look_s = min(600.0, 50 * (time.process_time() - began))
 
     def _start_save(self) -> None:
         if self.here.spec["keep"] is None or self.saving is not None:
@@ -2112,9 +2113,17 @@ def save(here: Here, metadata: Metadata) -> dict[str, Any]:
     known = read_json(here.path("var/lib/gpulab/kept.json"))
     old: dict[str, Any] = known.get("entries", {})
     began = metadata.now()
-    entries = _bring(here, bucket, found, old, summary)
+    entries: dict[str, Any] = {}
+    # What is not brought yet is listed as it was kept last; what has gone is not, or its place might be another's.
+    rest = {path: old[path] for path in found.files if path in old}
+
+    def write_slice() -> None:
+        _write_manifest(here, bucket, {**rest, **entries}, summary, began, before=old)
+
+    _bring(here, bucket, found, old, summary, entries, Slices(write_slice))
     # Also when nothing changed: the manifest says which launch vouches for it.
-    if entries != old or summary["failed"] or known.get("launch") != here.spec["launch"]:
+    is_vouched = known.get("launch") == here.spec["launch"] and known.get("complete", True)
+    if entries != old or summary["failed"] or not is_vouched:
         _write_manifest(here, bucket, entries, summary, began)
     for path in old.keys() - entries.keys():
         if old[path].get("key"):
@@ -2237,10 +2246,47 @@ def _whole_lines(text: str) -> list[str]:
     return whole
 
 
+# While a save goes on, this often a manifest says what has been brought so far.
+SLICE_S = 20
+
+
+class Slices:
+    """
+    Manifests of a save that goes on: what is in the bucket and in no manifest would not come back after a hard cut.
+
+    Args:
+        write: Writes one.
+    """
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self.write = write
+        self.lock = threading.Lock()
+        self.due = time.monotonic() + SLICE_S
+
+    def look(self, *, at_once: bool = False) -> None:
+        """Write one when it is time, or at once."""
+        if not (at_once or time.monotonic() >= self.due) or not self.lock.acquire(blocking=False):
+            return  # too early, or another thread is at it
+        try:
+            began = time.monotonic()
+            with contextlib.suppress(Problem):  # the save itself says what is wrong
+                self.write()
+            # At most a tenth of the time goes into what is soon out of date.
+            self.due = began + max(SLICE_S, 10 * (time.monotonic() - began))
+        finally:
+            self.lock.release()
+
+
 def _bring(
-    here: Here, bucket: Bucket, found: Scan, old: dict[str, Any], summary: dict[str, Any]
-) -> dict[str, Any]:
-    entries: dict[str, Any] = {path: entry_of(path, known) for path, known in found.folders.items()}
+    here: Here,
+    bucket: Bucket,
+    found: Scan,
+    old: dict[str, Any],
+    summary: dict[str, Any],
+    entries: dict[str, Any],
+    slices: Slices,
+) -> None:
+    entries.update({path: entry_of(path, known) for path, known in found.folders.items()})
     small: list[str] = []
     large: list[str] = []
     for path, known in found.files.items():
@@ -2265,11 +2311,13 @@ def _bring(
         entries[path] = entry
         summary["uploaded"] += 1
         summary["bytes"] += entry["size"]
+        slices.look()
 
     _at_once(bring, small)
+    if summary["uploaded"] and sum(found.files[path].st_size for path in large) > 2**28:
+        slices.look(at_once=True)  # the next one may take minutes
     for path in large:
         bring(path)
-    return entries
 
 
 def _at_once(do: Callable[[Any], None], items: Iterable[Any]) -> None:
@@ -2283,19 +2331,26 @@ def _at_once(do: Callable[[Any], None], items: Iterable[Any]) -> None:
 
 
 def _write_manifest(
-    here: Here, bucket: Bucket, entries: dict[str, Any], summary: dict[str, Any], at: float
+    here: Here,
+    bucket: Bucket,
+    entries: dict[str, Any],
+    summary: dict[str, Any],
+    at: float,
+    *,
+    before: dict[str, Any] | None = None,
 ) -> None:
-    listed = [entries[path] for path in sorted(entries)]
-    whole = {"version": 1, "at": iso(at), "launch": here.spec["launch"], "entries": listed}
+    """Write it there and here; `before` says that the save goes on, and what the one before has brought."""
+    said: dict[str, Any] = {"version": 1, "at": iso(at), "launch": here.spec["launch"]}
+    said["entries"] = [entries[path] for path in sorted(entries)]
     # Tags go with the instance; the next one may be launched from another computer.
-    whole["environment"] = here.spec["environment"]["name"]
-    whole.update(skipped=summary["skipped"], failed=summary["failed"])
-    bucket.ask("PUT", f"{bucket.keep['prefix']}manifest.json", body=json.dumps(whole).encode())
+    said["environment"] = here.spec["environment"]["name"]
+    said.update(skipped=summary["skipped"], failed=summary["failed"])
+    noted = {"launch": here.spec["launch"], "entries": {**(before or {}), **entries}}
+    if before is not None:
+        said["complete"] = noted["complete"] = False
+    bucket.ask("PUT", f"{bucket.keep['prefix']}manifest.json", body=json.dumps(said).encode())
     with contextlib.suppress(OSError):  # on a full disk the next save brings some files once more
-        write_json(
-            here.path("var/lib/gpulab/kept.json"),
-            {"launch": here.spec["launch"], "entries": entries},
-        )
+        write_json(here.path("var/lib/gpulab/kept.json"), noted)
 
 
 def restore(here: Here, metadata: Metadata) -> str:
@@ -2329,7 +2384,10 @@ def restore(here: Here, metadata: Metadata) -> str:
     entries = {entry["path"]: entry for entry in whole["entries"]}
     write_json(here.path("var/lib/gpulab/kept.json"), {"entries": entries})
     files = "file" if len(entries) == 1 else "files"
-    return f"{len(entries)} {files} restored and verified" if entries else "nothing was kept yet"
+    cut = "" if whole.get("complete", True) else "; the last save was cut before its end"
+    return (
+        f"{len(entries)} {files} restored and verified{cut}" if entries else "nothing was kept yet"
+    )
 
 
 def _bring_back(here: Here, bucket: Bucket, entry: dict[str, Any]) -> None:

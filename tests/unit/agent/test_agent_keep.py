@@ -602,6 +602,26 @@ def test_a_hundred_thousand_files_are_all_seen_by_a_watcher_that_stays_small(man
     assert changed.newest == (many.work / "d99/999.py").stat().st_mtime
 
 
+@pytest.mark.parametrize(("look_takes_s", "looks"), [(0.01, 14), (0.5, 14), (2.0, 7), (60.0, 2)])
+def test_a_tree_that_takes_long_to_look_at_is_looked_at_less_often(
+    here, metadata, monkeypatch, look_takes_s, looks
+):
+    """A hard cut may cost a minute of edits, and looking may not cost what a training feels: each limits the other."""
+    watch, began = Watch(here, metadata), time.time()
+    spent: list[float] = [0.0]
+    monkeypatch.setattr(agent.time, "process_time", lambda: spent[0])
+
+    def look(work, seen):
+        spent[0] += look_takes_s
+
+    monkeypatch.setattr(agent, "scan", look)
+    for now in (began + s for s in range(0, 601, 5)):
+        watch.due.update(arm=now, sample=now, tags=now, beat=now)
+        watch.step(now)
+
+    assert looks == round(spent[0] / look_takes_s)
+
+
 def test_an_empty_folder_and_a_full_one_are_told_apart(here):
     """The first save vouches for the launch, also when nothing was made yet: 0 means that nothing was saved."""
     empty, full, again = Glance(), Glance(), Glance()
@@ -843,3 +863,101 @@ def test_an_instance_says_that_it_lives_though_nothing_changes(keeper, metadata)
         watch.step(now)
 
     assert [0, 300, 600, 900] == [round(at - began) for at in saves]
+
+
+SAVING = """
+import runpy, sys
+agent = runpy.run_path(sys.argv[1])
+agent["save"].__globals__["SLICE_S"] = 0.2
+print("saving", flush=True)
+sys.exit(agent["main"](["--root", sys.argv[2], "save"]))
+"""
+
+
+def a_save_that_is_cut(here: Here, metadata_service, tmp_path, *, when) -> None:
+    """Run the whole agent's `save` as a program, and kill it without a word when something holds."""
+    program = tmp_path / "whole.py"
+    program.write_bytes(whole_agent())
+    endpoint = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata_service.url}
+    saving = subprocess.Popen(
+        [sys.executable, "-c", SAVING, str(program), here.root], env=os.environ | endpoint
+    )
+    try:
+        until = time.monotonic() + 60
+        while not when():
+            assert saving.poll() is None, "it came to its end before the cut"
+            assert time.monotonic() < until, "it did not come so far in time"
+            time.sleep(0.02)
+    finally:
+        saving.kill()
+        saving.wait()
+
+
+def listed(s3) -> dict[str, dict]:
+    try:
+        return {e["path"]: e for e in json.loads(kept(s3, "manifest.json"))["entries"]}
+    except s3.exceptions.NoSuchKey:
+        return {}
+
+
+def test_a_first_save_that_is_cut_gives_back_what_it_has_brought(
+    keeper, metadata, metadata_service, s3, tmp_path
+):
+    """A data set is unpacked, its save takes ten minutes, and AWS cuts the power after five: half of it must come back, and be called half."""
+    here = keeper()
+    for number in range(3000):
+        put(here, f"set/{number}.txt", f"{number}".encode())
+
+    a_save_that_is_cut(here, metadata_service, tmp_path, when=lambda: len(listed(s3)) >= 100)
+    other = keeper("other")
+    said = restore(other, metadata)
+    after = listed(s3)
+    second = save(other, metadata)
+
+    assert False is json.loads(_version_before(s3, "manifest.json"))["complete"]
+    assert f"{len(after)} files restored and verified; the last save was cut before its end" == said
+    assert {path: path.split("/")[-1][:-4] for path in after} == {
+        path: content.decode() for path, content in tree(other).items() if content is not None
+    }
+    assert (0, len(after)) == (second["uploaded"], second["files"])
+    assert "complete" not in json.loads(kept(s3, "manifest.json"))
+
+
+def _version_before(s3, key: str) -> bytes:
+    versions = s3.list_object_versions(Bucket="kept-work", Prefix=PREFIX + key)["Versions"]
+    (before,) = versions[1:2]
+    return s3.get_object(Bucket="kept-work", Key=PREFIX + key, VersionId=before["VersionId"])[
+        "Body"
+    ].read()
+
+
+def test_a_later_save_that_is_cut_loses_nothing_of_the_one_before(
+    keeper, metadata, metadata_service, s3, tmp_path
+):
+    """What was not reached yet comes back as it was, what was comes back as it is, and what was deleted stays away."""
+    here = keeper()
+    for number in range(400):
+        put(here, f"set/{number}.txt", b"old")
+    put(here, "other", b"a file that becomes a folder")
+    save(here, metadata)
+    (here.work / "other").unlink()
+    put(here, "other/file", b"in a folder")
+    for number in range(400):
+        put(here, f"set/{number}.txt", b"new!", at=LONG_AGO + 9)
+
+    def is_half_way() -> bool:
+        return sum(entry["size"] == 4 for entry in listed(s3).values()) >= 50
+
+    a_save_that_is_cut(here, metadata_service, tmp_path, when=is_half_way)
+    other = keeper("other")
+    restore(other, metadata)
+    found = tree(other)
+    last = save(here, metadata)
+
+    texts = [found[f"set/{number}.txt"] for number in range(400)]
+    assert {b"old", b"new!"} == set(texts)
+    assert b"a file that becomes a folder" not in found.values()
+    assert last["uploaded"] < 400
+    assert tree(here).keys() == {*listed(s3), "set", "other"}
+    with pytest.raises(s3.exceptions.NoSuchKey):
+        kept(s3, "work/other")

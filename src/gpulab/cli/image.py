@@ -172,6 +172,8 @@ def copy(context: Context, image: str, regions: tuple[str, ...], as_json: bool) 
         except GpulabError as error:
             context.console.say(f"{region}: {error.message}")
             outcomes.append({"region": region, "error": error.message})
+        else:
+            _note_elsewhere(context, region)
     if as_json:
         context.console.show_json({"image": found.image.id, "copies": outcomes})
     failed = [o["region"] for o in outcomes if o["error"]]
@@ -208,7 +210,7 @@ def prune(
     as_json: bool,
 ) -> None:
     """
-    Delete old images and their snapshots, and those that were never tested.
+    Delete old images and their snapshots, and those that nobody has tested within three hours.
 
     \b
     Example:
@@ -218,7 +220,7 @@ def prune(
     from gpulab.view.images import image_row, images_text
 
     rows, _ = images.listing(context.launch, regions)
-    ids = {image.image.id for image in images.outdated(rows, keep=keep)}
+    ids = {image.image.id for image in images.outdated(rows, keep=keep, now=context.now())}
     gone = [row for row in rows if row.baked.image.id in ids]
     if not as_json:
         context.console.show(images_text(gone, now=context.now()) if gone else "Nothing to delete")
@@ -283,6 +285,14 @@ def packer(
         now=context.now(),
     )
     context.console.show(text.rstrip("\n"))
+
+
+def _note_elsewhere(context: Context, region: str) -> None:
+    """Say where a copy is listed that costs every month and is in no region that is looked at."""
+    if region not in context.profile.regions:
+        context.console.say(
+            f"note: the profile does not name {region}; `gpulab image ls --region {region}` lists what costs there, and `image prune` needs `--region` too"
+        )
 
 
 def _wish(

@@ -90,7 +90,7 @@ class Teller:
                     if self._key in ("jupyter", "phase jupyter")
                     else "goes on in the background"
                 )
-            case events.Ended():
+            case events.Ended() | events.ImageCopied():
                 self._set_aside()
                 self._tell_whole(event)
             case _:

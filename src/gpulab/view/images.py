@@ -24,6 +24,7 @@ COLUMNS = (
     "is_usable",
     "has_moved_on",
 )
+_LOCK = 8  # digits, as the image's name has them
 _MOVED = {
     "lock": "the lock has moved on",
     "base": "its base has moved on",
@@ -58,6 +59,7 @@ def images_text(rows: Sequence[Listed], *, now: datetime) -> str:
         [
             row.baked.image.id,
             row.baked.environment,
+            row.baked.lock[:_LOCK],
             row.baked.image.region,
             span(now - row.baked.made_at) if row.baked.made_at else "?",
             f"{row.baked.image.root_gib} GiB",
@@ -66,9 +68,9 @@ def images_text(rows: Sequence[Listed], *, now: datetime) -> str:
         ]
         for row in rows
     ]
-    headings = ["IMAGE", "ENVIRONMENT", "REGION", "AGE", "SIZE", "$/MONTH, AT MOST", ""]
+    headings = ["IMAGE", "ENVIRONMENT", "LOCK", "REGION", "AGE", "SIZE", "$/MONTH, AT MOST", ""]
     total = money(sum((row.usd_per_month for row in rows), start=rows[0].usd_per_month * 0))
-    return f"{table(cells, headings, right=[3, 4, 5])}\n\n{counted(len(rows), 'image')}, at most {total} a month"
+    return f"{table(cells, headings, right=[4, 5, 6])}\n\n{counted(len(rows), 'image')}, at most {total} a month"
 
 
 def _state(row: Listed) -> str:

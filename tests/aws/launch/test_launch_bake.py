@@ -645,12 +645,27 @@ def test_prune_keeps_the_newest_tested_ones_of_each_environment(sandbox, baker):
         sandbox.advance(seconds=3600)
 
     rows, _ = images.listing(baker.context)
-    gone = images.outdated(rows, keep=2)
+    gone = images.outdated(rows, keep=2, now=sandbox.now())
     for image in gone:
         images.delete(baker.context, image)
 
     assert [rows[2].baked.image.id] == [i.image.id for i in gone]
     assert 2 == len(listed(baker)) == len(left_over(sandbox)["snapshots"])
+
+
+@pytest.mark.parametrize(("hours", "goes"), [(2, False), (4, True)])
+def test_prune_leaves_a_bake_that_is_under_way(sandbox, baker, hours, goes):
+    """Two TAs on one morning: one cleans up while the other's image is being tested."""
+    baked(baker)
+    (image,) = listed(baker)
+    untested = replace(image, is_usable=False)
+    sandbox.advance(seconds=hours * 3600)
+
+    gone = images.outdated(
+        [images.Listed(untested, (), images.monthly(image))], keep=0, now=sandbox.now()
+    )
+
+    assert ((untested,) if goes else ()) == gone
 
 
 def test_an_image_can_be_tested_again(sandbox, baker):

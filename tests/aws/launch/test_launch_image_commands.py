@@ -35,6 +35,7 @@ def test_ls_shows_age_size_cost_and_state(baker, capsys):
     assert lines[1].split() == [
         image.image.id,
         "tf2-small",
+        image.lock[:8],
         "us-east-1",
         "3",
         "d",
@@ -102,8 +103,11 @@ def test_a_copy_to_several_regions_tells_each_and_exits_with_4(baker, monkeypatc
 
     code = run(["image", "copy", "tf2-small", "eu-north-1", "eu-west-1"])
 
+    said = capsys.readouterr().err
     assert 4 == code
-    assert "eu-north-1: eu-north-1 says no" in capsys.readouterr().err
+    assert "eu-north-1: eu-north-1 says no" in said
+    assert "not finished" not in said
+    assert "note: the profile does not name eu-west-1; `gpulab image ls --region eu-west-1`" in said
     assert 1 == len(listed(baker, "eu-west-1"))
 
 

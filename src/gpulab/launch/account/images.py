@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from gpulab.aws import baking
@@ -23,6 +23,8 @@ from gpulab.model.setup import BakedImage, Image, ImageChoice
 # Somebody else in the account may make one: `forget_none` is told of a bake at once, of a copy nobody is told.
 _FOUND, _NONE = timedelta(days=1), timedelta(hours=1)
 _AVAILABLE_WITHIN = timedelta(hours=2)
+# From EC2's first word of an image to the end of its test, at most.
+_UNDER_WAY = _AVAILABLE_WITHIN + timedelta(hours=1)
 _LOOK_S = 15.0
 _FAILED = "ImageFailed"  # ours: EC2 tells it as a state, not as an error
 # EBS snapshots, standard tier, us-east-1. The whole disk counts, since nobody says how many of its blocks are used: the upper end.
@@ -133,14 +135,20 @@ def copy(context: Context, image: BakedImage, region: str) -> Iterator[Event]:
     yield ImageCopied(context.now(), copied.image)
 
 
-def outdated(rows: Iterable[Listed], *, keep: int) -> tuple[BakedImage, ...]:
-    """Name the images that go when only the last `keep` tested ones of each environment and region stay; oldest last."""
+def outdated(rows: Iterable[Listed], *, keep: int, now: datetime) -> tuple[BakedImage, ...]:
+    """
+    Name the images that go when only the last `keep` tested ones of each environment and region stay; oldest last.
+
+    One that is not tested stays for three hours: somebody may be making it.
+    """
     kept: dict[tuple[str, str, bool], int] = {}
     gone = []
     for row in rows:
         key = (row.baked.environment, row.baked.image.region, is_gpu(row.baked))
         kept[key] = kept.get(key, 0) + row.baked.is_usable
-        if not row.baked.is_usable or kept[key] > keep:
+        made_at = row.baked.made_at
+        is_young = made_at is not None and now - made_at < _UNDER_WAY
+        if kept[key] > keep if row.baked.is_usable else not is_young:
             gone.append(row.baked)
     return tuple(gone)
 
@@ -179,7 +187,7 @@ def until_available(
                 f"image {image_id} is not ready after 2 h", hint="`gpulab image ls` shows it"
             )
         yield WaitingFor(
-            context.now(), "image", found.state if found else "EC2 does not show it yet"
+            context.now(), "image", f"({found.state if found else 'EC2 does not show it yet'})"
         )
         context.sleep(_LOOK_S)
 

@@ -128,7 +128,7 @@ def test_a_stack_without_the_guards_is_told_with_what_to_do(course, sandbox, loo
 
     def older(text):
         document = json.loads(text)
-        kept = ("CourseRole", "EndRole")
+        kept = ("CourseRole", "EndRole", "WorkBucket", "WorkRole", "WorkProfile")
         document["Resources"] = {name: document["Resources"][name] for name in kept}
         return json.dumps(document)
 

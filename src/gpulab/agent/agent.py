@@ -1457,7 +1457,7 @@ class Watch:
         self.saving: subprocess.Popen[bytes] | None = None
         self.saved_print = 0
         self.newest_source = 0.0
-        self.look_s = 0.0
+        self.look_s = look_every_s(0)
         self.warned: tuple[str, int] = ("", 0)
         self.rebalance = b""
         self.began = now
@@ -1492,7 +1492,7 @@ class Watch:
         self._look_for_trouble()
         if self._is_due("beat", now, BEAT_S):
             self.saved_print = self.due["save"] = 0
-        if self._is_due("save", now, 10 if self.live["notice"] else max(SAVE_S, self.look_s)):
+        if self._is_due("save", now, 10 if self.live["notice"] else self.look_s):
             self._save_if_changed(now)
         if (
             self.here.root
@@ -1620,8 +1620,7 @@ class Watch:
         if seen.print != self.saved_print and self.saving is None and is_here:
             self.saved_print = seen.print
             self._start_save()
-        # A tree of some 200,000 files and more is looked at less often: looking takes 2 % of a core at most.
-        self.look_s = min(600.0, 50 * (time.process_time() - began))
+        self.look_s = look_every_s(time.process_time() - began)
 
     def _start_save(self) -> None:
         if self.here.spec["keep"] is None or self.saving is not None:
@@ -1718,6 +1717,11 @@ class Watch:
         if self.warned[1]:
             self.warned = ("", 0)
             tell(self.here, "")
+
+
+def look_every_s(took_s: float) -> float:
+    """How often to look at the work: at 200,000 files and more less often, so that looking takes 2 % of a core at most."""
+    return max(SAVE_S, min(600.0, 50 * took_s))
 
 
 def spent_usd(limits: Limits, now: float) -> str:

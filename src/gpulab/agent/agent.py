@@ -2159,11 +2159,13 @@ def tell_costs(here: Here, metadata: Metadata) -> None:
         noted = here.work / f".gpulab/ledger/{subject}.jsonl"
         lines = [json.dumps(one) for one in facts]
         lines += _whole_lines(noted.read_text()) if noted.exists() else []
-        # Beside the names of its owner's work; a builder of images has none.
-        folder = here.spec["keep"]["prefix"].rstrip("/").rpartition("/")[0].removesuffix("/.bake")
+        bucket = Bucket(here, metadata)
+        folder = bucket.keep["prefix"].rstrip("/")
+        if folder == here.spec["keep"]["prefix"].rstrip("/"):
+            # Beside the names of its owner's work; a builder of images has none. Else its own id's folder is all it may write to.
+            folder = folder.rpartition("/")[0].removesuffix("/.bake")
         body = "".join(f"{line}\n" for line in lines).encode()
-        key = f"{folder}/.ledger/{subject}.jsonl"
-        Bucket(here, metadata).ask("PUT", key, body=body, tries=2)
+        bucket.ask("PUT", f"{folder}/.ledger/{subject}.jsonl", body=body, tries=2)
 
 
 def own_facts(here: Here, metadata: Metadata) -> list[dict[str, Any]]:

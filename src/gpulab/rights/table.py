@@ -315,7 +315,7 @@ STUDENT = (
     Right(
         "ReadKeptWork",
         ("s3:GetObject", "s3:GetObjectVersion"),
-        _words("up stop pull rm ls sweep ledger fleet close"),
+        _words("up stop pull rm ls sweep ledger credit fleet close"),
         on=_KEPT,
     ),
     # The part of the agent that does not fit into user data travels in the owner's own folder of the bucket.

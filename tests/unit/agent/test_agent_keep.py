@@ -849,6 +849,28 @@ def test_the_work_is_kept_though_its_costs_cannot_be_told(keeper, metadata, meta
     assert 0 == s3.list_objects_v2(Bucket="kept-work", Prefix="s-1/.ledger/")["KeyCount"]
 
 
+@pytest.mark.parametrize(
+    ("prefix", "place"),
+    [
+        ("course-c1/AROA1:{instance}/", "course-c1/AROA1:i-0abc/.ledger/i-0abc.jsonl"),
+        ("course-c1/lab-s1/", "course-c1/.ledger/i-0abc.jsonl"),
+        ("s-1/.bake/tf2/", "s-1/.ledger/i-0abc.jsonl"),
+    ],
+)
+def test_its_costs_lie_where_it_may_write_and_no_work_lies(
+    keeper, metadata, metadata_service, s3, prefix, place
+):
+    """Where a class shares a role, an instance reaches the folder of its own id only; work that is deleted takes no other's costs along."""
+    _tell_of_the_launch(metadata_service)
+    here = keeper()
+    here.spec["keep"] = {**here.spec["keep"], "prefix": prefix}
+
+    agent.tell_costs(here, metadata)
+
+    found = s3.list_objects_v2(Bucket="kept-work")["Contents"]
+    assert [place] == [one["Key"] for one in found if ".ledger/" in one["Key"]]
+
+
 def test_an_instance_says_that_it_lives_though_nothing_changes(keeper, metadata):
     """Its last word is what a rebuilt ledger charges to; with the work unchanged for an hour that would be an hour too little."""
     here = keeper()

@@ -6,26 +6,21 @@ Repeatable: a fact that is known already stays as it is. Says what nobody could 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gpulab.aws.history import History, history_of, spot_price_facts
 from gpulab.aws.regions import ask_each
-from gpulab.aws.spot_ends import ends_of
-from gpulab.errors import NotAllowed
 from gpulab.launch.context import Context
+from gpulab.launch.money.forgotten import close_forgotten, open_launches, region_of
 from gpulab.launch.money.told_costs import told_by_themselves, told_costs
 from gpulab.model.discrepancy import DiscrepancyKind
-from gpulab.model.fact import Fact, FactKind, Source, ended
+from gpulab.model.fact import Fact, FactKind
 from gpulab.model.market import Market
-from gpulab.spending.facts import LaunchRecord, LedgerReading, timeline_of
+from gpulab.spending.facts import LedgerReading, timeline_of
 
 _REFRESHED = "ledger/refreshed"
-_SURELY_THERE = timedelta(minutes=10)
-# An agent that reaches its bucket tells every five minutes how long it has run; half a minute old, and a moment on the way.
-_NEXT_WORD = timedelta(minutes=6)
 # What lived longer was extended by commands that wrote it down; what ended is forgotten by EC2 anyway.
 _LOOKED_FOR = timedelta(days=2)
 
@@ -70,11 +65,10 @@ def rebuild(context: Context, regions: tuple[str, ...], *, of_everyone: bool = F
     prices, unread = _prices_of(context, told.facts, histories)
     facts += [*told.facts, *prices]
     new = context.ledger.append(facts)
-    gone = _gone(context, histories, owner=owner)
-    new += context.ledger.append(gone)
-    unknown += [f"{one.subject} is {one.details['reason']}" for one in gone if _is_guessed(one)]
+    more, guesses = close_forgotten(context, _there(histories), owner=owner, is_heard=True)
+    unknown += [f"{one.subject} is {one.details['reason']}" for one in guesses]
     unknown += [*unread, *_gaps(context, told.facts), *told.problems]
-    return Rebuilt(len(facts), new, tuple(unknown))
+    return Rebuilt(len(facts), new + more, tuple(unknown))
 
 
 def refresh(context: Context, *, at_once: bool = False) -> None:
@@ -93,7 +87,7 @@ def refresh(context: Context, *, at_once: bool = False) -> None:
     """
     reading = timeline_of(context.ledger.facts())
     unwritten = _unwritten(context, reading)
-    regions = {_region(launch.zone) for launch in _open(reading)} | unwritten
+    regions = {region_of(launch.zone) for launch in open_launches(reading)} | unwritten
     if not regions or (not at_once and not unwritten and context.cache.get(_REFRESHED)):
         return
     now, owner = context.now(), _whose(context, reading)
@@ -103,7 +97,7 @@ def refresh(context: Context, *, at_once: bool = False) -> None:
     ).or_raise()
     found = [one for history in histories.values() for one in history.facts]
     context.ledger.append(found if owner else _launched_here(context, reading, found))
-    context.ledger.append(_gone(context, histories, owner=owner))
+    close_forgotten(context, _there(histories), owner=owner, is_heard=False)
     context.cache.put(_REFRESHED, value=True, lasting=timedelta(minutes=10))
 
 
@@ -125,6 +119,11 @@ def complete(context: Context, region: str, instance_id: str) -> None:
     context.ledger.append(found.facts)
 
 
+def _there(histories: Mapping[str, History]) -> dict[str, frozenset[str]]:
+    """Name the instances, and what else they have, that each region still knows."""
+    return {r: frozenset(one.subject for one in found.facts) for r, found in histories.items()}
+
+
 def _unwritten(context: Context, reading: LedgerReading) -> set[str]:
     """Name the regions where the journal knows a launch of these days, made or still open, that the ledger does not."""
     story, now = context.journal.read(), context.now()
@@ -133,18 +132,9 @@ def _unwritten(context: Context, reading: LedgerReading) -> set[str]:
     return {region for region, at in unknown if now - at < _LOOKED_FOR}
 
 
-def _open(reading: LedgerReading) -> list[LaunchRecord]:
-    lives = reading.timeline.instances
-    return [reading.launches[i.id] for i in lives if i.runs[-1].ends_at is None]
-
-
-def _region(zone: str) -> str:
-    return zone.rstrip("abcdefghijklmnopqrstuvwxyz")
-
-
 def _whose(context: Context, reading: LedgerReading) -> str:
     """Say whose instances must be read to judge what is open: one's own, or `""` where a class was launched for others."""
-    others = {launch.owner for launch in _open(reading)} - {"", context.owner}
+    others = {launch.owner for launch in open_launches(reading)} - {"", context.owner}
     return "" if others else context.owner
 
 
@@ -179,14 +169,14 @@ def _prices_of(
         if one.kind is not FactKind.LAUNCHED or said.get("market") != Market.SPOT:
             continue
         zone, kind = said.get("zone", ""), said.get("instance_type", "")
-        if _region(zone) in regions:
+        if region_of(zone) in regions:
             since[zone, kind] = min(since.get((zone, kind), one.at), one.at)
         else:
             unread.append(f"{one.subject} ran in {zone or 'no zone'}, whose region was not asked")
     prices: list[Fact] = []
     for (zone, kind), begin in sorted(since.items()):
         prices += spot_price_facts(
-            context.cloud, _region(zone), zone, kind, begin=begin, end=context.now()
+            context.cloud, region_of(zone), zone, kind, begin=begin, end=context.now()
         )
     return prices, unread
 
@@ -199,84 +189,3 @@ def _gaps(context: Context, told: Iterable[Fact]) -> list[str]:
         for one in timeline_of(context.ledger.facts()).problems
         if one.kind is DiscrepancyKind.PRICE_GAP and one.subject in ids
     ]
-
-
-def _gone(context: Context, histories: Mapping[str, History], *, owner: str) -> list[Fact]:
-    """
-    Close what EC2 does not know any more: it ended when its spot request says, or else soon after its agent's last word, or at its
-    planned end at the latest. What was closed by such a guess is closed sooner where an agent's word has come to light.
-
-    A fresh instance may be missing for some seconds, so it is left open; so is what nobody asked for, since it is another owner's.
-    """
-    now, facts = context.now(), context.ledger.facts()
-    reading = timeline_of(facts)
-    there = {fact.subject for history in histories.values() for fact in history.facts}
-    gone = [
-        launch
-        for launch in _open(reading)
-        if _region(launch.zone) in histories
-        and (not owner or launch.owner in ("", owner))
-        and launch.instance_id not in there
-        and now - launch.launched_at > _SURELY_THERE
-    ]
-    told = _told_ends(context, gone)
-    heard = _last_words(reading, facts)
-    ends = [told.get(one.instance_id) or _likely_end(one, heard, now) for one in gone]
-    return [*ends, *_sooner(reading, facts, heard, now)]
-
-
-def _sooner(
-    reading: LedgerReading, facts: Iterable[Fact], heard: Mapping[str, datetime], now: datetime
-) -> Iterator[Fact]:
-    """Guess again where a guess is all there is, as another computer may have had to do without what is known here."""
-    ends: dict[str, list[Fact]] = {}
-    for one in facts:
-        if one.kind is FactKind.ENDED:
-            ends.setdefault(one.subject, []).append(one)
-    for instance_id, found in ends.items():
-        launch = reading.launches.get(instance_id)
-        if launch and instance_id in heard and all(map(_is_guessed, found)):
-            likely = _likely_end(launch, heard, now)
-            if likely.at < min(one.at for one in found):
-                yield likely
-
-
-def _is_guessed(one: Fact) -> bool:
-    return one.source is Source.LAPTOP and one.details.get("reason", "").startswith("gone; ")
-
-
-def _last_words(reading: LedgerReading, facts: Iterable[Fact]) -> dict[str, datetime]:
-    """Say when those agents were heard last that would have gone on telling."""
-    telling = told_by_themselves(facts)
-    heard: dict[str, datetime] = {}
-    for used in reading.usage:
-        if used.instance_id in telling:
-            heard[used.instance_id] = max(used.until, heard.get(used.instance_id, used.until))
-    return heard
-
-
-def _told_ends(context: Context, gone: Iterable[LaunchRecord]) -> dict[str, Fact]:
-    """Ask what AWS remembers for longer than an instance; whoever may not ask knows no more than before."""
-    ids: dict[str, list[str]] = {}
-    for launch in gone:
-        if launch.market is Market.SPOT:
-            ids.setdefault(_region(launch.zone), []).append(launch.instance_id)
-    found: dict[str, Fact] = {}
-    for region, chosen in ids.items():
-        with contextlib.suppress(NotAllowed):
-            found |= {end.subject: end for end in ends_of(context.cloud, region, chosen)}
-    return found
-
-
-def _likely_end(launch: LaunchRecord, heard: Mapping[str, datetime], now: datetime) -> Fact:
-    """Take an end that is hardly too early: its planned one, or the moment at which the next word of its agent was due."""
-    at, last = launch.expires_at or now, heard.get(launch.instance_id)
-    reason = "gone; its end is not known, its planned end is taken"
-    if last is not None and not last <= at <= last + _NEXT_WORD:
-        at = last + _NEXT_WORD
-        reason = (
-            f"gone; its end is not known, its agent was heard last at {last:%Y-%m-%d %H:%M} UTC"
-        )
-    return ended(
-        launch.instance_id, at=max(launch.launched_at, min(now, at)), by=None, reason=reason
-    )

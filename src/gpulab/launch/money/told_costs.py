@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from gpulab.aws import workspace
+from gpulab.aws import told_costs as told
+from gpulab.aws.told_costs import MOST_BYTES, ToldCosts
 from gpulab.aws.workspace import Bucket
-from gpulab.errors import GpulabError, NotAllowed, WrongUsage
+from gpulab.errors import GpulabError, NotAllowed, NotFound, WrongUsage
 from gpulab.launch.account.storage import our_bucket
 from gpulab.launch.context import Context
 from gpulab.model.fact import Fact, FactKind, Source, root_disk_of
@@ -23,8 +24,6 @@ from gpulab.store.fact_lines import import_lines
 # Where an instance without a bucket writes them, below the work folder.
 _IN_WORK = ".gpulab/ledger"
 _AT_ONCE = 8
-# A year of an instance that is started every day has some two hundred kilobytes.
-_MOST_BYTES = 1 << 20
 _ITS_OWN = frozenset(
     {
         FactKind.LAUNCHED,
@@ -57,81 +56,102 @@ def told_costs(context: Context, *, of_everyone: bool = False) -> Told:
     Read everything that instances wrote of their costs; what cannot be read is named, and the rest counts.
 
     Args:
-        of_everyone: All owners of a shared account's bucket, otherwise one's own instances only.
+        of_everyone: All students and courses of a shared account's bucket, otherwise one's own instances only.
     """
     facts: list[Fact] = []
     problems: list[str] = []
     try:
-        for whose, name, content in _contents(context, of_everyone=of_everyone, problems=problems):
-            found, wrong = _lines(content, name)
-            own = [one for one in found if _is_own(one, name.removesuffix(".jsonl"), whose)]
-            likely = [one for one in own if not _is_ahead(one, context.now())]
-            facts += likely
-            problems += wrong
-            if len(likely) < len(found):
-                problems.append(
-                    f"{name}: {len(found) - len(likely)} facts are not of this instance, or cannot be; they are left out"
-                )
+        for path in sorted(context.folder.work.glob(f"*/{_IN_WORK}/*.jsonl")):
+            _sort(context, told.by_id(context.owner, path.stem), _head(path), facts, problems)
+        if context.profile.keep_bucket:
+            bucket = our_bucket(context)
+            for one, content in _objects(context, bucket, problems, of_everyone=of_everyone):
+                _sort(context, one, content, facts, problems)
     except (GpulabError, OSError) as error:
         problems.append(f"what instances wrote of their costs could not be read: {error}")
     return Told(tuple(facts), tuple(problems))
 
 
-def _contents(
-    context: Context, *, of_everyone: bool, problems: list[str]
-) -> Iterator[tuple[str, str, bytes]]:
-    """Give the owner, the file's name and what is in it."""
-    for path in sorted(context.folder.work.glob(f"*/{_IN_WORK}/*.jsonl")):
-        yield context.owner, path.name, _head(path)
+def told_by(context: Context, instance_ids: Iterable[str]) -> tuple[Fact, ...]:
+    """Read what some of one's own instances wrote; of what is not there, may not be read or is not theirs to tell, nothing."""
     if not context.profile.keep_bucket:
-        return
-    bucket = our_bucket(context)
-    for owner in _owners(context, bucket, problems) if of_everyone else (context.owner,):
-        listed = workspace.told_costs(context.cloud, bucket, owner=owner)
-        small = [one for one in listed if one.size_bytes <= _MOST_BYTES]
-        problems += [
-            f"{one.key} has {one.size_bytes:,} bytes, which no instance writes; it is left out"
-            for one in listed
-            if one.size_bytes > _MOST_BYTES
-        ]
+        return ()
+    bucket, found = our_bucket(context), list[Fact]()
+    for instance_id in instance_ids:
+        one = told.by_id(context.owner, instance_id)
+        content, _ = _read(context, bucket, one)
+        _sort(context, one, content, found, [])
+    return tuple(found)
+
+
+def _objects(
+    context: Context, bucket: Bucket, problems: list[str], *, of_everyone: bool
+) -> Iterator[tuple[ToldCosts, bytes]]:
+    folders = _folders(context, bucket, problems) if of_everyone else (context.owner,)
+    for folder in folders:
+        listed = told.listing(context.cloud, bucket, folder)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            bodies = pool.map(lambda one: workspace.read_costs(context.cloud, bucket, one), small)
-            for one, body in zip(small, bodies, strict=True):
-                yield owner, f"{one.instance_id}.jsonl", body
+            read = pool.map(lambda one: _read(context, bucket, one), listed)
+            for one, (content, problem) in zip(listed, read, strict=True):
+                problems += [problem] if problem else []
+                yield one, content
 
 
-def _owners(context: Context, bucket: Bucket, problems: list[str]) -> tuple[str, ...]:
+def _folders(context: Context, bucket: Bucket, problems: list[str]) -> tuple[str, ...]:
     try:
-        return workspace.owners(context.cloud, bucket)
+        return told.folders(context.cloud, bucket)
     except NotAllowed as error:
         problems.append(f"what others' instances wrote of their costs: {error.message}")
         return (context.owner,)
 
 
+def _read(context: Context, bucket: Bucket, one: ToldCosts) -> tuple[bytes, str]:
+    """Read one object; of one that is not there, nothing is missing."""
+    try:
+        return told.read(context.cloud, bucket, one), ""
+    except NotFound:
+        return b"", ""
+    except GpulabError as error:
+        return b"", f"{one.instance_id}.jsonl: {error.message}"
+
+
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(_MOST_BYTES)
+        return file.read(MOST_BYTES)
 
 
-def _lines(content: bytes, name: str) -> tuple[list[Fact], list[str]]:
-    """Read line by line: one that a full disk has cut short does not take the others with it."""
-    facts: list[Fact] = []
-    problems: list[str] = []
+def _sort(
+    context: Context, one: ToldCosts, content: bytes, facts: list[Fact], problems: list[str]
+) -> None:
+    """Take what an instance may tell; one line that a full disk has cut short does not take the others with it."""
+    wrong: list[str] = []
+    strange = 0
     for number, line in enumerate(content.split(b"\n"), 1):
         try:
-            facts += import_lines(line)
+            found = import_lines(line)
         except WrongUsage as error:
-            problems.append(f"{name}: {error.message.replace('line 1', f'line {number}', 1)}")
-    return facts, problems
+            wrong.append(error.message.replace("line 1", f"line {number}", 1))
+            continue
+        likely = [x for x in found if _is_own(x, one) and not _is_ahead(x, context.now())]
+        facts += likely
+        strange += len(found) - len(likely)
+    name = f"{one.instance_id}.jsonl"
+    if wrong:
+        more = f" (and {len(wrong) - 1:,} more)" if len(wrong) > 1 else ""
+        problems.append(f"{name}: {wrong[0]}{more}")
+    if strange:
+        text = f"{strange:,} facts are not of this instance, or cannot be; they are left out"
+        problems.append(f"{name}: {text}")
 
 
-def _is_own(one: Fact, instance_id: str, owner: str) -> bool:
+def _is_own(fact: Fact, one: ToldCosts) -> bool:
     """Whether a fact is about the instance that tells it, in its owner's name."""
+    owners = ("", fact.details.get("owner", "") if one.is_of_course else one.folder)
     return (
-        one.source is Source.AGENT
-        and one.kind in _ITS_OWN
-        and one.subject in (instance_id, root_disk_of(instance_id))
-        and one.details.get("owner", "") in ("", owner)
+        fact.source is Source.AGENT
+        and fact.kind in _ITS_OWN
+        and fact.subject in (one.instance_id, root_disk_of(one.instance_id))
+        and fact.details.get("owner", "") in owners
     )
 
 

@@ -1,0 +1,146 @@
+"""
+The ends of instances that EC2 has forgotten: from what AWS remembers for longer, from their own words, or guessed and said to be.
+
+A guess is hardly too early, and gives way to whatever is learnt later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+
+from gpulab.aws.spot_ends import ends_of
+from gpulab.errors import NotAllowed
+from gpulab.launch.context import Context
+from gpulab.launch.money.told_costs import told_by, told_by_themselves
+from gpulab.model.fact import Fact, FactKind, Source, ended
+from gpulab.model.market import Market
+from gpulab.spending.facts import LaunchRecord, LedgerReading, timeline_of
+
+_SURELY_THERE = timedelta(minutes=10)
+# An agent that reaches its bucket tells every five minutes how long it has run; half a minute old, and a moment on the way.
+_NEXT_WORD = timedelta(minutes=6)
+
+
+def close_forgotten(
+    context: Context, there: Mapping[str, Container[str]], *, owner: str, is_heard: bool
+) -> tuple[int, tuple[Fact, ...]]:
+    """
+    Close in the ledger what EC2 does not know any more: it ended when its spot request says, or as it said itself, or else soon after
+    its last word, or at its planned end at the latest. What was closed by such a guess is closed sooner where a word has come to light.
+
+    A fresh instance may be missing for some seconds, so it is left open; so is what nobody asked for, since it is another owner's.
+
+    Args:
+        there: The instances that EC2 still knows, by region; of other regions nothing is known.
+        owner: Whose they are; `""` for everybody's.
+        is_heard: Whether the ledger has all that instances wrote of their costs; else the forgotten ones are asked for it.
+
+    Returns:
+        How many facts were new, and the guesses among them.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+        GpulabError: AWS did not answer.
+    """
+    gone = _gone(context, there, owner=owner)
+    told = _told_ends(context, gone)
+    new = context.ledger.append(told.values())
+    silent = [one.instance_id for one in gone if one.instance_id not in told]
+    if not is_heard:
+        if not silent:
+            return new, ()
+        new += context.ledger.append(told_by(context, silent))
+    facts, now = context.ledger.facts(), context.now()
+    reading = timeline_of(facts)
+    heard = _last_words(reading, facts)
+    still_open = {one.instance_id: one for one in open_launches(reading)}
+    left = [still_open[instance] for instance in silent if instance in still_open]
+    guesses = (
+        *(_likely_end(one, heard, now) for one in left),
+        *_sooner(reading, facts, heard, now),
+    )
+    return new + context.ledger.append(guesses), guesses
+
+
+def open_launches(reading: LedgerReading) -> list[LaunchRecord]:
+    """List what the ledger believes to be running."""
+    lives = reading.timeline.instances
+    return [reading.launches[i.id] for i in lives if i.runs[-1].ends_at is None]
+
+
+def region_of(zone: str) -> str:
+    """Return the region of a zone."""
+    return zone.rstrip("abcdefghijklmnopqrstuvwxyz")
+
+
+def _gone(
+    context: Context, there: Mapping[str, Container[str]], *, owner: str
+) -> list[LaunchRecord]:
+    reading, now = timeline_of(context.ledger.facts()), context.now()
+    return [
+        launch
+        for launch in open_launches(reading)
+        if (known := there.get(region_of(launch.zone))) is not None
+        and (not owner or launch.owner in ("", owner))
+        and launch.instance_id not in known
+        and now - launch.launched_at > _SURELY_THERE
+    ]
+
+
+def _sooner(
+    reading: LedgerReading, facts: Iterable[Fact], heard: Mapping[str, datetime], now: datetime
+) -> Iterator[Fact]:
+    """Guess again where a guess is all there is, as another computer may have had to do without what is known here."""
+    ends: dict[str, list[Fact]] = {}
+    for one in facts:
+        if one.kind is FactKind.ENDED:
+            ends.setdefault(one.subject, []).append(one)
+    for instance_id, found in ends.items():
+        launch = reading.launches.get(instance_id)
+        if launch and instance_id in heard and all(map(_is_guessed, found)):
+            likely = _likely_end(launch, heard, now)
+            if likely.at < min(one.at for one in found):
+                yield likely
+
+
+def _is_guessed(one: Fact) -> bool:
+    return one.source is Source.LAPTOP and one.details.get("reason", "").startswith("gone; ")
+
+
+def _last_words(reading: LedgerReading, facts: Iterable[Fact]) -> dict[str, datetime]:
+    """Say when those agents were heard last that would have gone on telling."""
+    telling = told_by_themselves(facts)
+    heard: dict[str, datetime] = {}
+    for used in reading.usage:
+        if used.instance_id in telling:
+            heard[used.instance_id] = max(used.until, heard.get(used.instance_id, used.until))
+    return heard
+
+
+def _told_ends(context: Context, gone: Iterable[LaunchRecord]) -> dict[str, Fact]:
+    """Ask what AWS remembers for longer than an instance; whoever may not ask knows no more than before."""
+    ids: dict[str, list[str]] = {}
+    for launch in gone:
+        if launch.market is Market.SPOT:
+            ids.setdefault(region_of(launch.zone), []).append(launch.instance_id)
+    found: dict[str, Fact] = {}
+    for region, chosen in ids.items():
+        with contextlib.suppress(NotAllowed):
+            found |= {end.subject: end for end in ends_of(context.cloud, region, chosen)}
+    return found
+
+
+def _likely_end(launch: LaunchRecord, heard: Mapping[str, datetime], now: datetime) -> Fact:
+    """Take an end that is hardly too early: its planned one, or the moment at which the next word of its agent was due."""
+    at, last = launch.expires_at or now, heard.get(launch.instance_id)
+    reason = "gone; its end is not known, its planned end is taken"
+    if last is not None and not last <= at <= last + _NEXT_WORD:
+        at = last + _NEXT_WORD
+        reason = (
+            f"gone; its end is not known, its agent was heard last at {last:%Y-%m-%d %H:%M} UTC"
+        )
+    return ended(
+        launch.instance_id, at=max(launch.launched_at, min(now, at)), by=None, reason=reason
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from datetime import date
@@ -10,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from gpulab.bootstrap import load_environment
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 MADE = date(2026, 11, 23)
@@ -91,6 +94,29 @@ def test_a_hole_that_only_an_experimental_environment_has_is_told_and_forgiven(s
     assert ("jinja2 3.1.2: PYSEC-2024-1, without it: 3.1.6",) == found.vulnerable
     assert ("jinja2 2.11.3: PYSEC-2024-1, without it: 3.1.6",) == found.forgiven
     assert "2 known vulnerabilities in 2 packages" == audit.verdict(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "code"), [("numpy", None, 5), ("keras", "2.2.5", 0), ("numpy", "0.0.1", 0)]
+)
+def test_the_audit_fails_for_what_is_locked_and_not_experimental(
+    script, tmp_path, monkeypatch, capsys, name, version, code
+):
+    """The gate believes its exit code; an audit that never says 5 would pass for years."""
+    version = version or next(p for p in load_environment("tf2").cpu.pins if p.name == name).version
+    said = {"dependencies": [{"name": name, "version": version, "vulns": [HOLE]}]}
+    answer = tmp_path / "answer.json"
+    answer.write_text(json.dumps(said), encoding="utf-8")
+    # Plays `uv tool run pip-audit ... -o FILE -r FILE`.
+    (tmp_path / "uv").write_text(
+        f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp {answer} "$2"\nexit 1\n'
+    )
+    (tmp_path / "uv").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(sys, "argv", ["audit.py", "tf1-legacy", "tf2"])
+
+    assert code == script("audit").main()
+    assert f"{name} {version}: PYSEC-2024-1, without it: 3.1.6" in capsys.readouterr().out
 
 
 def test_two_versions_of_a_package_are_asked_about_in_two_turns(script):

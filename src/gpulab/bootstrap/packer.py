@@ -86,4 +86,6 @@ def _quoted(text: str) -> str:
 
 
 def _map(tags: dict[str, str]) -> str:
-    return "{\n" + "".join(f"    {_quoted(k)} = {_quoted(v)}\n" for k, v in tags.items()) + "  }"
+    width = max(len(_quoted(key)) for key in tags)  # as `packer fmt` lays it out
+    lines = (f"    {_quoted(k):<{width}} = {_quoted(v)}\n" for k, v in tags.items())
+    return "{\n" + "".join(lines) + "  }"

@@ -309,11 +309,13 @@ class BuyOnDemand:
 
     Attributes:
         extra_usd_per_hour: More than the first spot attempt would have cost.
+        causes: Why not, one for each place that was asked.
     """
 
     plan: LaunchPlan
     offer: Offer
     extra_usd_per_hour: Decimal
+    causes: tuple[GpulabError, ...] = ()
 
 
 Question = StartPlan | BuyOnDemand

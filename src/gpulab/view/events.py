@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from gpulab.errors import GpulabError
+from gpulab.errors import AccountNotReady, GpulabError, QuotaTooLow
 from gpulab.launch import events
 from gpulab.view.console import Console, Step
 from gpulab.view.copies import file_count, size
@@ -212,9 +213,17 @@ def question_text(question: events.Question, *, now: datetime) -> str:
     offer, plan = question.offer, question.plan
     left = span(plan.ends_at - now)
     return (
-        f"No spot instance is free. Buy a {offer.place.instance_type} on demand in {offer.place.zone} at {per_hour(offer.usd_per_hour)},"
+        f"{_why_not_spot(question.causes)}. Buy a {offer.place.instance_type} on demand in {offer.place.zone} at {per_hour(offer.usd_per_hour)},"
         f" {per_hour(question.extra_usd_per_hour)} more, for {left}?"
     )
+
+
+def _why_not_spot(causes: Sequence[GpulabError]) -> str:
+    if any(isinstance(cause, QuotaTooLow) for cause in causes):
+        return "The spot quota is too low"
+    if any(isinstance(cause, AccountNotReady) for cause in causes):
+        return "The account cannot buy spot"
+    return "No spot instance is free"
 
 
 def event_json(event: events.Event) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from gpulab import errors
 from gpulab.launch.events import Attempting, BuyOnDemand, PlaceRefused
 from gpulab.model.market import Market
+from gpulab.view.events import question_text
 
 
 def test_a_full_zone_leads_to_the_next_and_leaves_nothing_behind(sandbox, student):
@@ -181,6 +182,31 @@ def test_a_quota_that_shrank_since_it_was_read_is_told_with_its_request(sandbox,
         "aws service-quotas request-service-quota-increase --service-code ec2 --quota-code L-3819A6DF"
         in run.error.hint
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("InsufficientInstanceCapacity", "No spot instance is free"),
+        ("MaxSpotInstanceCountExceeded", "The spot quota is too low"),
+        (
+            "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
+            "The account cannot buy spot",
+        ),
+    ],
+)
+def test_the_offer_to_buy_on_demand_says_why_spot_does_not_do(sandbox, student, code, why):
+    """Who reads that nothing is free waits for an hour; a quota is waited for in vain."""
+    sandbox.refuse("RunInstances", code)
+    asked: list[str] = []
+
+    def confirm(question):
+        asked.append(question_text(question, now=sandbox.now()))
+        return not isinstance(question, BuyOnDemand)
+
+    student.up(confirm=confirm)
+
+    assert asked[-1].startswith(f"{why}. Buy a g4dn.xlarge on demand in us-east-1")
 
 
 def test_where_nobody_can_be_asked_the_cause_is_told_not_the_missing_person(sandbox, student):

@@ -197,7 +197,8 @@ class Attempts:
         if not offers or Market.ON_DEMAND in markets or not on_demand_cures(failures):
             return ()
         extra = offers[0].usd_per_hour - self._plan.attempts[0].usd_per_hour
-        return offers if self._agrees(BuyOnDemand(self._plan, offers[0], extra)) else ()
+        causes = tuple(f.error for f in failures)
+        return offers if self._agrees(BuyOnDemand(self._plan, offers[0], extra, causes)) else ()
 
     def _attempt(self, offer: Offer) -> Generator[Event, None, Instance]:
         """Ask one place, and wait until the instance runs there."""

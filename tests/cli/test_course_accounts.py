@@ -79,6 +79,7 @@ def test_accounts_whose_students_applied_the_template_are_ready(course, sandbox,
         "quota G": "ok",
         "credit": "ok",
         "guards": "ok",
+        "kept work": "ok",
     } == states(found[NUMBER(1)])
 
 
@@ -143,6 +144,27 @@ def test_a_stack_without_the_guards_is_told_with_what_to_do(course, sandbox, loo
     assert "updates their stack with the template" in missing["hint"]
     armed = guards_of(found[NUMBER(1)])
     assert "$50.00 before credits, then no launches; e-mails before that" == armed["text"]
+
+
+def test_a_stack_without_a_bucket_is_told_and_seen_once_it_is_updated(course, sandbox, look):
+    """What was remembered of the old stack must not outlive the student's update."""
+    applied(
+        course,
+        sandbox,
+        0,
+        change=lambda text: text.replace('"gpulab:bucket"', '"gpulab:older"'),
+    )
+    applied(course, sandbox, 1, 2)
+
+    found = [look()[1][NUMBER(0)]]
+    applied(course, sandbox, 0)
+    found.append(look()[1][NUMBER(0)])
+
+    before, after = (next(c for c in one["checks"] if c["name"] == "kept work") for one in found)
+    assert ("warning", "ok") == (before["state"], after["state"])
+    assert before["text"].endswith("its stack is older than this: it has no bucket for the work")
+    assert "updates their stack with the template" in before["hint"]
+    assert after["text"].startswith("s3://") and after["text"].endswith("/course-dl/")
 
 
 def test_a_role_that_may_not_read_the_budget_says_so(course, sandbox, look):
@@ -233,8 +255,9 @@ def test_it_changes_nothing_and_costs_few_calls(course, sandbox, look):
         "DescribeNotificationsForBudget",
         "DescribeSubscribersForNotification",
         "DescribeBudgetActionsForBudget",
+        "GetRole",
     }
-    assert 13 * 3 >= len(calls)
+    assert 14 * 3 >= len(calls)
 
 
 def test_the_table_names_each_cause_once_with_whom_it_concerns(course, sandbox, capsys):

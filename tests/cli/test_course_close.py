@@ -80,7 +80,7 @@ def test_a_dry_run_says_what_would_go_and_changes_nothing(course, sandbox, capsy
     said = capsys.readouterr().err
     assert 0 == code
     assert "running   2 instances: saved, then ended" in said
-    assert "setup     2 scheduled ends, 1 security group, 1 key pair, 1 role: removed" in said
+    assert "setup     2 scheduled ends, 1 security group, 1 key pair, 2 roles: removed" in said
     assert "note      1 lab not over yet" in said
     changes = ("Run", "Create", "Terminate", "Put", "Delete", "Update")
     assert [] == [
@@ -110,7 +110,7 @@ def test_the_term_ends_with_a_report_and_the_roster_stays(course, sandbox, capsy
     assert 2 == report["total"]["runs"]
     assert (course / "roster.csv").exists()
     assert (
-        "2 instances ended, 1 security group removed, 1 key pair removed, 1 role removed"
+        "2 instances ended, 1 security group removed, 1 key pair removed, 2 roles removed"
         in captured.err
     )
     assert "kept      the roster: `gpulab course close --purge-roster` deletes it" in captured.out
@@ -201,4 +201,4 @@ def test_the_keys_of_its_json_are_a_contract(course, capsys):
 
     found = json.loads(capsys.readouterr().out)
     assert ["accounts", "outcomes", "report", "roster_purged"] == sorted(found)
-    assert ["account", "error", "hint", "removed", "role_removed"] == sorted(found["accounts"][0])
+    assert ["account", "error", "hint", "kept", "removed", "role_removed"] == sorted(found["accounts"][0])

@@ -142,3 +142,23 @@ def test_the_end_of_the_term_finds_the_way_in(course, sandbox, capsys):
 
     assert 0 == code
     assert [] == sandbox.instances("pending", "running")
+
+
+@pytest.mark.parametrize("words", [["exec", "week1", "--", "true"], ["push", "week1", "FILE"]])
+def test_what_serves_nobody_in_the_roster_gets_no_command_and_no_file(
+    course, capsys, tmp_path, words
+):
+    """The solution is for the class; the group that was renamed is up twice, and one of the two is nobody's."""
+    file = tmp_path / "solution.ipynb"
+    file.write_text("{}")
+    roster = (course / "roster.csv").read_text()
+    (course / "roster.csv").write_text(roster.replace(",g0,", ",h0,").replace(",g1,", ",h1,"))
+
+    code = run(["fleet", *(str(file) if word == "FILE" else word for word in words)])
+
+    said = capsys.readouterr().err
+    assert 2 == code
+    assert "Left out, since nobody in the roster has it: " in said
+    assert 2 == said.count("(extra)")
+    assert "`gpulab fleet up --prune` saves its work and ends it" in said
+    assert "error: that is nobody" in said

@@ -1,7 +1,8 @@
-"""What a course has set up in an account beside its instances: groups, key pairs, scheduled ends, one role. Finds and removes it."""
+"""What a course has set up in an account beside its instances: groups, key pairs, scheduled ends, two roles. Finds and removes it."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 from gpulab.aws import guard, tagged
 from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
+from gpulab.aws.workspace_setup import remove_class_role
 from gpulab.errors import NotFound
 from gpulab.model.instance import TAG_OWNER
 from gpulab.model.leftover import Kind, Tagged
+from gpulab.rights.roles import class_role_name
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -84,31 +87,35 @@ def remove(cloud: Cloud, resource: Tagged) -> None:
         return
 
 
-def has_role(cloud: Cloud, course: str) -> bool:
+def roles(cloud: Cloud, course: str) -> tuple[str, ...]:
     """
-    Whether the account has the role with which the scheduler ends the course's instances.
+    Name the roles that a course has made: with which the scheduler ends its instances, and with which they keep the work.
 
     Raises:
         GpulabError: AWS does not say.
     """
     iam: IAMClient = cloud.client("iam", "us-east-1")
-    try:
-        with cloud.explained("look for the course's role"):
-            iam.get_role(RoleName=guard.course_role_name(course))
-    except NotFound:
-        return False
-    return True
+    found = []
+    for name in (guard.course_role_name(course), class_role_name(course)):
+        with contextlib.suppress(NotFound), cloud.explained("look for the course's roles"):
+            iam.get_role(RoleName=name)
+            found.append(name)
+    return tuple(found)
 
 
-def remove_role(cloud: Cloud, course: str) -> None:
+def remove_roles(cloud: Cloud, course: str, names: Collection[str]) -> None:
     """
-    Remove that role and its rights; one that is gone is fine.
+    Remove those roles and their rights; one that is gone is fine. What was kept with one stays in its bucket.
 
     Raises:
         GpulabError: AWS refuses.
     """
     iam: IAMClient = cloud.client("iam", "us-east-1")
+    if class_role_name(course) in names:
+        remove_class_role(cloud, course=course)
     name = guard.course_role_name(course)
+    if name not in names:
+        return
     try:
         with cloud.explained(f"remove the role {name}"):
             for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:

@@ -115,6 +115,29 @@ def put(cloud: Cloud, bucket: Bucket, key: str, body: bytes) -> None:
         s3.put_object(Bucket=bucket.name, Key=key, Body=body, ExpectedBucketOwner=bucket.account_id)
 
 
+@explained("list what is in the bucket")
+def keys(cloud: Cloud, bucket: Bucket, *, prefix: str) -> tuple[str, ...]:
+    """List every object under a prefix, sorted."""
+    pages = cloud.pages(
+        "s3",
+        bucket.region,
+        "list_objects_v2",
+        doing=f"list what is in {bucket.name}",
+        Bucket=bucket.name,
+        Prefix=prefix,
+        ExpectedBucketOwner=bucket.account_id,
+    )
+    return tuple(sorted(o["Key"] for page in pages for o in page.get("Contents", [])))
+
+
+def read(cloud: Cloud, bucket: Bucket, key: str) -> bytes:
+    """Read one small object."""
+    s3: S3Client = cloud.client("s3", bucket.region)
+    with cloud.explained(f"read {key} in {bucket.name}"):
+        reply = s3.get_object(Bucket=bucket.name, Key=key, ExpectedBucketOwner=bucket.account_id)
+        return reply["Body"].read()
+
+
 @explained("list the kept work")
 def names(cloud: Cloud, bucket: Bucket, *, owner: str) -> tuple[str, ...]:
     """List the names with kept work, sorted; a folder that begins with a dot holds none."""

@@ -54,7 +54,7 @@ def close(
     as_json: bool,
 ) -> None:
     """
-    End the term: save and end everything, write the final report, remove keys, groups, schedules and the course's role.
+    End the term: save and end everything, write the final report, remove keys, groups, schedules and the course's roles.
 
     It asks first, and can be run again after anything: it goes on where it stopped. Saved work and the ledgers stay. Exits with 4 while
     something could not be ended or removed.
@@ -224,5 +224,6 @@ def _tell(
     work = context.home.folder(course.accounts.profile).work
     prefixes = tuple(f"{lab.id}-" for lab in course.labs)
     works = sum(folder.name.startswith(prefixes) for folder in work.iterdir())
-    for line in leaves_lines(course, work=str(work), works=works, is_purged=is_purged):
+    stays = leaves_lines(course, cleared, work=str(work), works=works, is_purged=is_purged)
+    for line in stays:
         context.console.show(line)

@@ -257,7 +257,9 @@ def exec_(
     as_json: bool,
 ) -> None:
     """
-    Run one command on every instance of a lab, many at once; one quoted word is a line of shell, pipe and all.
+    Run one command on each student's instance, many at once; one quoted word is a line of shell, pipe and all.
+
+    An instance that serves nobody in the roster is left out, and named.
 
     \b
     Example:
@@ -281,7 +283,8 @@ def exec_(
             context.console.show((lines or f"{member.label}:\n").rstrip("\n"))
 
     command = ["bash", "-c", words[0]] if len(words) == 1 else list(words)
-    outcomes = acting.run(accounts, _up(found), command, timeout_s=span.total_seconds(), take=take)
+    chosen = _of_the_roster(context, found)
+    outcomes = acting.run(accounts, chosen, command, timeout_s=span.total_seconds(), take=take)
     _finish(context, accounts, lab, outcomes, as_json=as_json, said=said)
 
 
@@ -311,7 +314,9 @@ def push(
     as_json: bool,
 ) -> None:
     """
-    Send a file, or what is in a folder, to everybody's work folder; nothing is deleted there.
+    Send a file, or what is in a folder, to each student's work folder; nothing is deleted there.
+
+    An instance that serves nobody in the roster is left out, and named.
 
     \b
     Example:
@@ -324,7 +329,8 @@ def push(
     if into.startswith("/") or ".." in Path(into).parts:
         raise WrongUsage(f"`{into}` leads out of the work folder", hint="Such as `--into data`")
     accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
-    outcomes = acting.push(accounts, _up(found), source, into=into)
+    chosen = _of_the_roster(context, found)
+    outcomes = acting.push(accounts, chosen, source, into=into)
     _finish(context, accounts, lab, outcomes, as_json=as_json)
 
 
@@ -361,7 +367,9 @@ def collect(
     as_json: bool,
 ) -> None:
     """
-    Bring everybody's work home, a folder for each student, compared by hash; of who has ended, the work that `stop` saved here.
+    Bring everybody's work home, a folder for each student, compared by hash.
+
+    Of whoever has no instance any more, or one that does not answer, it is what `stop` saved here or the instance kept in the account's bucket.
 
     Running it again fetches what is new. Exits with 4 when somebody's work could not be brought home; `--failed` tries those again.
 
@@ -378,15 +386,16 @@ def collect(
 
     accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
     live = [m for m in found if m.instance or m.error]
-    gone = acting.kept_by(accounts, [m for m in found if not (m.instance or m.error)])
-    if not live and not gone:
+    gone = [m for m in found if not (m.instance or m.error)]
+    homes = acting.homes(accounts, lab, gone)
+    if not live and not homes:
         raise WrongUsage(
-            f"nobody is up in {lab.id}, and no work of it is saved on this computer",
+            f"nobody is up in {lab.id}, and no work of it is saved on this computer or kept in a bucket",
             hint="`gpulab fleet stop` saves it on the computer where it is typed",
         )
     outcomes: Iterator[Outcome] = itertools.chain(
         acting.collect(accounts, live, folder, is_anonymous=anonymous),
-        acting.collect_kept(accounts, gone, folder, is_anonymous=anonymous),
+        acting.collect_kept(accounts, gone, homes, folder, is_anonymous=anonymous),
     )
     if hand_in is not None:
         members = {member.name: member for member in found}
@@ -544,6 +553,21 @@ def _up(found: tuple[Member, ...]) -> tuple[Member, ...]:
     live = tuple(m for m in found if m.instance or m.error)
     refuse_nobody(live)
     return live
+
+
+def _of_the_roster(context: Context, found: tuple[Member, ...]) -> tuple[Member, ...]:
+    """Leave out, and name, what serves nobody in the roster: a solution is for the class, not for who has left it."""
+    from gpulab.fleets.members import refuse_nobody
+
+    live = _up(found)
+    extras = [m.label for m in live if m.seat is None]
+    if extras:
+        context.console.say(
+            f"Left out, since nobody in the roster has it: {', '.join(extras)}; `gpulab fleet up --prune` saves its work and ends it"
+        )
+    chosen = tuple(m for m in live if m.seat is not None)
+    refuse_nobody(chosen)
+    return chosen
 
 
 def _rows(accounts: Accounts, found: tuple[Member, ...], *, quick: bool) -> tuple[MemberRow, ...]:

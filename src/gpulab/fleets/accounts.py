@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random as random_module
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 from gpulab.aws.accounts import identity
 from gpulab.aws.guard import course_role_name, ensure_course_role
 from gpulab.aws.roles import Role
-from gpulab.errors import AwsError
+from gpulab.errors import AwsError, GpulabError, NotAllowed
+from gpulab.fleets import keeping
+from gpulab.fleets.keeping import Keeping
 from gpulab.fleets.pacing import Pace
 from gpulab.launch.context import Context, context_of
 from gpulab.model.course import Course
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 
 #: Who asks, as CloudTrail of a student's account shows it.
 SESSION = "gpulab-course"
+_NO_STACK = "its stack is older than this: it has no bucket for the work"
+_CROWDED = "several students name it, and could read each other's work in its bucket"
+#: Why nothing is kept in an account where nothing stands in the way of it.
+NOT_MADE_YET = "no role of the course is there yet: the first `gpulab fleet up` makes it"
 _ROLE_FOR, _NO_ROLE_FOR = timedelta(days=30), timedelta(days=1)
 
 
@@ -59,11 +66,15 @@ class Account:
     Attributes:
         context: Sets up what the course shares in the account; its owner is the course.
         pace: Shared by everything that calls this account.
+        keeping: Where its instances keep the work; `None` where nothing does, or nobody has looked yet.
+        unkept: Why nothing keeps it, a sentence; `""` where something does, or nobody has tried yet.
     """
 
     ref: AccountRef
     context: Context
     pace: Pace
+    keeping: Keeping | None = None
+    unkept: str = ""
 
     @property
     def looking(self) -> Context:
@@ -72,7 +83,23 @@ class Account:
 
     def seat(self, seat: Seat) -> Context:
         """Return the context in which a seat's instance is launched: the tags are its owner's."""
-        return self.of(seat.owner)
+        return self.launching(seat.owner)
+
+    def launching(self, owner: str) -> Context:
+        """
+        Return the context that knows of the bucket: what boots and is launched depends on it.
+
+        Everything else brings the work home over ssh, to the teacher's computer.
+        """
+        context, keeping = self.of(owner), self.keeping
+        if keeping is None:
+            return context
+        profile = replace(
+            context.profile,
+            keep_bucket=keeping.role.bucket.name,
+            instance_role=keeping.role.name,
+        )
+        return replace(context, profile=profile)
 
     def of(self, owner: str) -> Context:
         """Return the context whose owner is another one; it calls through the same connection."""
@@ -94,6 +121,7 @@ class Accounts:
     course: Course
     _open: dict[str, Account] = field(default_factory=dict)
     _clouds: dict[str, Cloud] = field(default_factory=dict)
+    _crowded: set[str] = field(default_factory=set)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def account(self, ref: AccountRef) -> Account:
@@ -134,6 +162,72 @@ class Accounts:
             profile = replace(context.profile, scheduler_role=arn)
             self._open[ref.key] = replace(account, context=replace(context, profile=profile))
 
+    def find_keeping(self, ref: AccountRef, *, anew: bool = False) -> Account:
+        """
+        Look where the account keeps the work; asked once a month, once a day where it does not. A bad minute means: not now.
+
+        Args:
+            anew: Whether AWS is asked, whatever is remembered.
+        """
+        account = self.account(ref)
+        if ref.key in self._crowded or (account.keeping is not None and not anew):
+            return account
+        if anew:
+            keeping.forget(account.context, self.course.id)
+        why = _NO_STACK if ref.role_arn else NOT_MADE_YET
+        try:
+            found = keeping.find(
+                account.context, self.course.id, number=ref.number, is_by_name=bool(ref.role_arn)
+            )
+        except GpulabError as error:
+            found, why = None, error.message
+        return self._now(replace(account, keeping=found, unkept="" if found else why))
+
+    def leave_unkept(self, refs: Collection[AccountRef]) -> None:
+        """
+        Keep nothing in those students' accounts that several of them share: there, work is kept apart by name only.
+
+        Args:
+            refs: Of everybody in the roster.
+        """
+        ways = Counter(ref.key for ref in frozenset(refs) if ref.role_arn)
+        for key in (key for key, count in ways.items() if count > 1):
+            self._crowded.add(key)
+            account = self.account(next(ref for ref in refs if ref.key == key))
+            self._now(replace(account, keeping=None, unkept=_CROWDED))
+
+    def make_keeping(self, ref: AccountRef) -> Account:
+        """Make sure, in an account reached by a profile, of where its instances keep the work, as far as the account allows it."""
+        account = self.account(ref)
+        if account.keeping is not None or ref.role_arn:
+            return account
+        context, mine = account.context, self.outside.config.profile(ref.profile)
+        denied = f"course-keeping-denied/{self.course.id}"
+        why = context.cache.get(denied)
+        if why is None:
+            try:
+                made = keeping.make(
+                    context,
+                    self.course.id,
+                    bucket=mine.keep_bucket,
+                    region=self.course.regions[0],
+                )
+            except GpulabError as error:
+                why = error.message
+                if isinstance(error, NotAllowed):
+                    context.cache.put(denied, why, lasting=_NO_ROLE_FOR)
+            else:
+                return self._now(replace(account, keeping=made, unkept=""))
+        return self._now(replace(account, unkept=str(why)))
+
+    def _now(self, account: Account) -> Account:
+        """From now on this is the account; what another thread has found out about its roles stays."""
+        with self._lock:
+            known = self._open[account.ref.key]
+            found = replace(known, keeping=account.keeping, unkept=account.unkept)
+            self._open[account.ref.key] = found
+            return found
+
     def _make(self, ref: AccountRef) -> Account:
         outside, profile = self.outside, self.outside.config.profile(ref.profile)
         folder = outside.home.folder(profile.name)
@@ -142,7 +236,7 @@ class Accounts:
             profile,
             owner=f"course-{self.course.id}",
             regions=self.course.regions,
-            # The bucket's role reaches one owner's prefix; in a shared account every student's instance would carry it.
+            # The profile's own role reaches one owner's prefix; the course has its own, see `keeping`.
             keep_bucket="",
             instance_role="",
             scheduler_role=f"arn:aws:iam::{ref.number}:role/{course_role_name(self.course.id)}"
@@ -165,7 +259,10 @@ class Accounts:
             context = replace(context, profile=replace(owned, scheduler_role=known))
         context = replace(context, connect=outside.connect, new_id=new_id)
         return Account(
-            ref, self._with_cloud(context, ref), Pace(now=outside.now, sleep=outside.sleep)
+            ref,
+            self._with_cloud(context, ref),
+            Pace(now=outside.now, sleep=outside.sleep),
+            keeping.remembered(context, self.course.id, is_by_name=bool(ref.role_arn)),
         )
 
     def _with_cloud(self, context: Context, ref: AccountRef) -> Context:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from gpulab.errors import CommandFailed, GpulabError, RemoteError
+from gpulab.errors import CommandFailed, GpulabError, NotFound, RemoteError
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleet.ticket import expiry
+from gpulab.fleets import kept
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.extending import extending
+from gpulab.fleets.keeping import heed
+from gpulab.fleets.kept import Home
 from gpulab.fleets.members import Member, each, reached
 from gpulab.launch.context import Context
 from gpulab.launch.running import instances, keep
 from gpulab.launch.running import stop as stopping
+from gpulab.model.course import Lab
 from gpulab.model.fleet import Outcome, Result
 from gpulab.model.instance import Instance
 from gpulab.model.status import AgentStatus
@@ -140,11 +144,14 @@ def collect(
     """
 
     def act(context: Context, member: Member, instance: Instance) -> str:
-        reached(accounts.account(member.account), instance)
-        host = context.host(instances.target(context, instance))
         into = folder / folder_name(member, is_anonymous=is_anonymous)
-        report = copying.pull(host, "work", into)
-        compared = copying.verify(host, "work", into)
+        try:
+            reached(accounts.account(member.account), instance)
+            host = context.host(instances.target(context, instance))
+            report = copying.pull(host, "work", into)
+            compared = copying.verify(host, "work", into)
+        except RemoteError as error:
+            return _from_bucket(accounts, member, instance, into, error)
         if not compared.is_complete:
             first = (*compared.missing, *compared.different)[0]
             raise RemoteError(
@@ -157,38 +164,74 @@ def collect(
     return each(accounts, chosen, act)
 
 
-def kept_by(accounts: Accounts, gone: Sequence[Member]) -> tuple[Member, ...]:
-    """Return those without an instance whose work `stop` has saved on this computer."""
-    return tuple(
-        member
-        for member in gone
-        if keep.kept_here(accounts.account(member.account).context, member.name)
+def _from_bucket(
+    accounts: Accounts, member: Member, instance: Instance, into: Path, error: RemoteError
+) -> str:
+    """Take what the instance has kept by itself, since it does not answer; if nothing is, its silence is the trouble."""
+    account = accounts.find_keeping(member.account)
+    try:
+        report, at = kept.bring_from(account, instance, into)
+    except GpulabError:
+        raise error from None
+    return (
+        f"{report.files} new, {report.unchanged} unchanged, {_kept_at(at)}:"
+        f" it does not answer itself ({error.message})"
     )
 
 
+def homes(accounts: Accounts, lab: Lab, gone: Sequence[Member]) -> Mapping[str, Home]:
+    """
+    Bring what is kept of seats without an instance to this computer, by the seat's name; who has nothing kept is left out.
+
+    What `stop` has saved is here already; what an instance kept by itself comes from the bucket.
+    """
+    found = kept.bring_home(accounts, lab.id, gone) if gone else {}
+    return {name: home for name, home in found.items() if home.has_work or home.error}
+
+
 def collect_kept(
-    accounts: Accounts, gone: Sequence[Member], folder: Path, *, is_anonymous: bool
+    accounts: Accounts,
+    gone: Sequence[Member],
+    homes: Mapping[str, Home],
+    folder: Path,
+    *,
+    is_anonymous: bool,
 ) -> Iterator[Outcome]:
     """
-    Copy the work of those whose instance has ended, as `stop` saved it; who has saved none is left out.
+    Copy the work of those whose instance has ended, as it is kept on this computer.
 
     Args:
         gone: Members without an instance.
+        homes: From `homes`; who is not in it is left out.
     """
     for member in gone:
-        context = accounts.account(member.account).context
-        work = keep.kept_here(context, member.name)
-        if work is None:
+        if member.name not in homes:
             continue
+        context, home = accounts.account(member.account).context, homes[member.name]
         into = folder / folder_name(member, is_anonymous=is_anonymous)
         outcome = Outcome(member.name, member.account, Result.DONE, member.seat)
         try:
+            work = keep.kept_here(context, member.name)
+            if work is None:
+                raise home.error or NotFound(f"nothing is kept of {member.label}")
             report = keep.fetch(context, work, into)
         except GpulabError as error:
             yield replace(outcome, result=Result.FAILED, trouble=trouble_of(error))
         else:
-            said = f"{report.files} new, {report.unchanged} unchanged, from the saved work"
+            said = f"{report.files} new, {report.unchanged} unchanged, {_whence(home)}"
             yield replace(outcome, detail=said)
+
+
+def _whence(home: Home) -> str:
+    if home.error is not None:
+        return (
+            f"from the saved work; whether the bucket has newer is not known ({home.error.message})"
+        )
+    return _kept_at(home.kept_at) if home.kept_at else "from the saved work"
+
+
+def _kept_at(at: datetime) -> str:
+    return f"as the instance kept it in the bucket at {at:%Y-%m-%d %H:%M} UTC, verified by hash"
 
 
 def statuses(
@@ -203,7 +246,9 @@ def statuses(
 
     def act(context: Context, member: Member, instance: Instance) -> str:
         reached(accounts.account(member.account), instance, may_wait=False)
-        take(member, instances.status(context, instance, timeout_s=_STATUS_S))
+        status = instances.status(context, instance, timeout_s=_STATUS_S)
+        heed(context, accounts.course.id, status)
+        take(member, status)
         return ""
 
     return each(accounts, chosen, act)

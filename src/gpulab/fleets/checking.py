@@ -16,7 +16,7 @@ from gpulab.aws import market
 from gpulab.aws.roles import Role, assume
 from gpulab.errors import GpulabError, NotAllowed
 from gpulab.fleet.needs import Need
-from gpulab.fleets.accounts import SESSION, Account, Accounts
+from gpulab.fleets.accounts import NOT_MADE_YET, SESSION, Account, Accounts
 from gpulab.fleets.guarded import FAILED, OK, WARNING, guards
 from gpulab.launch.money.credit import credit_left_usd
 from gpulab.model.check import Check
@@ -25,6 +25,7 @@ from gpulab.planning.quotas import CODES, raise_hint
 
 _AT_ONCE = 32
 _CENT = Decimal("0.01")
+_NEW_STACK = "The student updates their stack with the template that `gpulab course enrol` writes"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def _account(accounts: Accounts, need: Need) -> AccountCheck:
     found.append(_plan(account))
     found += [_quota(accounts, account, family, n) for family, n in need.vcpus.items()]
     left, credit = _credit(account, need)
-    return AccountCheck(need, (*found, credit, guards(accounts, account, who.account_id)), left)
+    last = (credit, guards(accounts, account, who.account_id), _kept(accounts, need))
+    return AccountCheck(need, (*found, *last), left)
 
 
 def _external_id(accounts: Accounts, need: Need) -> Check:
@@ -119,6 +121,17 @@ def _quota(accounts: Accounts, account: Account, family: str, needed: int) -> Ch
     limits = ", ".join(f"{q.limit_vcpus:,} in {q.region}" for q in read)
     hint = raise_hint(read[0], needed_vcpus=needed)
     return Check(name, FAILED, f"{limits}; {needed:,} vCPUs (spot) needed at once", hint)
+
+
+def _kept(accounts: Accounts, need: Need) -> Check:
+    """Say whether the work outlives an instance that ends by itself; asked anew, since a student may have updated the stack a minute ago."""
+    account = accounts.find_keeping(need.account, anew=True)
+    if account.keeping is not None:
+        return Check("kept work", OK, account.keeping.shown)
+    text = f"nothing keeps the work when an instance ends by itself: {account.unkept}"
+    if account.unkept == NOT_MADE_YET:
+        return Check("kept work", OK, text)
+    return Check("kept work", WARNING, text, _NEW_STACK if need.account.role_arn else "")
 
 
 def _credit(account: Account, need: Need) -> tuple[Decimal | None, Check]:

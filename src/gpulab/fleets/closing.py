@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
-from gpulab.aws import course_setup, instances
+from gpulab.aws import course_setup, instances, workspace
 from gpulab.errors import GpulabError, Refused, Throttled
 from gpulab.fleet.plan import trouble_of
-from gpulab.fleets import acting
+from gpulab.fleets import acting, keeping
 from gpulab.fleets.accounts import Account, Accounts
 from gpulab.fleets.former import HINT
 from gpulab.fleets.members import Member
@@ -40,8 +40,8 @@ class Standing:
     Attributes:
         members: Its instances, of every lab.
         setup: Scheduled ends, groups and keys, in the order of removing.
-        has_role: Whether the role that ends the course's instances can be removed from here; in a student's account the student's
-            stack has it.
+        roles: Names of the roles that the course has made; in a student's account the student's stack has them.
+        kept: Where instances have kept work by themselves, and of how many; `("", 0)` where none has.
         open_names: Instances whose launch was interrupted so lately that nobody knows yet whether they exist.
         trouble: Why the account could not be looked at; then nothing else is known.
     """
@@ -49,14 +49,15 @@ class Standing:
     account: AccountRef
     members: tuple[Member, ...] = ()
     setup: tuple[Tagged, ...] = ()
-    has_role: bool = False
+    roles: tuple[str, ...] = ()
+    kept: tuple[str, int] = ("", 0)
     open_names: tuple[str, ...] = ()
     trouble: Trouble | None = None
 
     @property
     def is_clear(self) -> bool:
         """Whether nothing is left."""
-        return not (self.members or self.setup or self.has_role or self.open_names or self.trouble)
+        return not (self.members or self.setup or self.roles or self.open_names or self.trouble)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Cleared:
 
     account: AccountRef
     removed: tuple[Tagged, ...]
-    is_role_removed: bool = False
+    roles: tuple[str, ...] = ()
+    kept: tuple[str, int] = ("", 0)
     trouble: Trouble | None = None
 
 
@@ -147,7 +149,8 @@ def _standing(accounts: Accounts, ref: AccountRef, known: dict[tuple[str, str], 
         ref,
         tuple(Member(ref, known.get((ref.key, i.name)), i) for i in ours if i.state.is_alive),
         found,
-        not ref.role_arn and _has_role(account, course),
+        () if ref.role_arn else _roles(account, course),
+        _kept(accounts, ref),
         tuple(sorted(intent.name for intent in settled.open_intents)),
     )
 
@@ -157,12 +160,25 @@ def _launched_here(account: Account, course: str) -> set[str]:
     return {fact.subject for fact in launched if fact.details.get("course") == course}
 
 
-def _has_role(account: Account, course: str) -> bool:
+def _roles(account: Account, course: str) -> tuple[str, ...]:
     try:
-        return course_setup.has_role(account.context.cloud, course)
+        return course_setup.roles(account.context.cloud, course)
     except GpulabError:
-        # Who may not look at roles has not made it either.
-        return False
+        # Who may not look at roles has not made them either.
+        return ()
+
+
+def _kept(accounts: Accounts, ref: AccountRef) -> tuple[str, int]:
+    """Say where instances have kept work by themselves; what cannot be read holds nobody up, since nothing of it is removed."""
+    account = accounts.find_keeping(ref)
+    where = account.keeping
+    if where is None:
+        return "", 0
+    with contextlib.suppress(GpulabError):
+        bucket = where.role.bucket
+        names = workspace.names(account.context.cloud, bucket, owner=where.owner)
+        return (where.shown, len(names)) if names else ("", 0)
+    return "", 0
 
 
 def _clear(accounts: Accounts, standing: Standing) -> Cleared:
@@ -175,11 +191,12 @@ def _clear(accounts: Accounts, standing: Standing) -> Cleared:
         for resource in standing.setup:
             _remove(account, resource)
             removed.append(resource)
-        if standing.has_role:
-            course_setup.remove_role(account.context.cloud, accounts.course.id)
+        if standing.roles:
+            course_setup.remove_roles(account.context.cloud, accounts.course.id, standing.roles)
+            keeping.forget(account.context, accounts.course.id)
     except GpulabError as error:
         return Cleared(ref, tuple(removed), trouble=trouble_of(error))
-    return Cleared(ref, tuple(removed), standing.has_role)
+    return Cleared(ref, tuple(removed), standing.roles, standing.kept)
 
 
 def _refuse_busy(standing: Standing) -> None:

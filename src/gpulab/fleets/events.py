@@ -26,6 +26,29 @@ class PlannedFleet:
 
 
 @dataclass(frozen=True)
+class Unkept:
+    """
+    Nothing keeps the work of some launches when their instances end by themselves.
+
+    Attributes:
+        accounts: What the teacher calls them.
+        why: A sentence; the same for all of them.
+    """
+
+    at: datetime
+    accounts: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class BringingBack:
+    """The kept work of some seats goes to their new instances, as soon as these can be reached."""
+
+    at: datetime
+    count: int
+
+
+@dataclass(frozen=True)
 class Requested:
     """AWS took the launch for a seat; from here on it costs."""
 
@@ -77,4 +100,14 @@ class Finished:
     outcomes: tuple[Outcome, ...]
 
 
-FleetEvent = WaitingUntil | PlannedFleet | Requested | SeatFailed | Polled | Lost | Finished
+FleetEvent = (
+    WaitingUntil
+    | PlannedFleet
+    | Unkept
+    | Requested
+    | SeatFailed
+    | Polled
+    | Lost
+    | BringingBack
+    | Finished
+)

@@ -13,6 +13,7 @@ from gpulab.errors import NotFound, RemoteError, WrongUsage
 from gpulab.fleet.ticket import Ticket, authorized_line, read_ticket, write_ticket
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.acting import folder_name
+from gpulab.fleets.kept import Returning, is_owed
 from gpulab.fleets.members import Member, each, reached
 from gpulab.launch.context import Context
 from gpulab.launch.running import notebooks
@@ -54,6 +55,9 @@ def hand_out(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomically(folder / ".gitignore", b"*\n")
 
+    returning = Returning(accounts, lab.id)
+    returning.look({m.account for m in chosen if _is_owed(accounts, m)})
+
     def act(context: Context, member: Member, instance: Instance) -> str:
         reached(accounts.account(member.account), instance)
         if member.seat is None:
@@ -67,7 +71,9 @@ def hand_out(
         name = ticket_name(member)
         write_atomically(folder / name, write_ticket(ticket).encode())
         take(member, ticket, name)
-        return _brought(context, instance, lab, with_notebooks=with_notebooks)
+        back = _returned(returning, context, member, instance)
+        brought = _brought(context, instance, lab, with_notebooks=with_notebooks)
+        return "; ".join(filter(None, (back, brought)))
 
     return each(accounts, chosen, act)
 
@@ -120,6 +126,20 @@ def _ticket(context: Context, instance: Instance, ends_at: datetime, private: st
         private_key=private,
         ends_at=ends_at,
     )
+
+
+def _is_owed(accounts: Accounts, member: Member) -> bool:
+    context = accounts.account(member.account).context
+    return member.instance is not None and is_owed(context, member.instance)
+
+
+def _returned(returning: Returning, context: Context, member: Member, instance: Instance) -> str:
+    """Bring back, before the notebooks, what `fleet up` could not."""
+    act = returning.to(member.account, instance) if is_owed(context, instance) else None
+    said = act() if act else ""
+    if is_owed(context, instance):
+        raise RemoteError(f"the ticket is written, the kept work did not come: {said}")
+    return said
 
 
 def _brought(context: Context, instance: Instance, lab: Lab, *, with_notebooks: bool) -> str:

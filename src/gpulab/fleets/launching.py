@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from gpulab.bootstrap import Keep
 from gpulab.errors import (
     AccountNotReady,
     ClockSkewed,
@@ -27,6 +28,7 @@ from gpulab.errors import (
 )
 from gpulab.fleet.plan import at_most_usd
 from gpulab.fleets.accounts import Account
+from gpulab.fleets.keeping import Keeping, keep_for, put_agent
 from gpulab.fleets.pacing import LAUNCH
 from gpulab.launch.account import images, setup
 from gpulab.launch.context import Context
@@ -74,6 +76,10 @@ class Launched:
     guard_note: str = ""
     boot: ImageChoice | None = None
 
+    def noting(self, why: str) -> Launched:
+        """Add why something beside the launch is missing."""
+        return replace(self, guard_note="; ".join(filter(None, (self.guard_note, why))))
+
 
 @dataclass(frozen=True)
 class _Ready:
@@ -116,6 +122,9 @@ class AccountLaunches:
         self._ready: dict[tuple[str, bool], _Ready] = {}
         self._repaired: set[str] = set()
         self._further: list[LaunchPlan] | None = None
+        self._keeping: Keeping | None = account.keeping
+        self._is_agent_there = False
+        self.unkept = ""
 
     def launch(self, seat: Seat) -> Launched:
         """
@@ -143,7 +152,9 @@ class AccountLaunches:
     def plan_of(self, seat: Seat, plan: LaunchPlan) -> LaunchPlan:
         """Name a plan after a seat, and bound what its instance may spend."""
         budget = self._budgets.get(seat.name, plan.request.budget_usd)
-        return replace(plan, request=replace(plan.request, name=seat.name, budget_usd=budget))
+        # The handout brings the notebooks: a seat's own work comes before them.
+        request = replace(plan.request, name=seat.name, budget_usd=budget, notebooks=None)
+        return replace(plan, request=request)
 
     def mark_full(self, place: Place) -> None:
         """Remember that a place has none free, for every seat and for other commands."""
@@ -231,9 +242,31 @@ class AccountLaunches:
         with self._lock:
             if (region, has_gpu) not in self._ready:
                 found = setup.ensure(context, region, has_gpu=has_gpu)
-                boot = images.choose(context, region, request, has_gpu=has_gpu)
+                launching = self._account.launching(context.owner)
+                boot = images.choose(launching, region, request, has_gpu=has_gpu)
                 self._ready[(region, has_gpu)] = _Ready(found, boot)
             return self._ready[(region, has_gpu)]
+
+    def keep_for(self, seat: Seat) -> Keep | None:
+        """
+        Say where a seat's instance keeps its work; the first seat puts there, for all, what has no room in user data.
+
+        A bucket that cannot be written keeps nobody waiting whose lab begins: `unkept` says why, and the work comes home over ssh.
+        """
+        context = self._account.context
+        with self._lock:
+            if self._keeping is None:
+                return None
+            environment = self._plan.request.environment
+            keep = keep_for(context, self._keeping, name=seat.name, environment=environment)
+            if not self._is_agent_there:
+                try:
+                    put_agent(context, self._keeping, keep)
+                except GpulabError as error:
+                    self._keeping, self.unkept = None, f"nothing keeps its work: {error.message}"
+                    return None
+                self._is_agent_there = True
+            return keep
 
     def further(self, after: int) -> LaunchPlan | None:
         """
@@ -277,12 +310,12 @@ class AccountLaunches:
             try:
                 record_launch(context, launched.instance, launched.offer, launched.plan)
             except StoreError as error:
-                launched = replace(launched, guard_note=error.message)
+                launched = launched.noting(error.message)
         ends_at = launched.instance.expires_at or launched.plan.ends_at
         if context.profile.scheduler_role:
             armed = arm_at(context, launched.instance, ends_at)
             if not armed.is_armed:
-                return replace(launched, guard_note=armed.why_not)
+                return launched.noting(armed.why_not)
         return launched
 
     @property
@@ -341,13 +374,14 @@ class _SeatLaunch:
         attempt = self._tries.next_at(offer)
         ready = self._all.ready(offer)
         found, boot = ready.setup, ready.boot
-        intent = intent_of(self._context, self._plan, attempt, found=found, boot=boot, keep=None)
+        keep = self._all.keep_for(self._seat)
+        intent = intent_of(self._context, self._plan, attempt, found=found, boot=boot, keep=keep)
         self._all.wait_turn(offer.place.region)
         # Written when its turn has come, not before: an intent is what is about to be asked.
         self._context.journal.intend(intent)
         is_fresh = found.is_fresh(self._context.now())
         instance = self._all.call(self._context, intent, is_fresh=is_fresh)
-        launched = Launched(instance, offer, self._plan, boot=boot)
+        launched = Launched(instance, offer, self._plan, self._all.unkept, boot)
         return self._all.recorded(self._context, launched)
 
     def _after(self, error: GpulabError, offer: Offer, left: Sequence[Offer]) -> Sequence[Offer]:

@@ -62,7 +62,7 @@ def look(
     def ask(ref: AccountRef) -> tuple[View, Settled] | GpulabError:
         try:
             account, theirs = accounts.account(ref), by_account[ref.key]
-            view, settled = _account(account, request, theirs, may_settle=may_settle)
+            view, settled = _account(accounts, ref, request, theirs, may_settle=may_settle)
             return replace(view, budgets=_budgets(account, theirs, accounts.course)), settled
         except GpulabError as error:
             return error
@@ -93,7 +93,8 @@ def live_of(accounts: Accounts, ref: AccountRef, course_id: str, lab_id: str) ->
 
 
 def _account(
-    account: Account,
+    accounts: Accounts,
+    ref: AccountRef,
     request: LaunchRequest,
     seats: Sequence[Seat],
     *,
@@ -101,6 +102,7 @@ def _account(
 ) -> tuple[View, Settled]:
     """A lone student's launch fits into the first region nearly always; a whole class may need the room of all."""
     regions = request.regions if len(seats) > 1 else request.regions[:1]
+    account = accounts.account(ref)
     context = account.looking
     seen = snapshot(context, replace(request, regions=regions), is_every_region_needed=True)
     later = tuple(r for r in request.regions if r not in regions)
@@ -108,7 +110,10 @@ def _account(
     listed = (*seen.instances, *elsewhere)
     settled = settle(account, {seat.name for seat in seats}, listed, may_write=may_settle)
     everything = (*listed, *settled.unlisted)
-    boots = _boots(context, request, regions) if _lack(request, seats, everything) else ()
+    boots: tuple[ImageChoice, ...] = ()
+    if _lack(request, seats, everything):
+        account = accounts.find_keeping(ref) if ref.role_arn else account
+        boots = _boots(account.launching(context.owner), request, regions)
     return View(replace(seen, instances=everything), regions, later, boots=boots), settled
 
 

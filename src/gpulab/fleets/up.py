@@ -19,16 +19,20 @@ from gpulab.fleet.plan import Wanted, plan_fleet, trouble_of, with_former
 from gpulab.fleets import watching
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.events import (
+    BringingBack,
     Finished,
     FleetEvent,
     Lost,
     Polled,
     Requested,
     SeatFailed,
+    Unkept,
 )
 from gpulab.fleets.former import remember_way
+from gpulab.fleets.kept import Returning
 from gpulab.fleets.launching import AccountLaunches, Launched
 from gpulab.fleets.looking import Seen, live_of, look
+from gpulab.fleets.seating import write_down
 from gpulab.launch.money.facts import record_end, record_running
 from gpulab.launch.money.rebuilding import rebuild
 from gpulab.launch.protocol.outcome import (
@@ -52,6 +56,7 @@ _AT_ONCE = 32
 _IN_ONE_ACCOUNT = 8
 _NEXT_LOOK_S = 5.0
 _ROUNDS = 3
+_NEW = (Result.LAUNCHED, Result.REPLACED, Result.ADOPTED)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ def plan(
     request = request_for(
         wish.course, wish.lab, now=now, longest=wish.longest, on_demand=wish.on_demand
     )
+    accounts.leave_unkept([seat.account for seat in wish.everyone])
     seen = look(accounts, request, wish.seats, may_settle=may_settle)
     wanted = Wanted(wish.course, wish.lab, request, wish.everyone, wish.seats, wish.longest)
     decided = plan_fleet(wanted, seen.views, now=now)
@@ -189,6 +195,7 @@ class _Run:
         for ref in {s.account.key: s.account for s in decided.plan.steps if s.starts}.values():
             remember_way(accounts, ref)
             accounts.arm(ref)
+            accounts.make_keeping(ref)
         self._launches = {
             step.account.key: AccountLaunches(
                 accounts.account(step.account),
@@ -200,6 +207,8 @@ class _Run:
             for step in decided.plan.steps
             if step.starts
         }
+        self._returning = Returning(accounts, decided.plan.lab.id)
+        self._launched: list[tuple[AccountRef, Instance]] = []
         self._done = 0
         self._total = sum(step.starts for step in decided.plan.steps)
 
@@ -212,6 +221,8 @@ class _Run:
                 self._outcomes[id(step)] = self._settled(step)
         workers = min(_AT_ONCE, max(1, len(jobs)), _IN_ONE_ACCOUNT * max(1, len(self._launches)))
         pool = ThreadPoolExecutor(workers)
+        yield from self._unkept()
+        self._returning.look({j.step.account for j in jobs})
         try:
             while jobs:
                 launched = yield from self._request(pool, jobs)
@@ -220,9 +231,51 @@ class _Run:
             # An interrupted command begins no further call; those under way end, and are written down.
             self._halt.set()
             pool.shutdown(wait=True, cancel_futures=True)
+            self._write_seats()
         self._complete()
+        yield from self._bring_back()
         ordered = tuple(self._outcomes[id(step)] for step in self._plan.steps)
         yield Finished(self._now(), ordered)
+
+    def _unkept(self) -> Iterator[FleetEvent]:
+        """Say where nothing keeps the work, each reason once."""
+        accounts: dict[str, list[str]] = {}
+        for ref in {s.account.key: s.account for s in self._plan.steps if s.starts}.values():
+            account = self._accounts.account(ref)
+            if account.keeping is None:
+                accounts.setdefault(account.unkept, []).append(ref.title)
+        for why, titles in accounts.items():
+            yield Unkept(self._now(), tuple(titles), why)
+
+    def _write_seats(self) -> None:
+        """Write down whose instance is whose, those found included; what could not be written, the next run writes."""
+        up: dict[str, list[Instance]] = {}
+        found = [(s.account, s.instance) for s in self._plan.of(Action.KEEP) if s.instance]
+        for ref, instance in [*found, *self._launched]:
+            up.setdefault(ref.key, []).append(instance)
+        for ref in {step.account.key: step.account for step in self._plan.steps}.values():
+            account = self._accounts.account(ref)
+            keeping = account.keeping
+            if ref.key in up and keeping is not None and not keeping.is_by_name:
+                with contextlib.suppress(GpulabError):
+                    write_down(account, keeping, self._plan.lab.id, up[ref.key])
+
+    def _bring_back(self) -> Iterator[FleetEvent]:
+        """Bring the kept work of seats to their new instances, which boot meanwhile."""
+        todo = {}
+        for key, outcome in self._outcomes.items():
+            if outcome.instance is not None and outcome.result in _NEW:
+                act = self._returning.to(outcome.account, outcome.instance)
+                if act is not None:
+                    todo[key] = act
+        if not todo:
+            return
+        yield BringingBack(self._now(), len(todo))
+        with ThreadPoolExecutor(min(_AT_ONCE, len(todo))) as pool:
+            for key, said in zip(todo, pool.map(lambda act: act(), todo.values()), strict=True):
+                outcome = self._outcomes[key]
+                detail = "; ".join(filter(None, (outcome.detail, said)))
+                self._outcomes[key] = replace(outcome, detail=detail)
 
     def _settled(self, step: Step) -> Outcome:
         """Say what came of a step that launches nothing, and end an extra instance where asked."""
@@ -263,6 +316,7 @@ class _Run:
                     job.asked_at = self._now()
                     taken.append(job)
                     instance = job.launched.instance
+                    self._launched.append((job.step.account, instance))
                     yield Requested(self._now(), job.step.seat, instance, self._done, self._total)
         return taken
 

@@ -19,7 +19,7 @@ _MARKS = {"ok": "ok", "warning": "?", "failed": "FAILED"}
 def accounts_text(found: Sequence[AccountCheck]) -> str:
     """Write a line for each account, and what stands in the way of any."""
     rows = [_row(one) for one in found]
-    headings = ["ACCOUNT", "FOR", "WAY IN", "EXTERNAL ID", "PLAN", "QUOTA", "CREDIT", "GUARDS"]
+    headings = ["ACCOUNT", "FOR", "WAY IN", "EXTERNAL ID", "PLAN", "QUOTA", "CREDIT", "GUARDS", "WORK"]
     return "\n".join([table(rows, headings, right=[6]), *_causes(found)])
 
 
@@ -59,6 +59,7 @@ def _row(one: AccountCheck) -> list[str]:
         _MARKS[_worst_of(quotas)] if quotas else "-",
         credit,
         _mark(marks.get("guards")),
+        _mark(marks.get("kept")),
     ]
 
 

@@ -14,6 +14,7 @@ from gpulab.model.leftover import Kind
 from gpulab.view.fleet import causes_lines, outcome_json, unnamed
 from gpulab.view.words import local_time
 
+_MANY_BUCKETS = 5
 _NOUNS = {
     Kind.SCHEDULE: "scheduled end",
     Kind.SECURITY_GROUP: "security group",
@@ -25,7 +26,7 @@ def standing_text(course: Course, found: Sequence[Standing], *, now: datetime) -
     """Say what is left of the course in its accounts, before anything is done."""
     running = sum(len(one.members) for one in found)
     kinds = Counter(resource.kind for one in found for resource in one.setup)
-    roles = sum(one.has_role for one in found)
+    roles = sum(len(one.roles) for one in found)
     busy = sum(not one.is_clear for one in found)
     setup = [_many(kinds[kind], noun) for kind, noun in _NOUNS.items() if kinds[kind]]
     setup += [_many(roles, "role")] if roles else []
@@ -69,16 +70,19 @@ def ended_text(outcomes: Sequence[Outcome], cleared: Sequence[Cleared]) -> str:
     gone = Counter(resource.kind for one in cleared for resource in one.removed)
     words = [f"{_many(n, 'instance')} {word}" for word, n in counts.items()]
     words += [f"{_many(gone[kind], noun)} removed" for kind, noun in _NOUNS.items() if gone[kind]]
-    roles = sum(one.is_role_removed for one in cleared)
+    roles = sum(len(one.roles) for one in cleared)
     words += [f"{_many(roles, 'role')} removed"] if roles else []
     return "\n".join(
         [", ".join(words) or "nothing was left", *causes_lines(outcomes), *_troubles(cleared)]
     )
 
 
-def leaves_lines(course: Course, *, work: str, works: int, is_purged: bool) -> list[str]:
+def leaves_lines(
+    course: Course, cleared: Sequence[Cleared], *, work: str, works: int, is_purged: bool
+) -> list[str]:
     """Say what stays, and how it goes."""
     lines = [f"kept      {works:,} folders of saved work in {work}"] if works else []
+    lines += _in_buckets(cleared)
     lines.append("kept      the ledgers: `gpulab report` reads them; they name opaque ids only")
     if course.accounts.kind == "own":
         lines.append(
@@ -96,6 +100,19 @@ def leaves_lines(course: Course, *, work: str, works: int, is_purged: bool) -> l
     return lines
 
 
+def _in_buckets(cleared: Sequence[Cleared]) -> list[str]:
+    """Name where instances have kept work by themselves: each bucket of a few, the number of many."""
+    kept = [one.kept for one in cleared if one.kept[1]]
+    if len(kept) > _MANY_BUCKETS:
+        return [
+            f"kept      work that instances kept by themselves, in the buckets of {len(kept):,} accounts"
+        ]
+    return [
+        f"kept      the work of {_many(count, 'instance')} in {where}, as kept by themselves"
+        for where, count in kept
+    ]
+
+
 def closed_json(
     outcomes: Iterable[Outcome], cleared: Iterable[Cleared], *, report: list[str], is_purged: bool
 ) -> dict[str, Any]:
@@ -106,7 +123,8 @@ def closed_json(
             {
                 "account": one.account.key,
                 "removed": [f"{r.kind} {r.id}" for r in one.removed],
-                "role_removed": one.is_role_removed,
+                "role_removed": bool(one.roles),
+                "kept": one.kept[0],
                 "error": one.trouble.message if one.trouble else "",
                 "hint": one.trouble.hint if one.trouble else "",
             }

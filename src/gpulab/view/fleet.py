@@ -163,6 +163,14 @@ def sentence(event: events.FleetEvent, *, now: datetime) -> str:
     match event:
         case events.WaitingUntil(until=until):
             return f"Waiting until {local_time(until, now=now)} ({span(until - now)}); Ctrl-C ends the waiting, nothing runs yet"
+        case events.Unkept(accounts=accounts, why=why):
+            where = ", ".join(accounts) if len(accounts) < 4 else f"{len(accounts):,} accounts"
+            return (
+                f"Nothing in {where} keeps the work when an instance ends by itself ({why}):"
+                " `gpulab fleet collect` brings it home before that"
+            )
+        case events.BringingBack(count=count):
+            return f"Bringing kept work to {counted(count, 'new instance')} as soon as they can be reached"
         case events.Requested(seat=seat, instance=instance, done=done, of=total):
             return f"  {done:>4}/{total}  {seat.label}: {instance.id} in {instance.place.zone}"
         case events.SeatFailed(outcome=outcome, done=done, of=total):

@@ -92,8 +92,14 @@ class Klass:
         wish = up.Wish(self.course, lab, everyone, seats, timedelta(hours=12))
         return replace(wish, **changes)
 
-    def up(self, *only: str, prune: bool = False, **changes: Any) -> Run:
-        accounts = self.accounts()
+    def up(
+        self,
+        *only: str,
+        prune: bool = False,
+        accounts: Accounts | None = None,
+        **changes: Any,
+    ) -> Run:
+        accounts = accounts or self.accounts()
         wish = self.wish(*only, **changes)
         with up.locked(accounts, wish.lab):
             decided = up.plan(accounts, wish, may_settle=True)

@@ -65,6 +65,7 @@ def setup_of(sandbox, account="123456789012"):
             *(k["KeyName"] for k in ec2.describe_key_pairs()["KeyPairs"]),
             *(s["Name"] for s in ends.list_schedules()["Schedules"]),
             *(r["RoleName"] for r in iam.list_roles()["Roles"] if "gpulab" in r["RoleName"]),
+            *(p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]),
         ]
     )
 
@@ -77,7 +78,7 @@ def test_closing_leaves_nothing_that_runs_and_nothing_of_ours(term, sandbox):
     outcomes, cleared = over.close()
 
     assert ["ended"] * 3 == [str(o.result) for o in outcomes]
-    assert 6 == len(before)
+    assert 8 == len(before)
     assert ([], [], [None]) == (over.klass.live(), setup_of(sandbox), [c.trouble for c in cleared])
     assert over.look()[0].is_clear
 
@@ -169,8 +170,9 @@ def test_students_accounts_are_cleared_with_the_rights_of_the_template(term, san
     used = {action_of(c) for c in list(sandbox.calls)[calls:] if c.account == number}
     assert set() == used - allowed
     assert [None] == [c.trouble for c in cleared]
-    # The stack's own roles are the student's to delete.
-    assert ["gpulab-course", "gpulab-end-course-c1"] == setup_of(sandbox, number)
+    # The stack's own roles, and the profile of the last one, are the student's to delete.
+    stack = ["gpulab-course", "gpulab-end-course-c1", *["gpulab-work-course-c1"] * 2]
+    assert stack == setup_of(sandbox, number)
 
 
 def test_a_launch_of_which_nobody_knows_is_waited_for(term, sandbox):

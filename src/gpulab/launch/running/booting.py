@@ -75,6 +75,21 @@ def until_ready(
     return instance
 
 
+def bring_back(context: Context, instance: Instance) -> Generator[Event, None, None]:
+    """
+    Wait until a login is possible, and copy what is kept of the name on this computer to its new instance.
+
+    Yields:
+        What happens; the last event is `Restored`, or `Warned` where the work is not there.
+
+    Raises:
+        HostKeyMismatch, LoginRefused, NoCapacity, Unreachable: As `until_ready`.
+    """
+    yield from pin(context, instance)
+    yield from _log_in(context, instance)
+    yield from _bring_home_work(context, instance)
+
+
 def pin(context: Context, instance: Instance) -> Generator[Event, None, None]:
     """
     Pin the host key from the console output, if it is not pinned yet.

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gpulab.aws import workspace
-from gpulab.aws.workspace import KeptFile, KeptManifest
+from gpulab.aws.workspace import Bucket, KeptFile, KeptManifest
 from gpulab.errors import StoreError, UnsafeArchive, WrongUsage, disk_hint
 from gpulab.launch.account.storage import our_bucket, prefix
 from gpulab.launch.context import Context
@@ -143,7 +143,17 @@ def fetch(context: Context, work: KeptWork, into: Path, *, below: str = "") -> C
     manifest = workspace.read_manifest(context.cloud, bucket, prefix(context, work.name))
     if manifest is None:
         raise StoreError(f"the kept work of {work.name} is gone")
-    safe, skipped = _safe(_below(manifest, below))
+    return bring(context, bucket, _below(manifest, below), into)
+
+
+def bring(context: Context, bucket: Bucket, manifest: KeptManifest, into: Path) -> CopyReport:
+    """
+    Copy what a manifest lists from a bucket into a folder, as `fetch` does.
+
+    Raises:
+        StoreError, GpulabError: As `fetch`.
+    """
+    safe, skipped = _safe(manifest)
     there = {p: e["sha256"] for p, e in read_local(into).entries.items()}
     todo = [f for f in safe if there.get(f.path) != f.sha256]
     _make_folders(into, todo)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from gpulab.aws import instances as ec2
 from gpulab.aws import workspace
 from gpulab.errors import AwsError, NotFound, RemoteError, StoreError
-from gpulab.launch.account.storage import our_bucket, prefix, where
+from gpulab.launch.account.storage import has_bucket, our_bucket, prefix, where
 from gpulab.launch.context import Context
 from gpulab.launch.events import Ended, Ending, Event, Saved, Saving, WaitingFor, Warned
 from gpulab.launch.money.facts import record_end, record_usage
@@ -63,7 +63,8 @@ def keep_work(context: Context, instance: Instance) -> Generator[Event, None, No
     """
     host = instances.host(context, instance)
     try:
-        if agent.save(host):
+        # Where the bucket is not this profile's, as for a whole class, the work comes to this computer.
+        if agent.save(host) and has_bucket(context):
             yield from _compared_bucket(context, instance, host)
         else:
             yield from _into_folder(context, instance, host)

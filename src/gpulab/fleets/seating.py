@@ -1,0 +1,118 @@
+"""
+Which instances have served a seat, newest first: by this computer's journal, and by what teachers have written down in the bucket.
+
+Instances write their work under their own ids. Whose seat an id was, only a teacher's `fleet up` says: one small object for each run,
+where no instance can write. What an instance says about itself is not asked, nor the ledger, which believes instances about their costs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from gpulab.aws import workspace
+from gpulab.fleets.accounts import Account
+from gpulab.fleets.keeping import Keeping, patiently
+from gpulab.launch.context import Context
+from gpulab.model.instance import Instance
+from gpulab.model.moment import read_moment
+
+_AT_ONCE = 8
+# Longer than a lab's instances are looked at again.
+_RECORDED_FOR = timedelta(days=30)
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True)
+class Place:
+    """
+    Where one instance of a seat has kept work, if it has.
+
+    Attributes:
+        instance_id: `""` where all instances of the seat share the place.
+    """
+
+    prefix: str
+    instance_id: str = ""
+
+
+def places(account: Account, keeping: Keeping, lab: str) -> Mapping[str, tuple[Place, ...]]:
+    """
+    Say where the instances of each seat of a lab have kept work, the newest instance first, by the seat's name.
+
+    Only for accounts where work lies under the instances' ids; elsewhere it is `Keeping.place`.
+
+    Raises:
+        GpulabError: The bucket cannot be read.
+    """
+    served: dict[tuple[str, str], tuple[datetime, Place]] = {}
+    for made in account.context.journal.read().made:
+        place = Place(keeping.place(made.name, made.instance_id), made.instance_id)
+        served[made.name, made.instance_id] = (made.at, place)
+    for row in _by_bucket(account.context, keeping, lab):
+        instance_id = str(row["instance"])
+        at = read_moment(row["at"]) or _LONG_AGO
+        served[str(row["name"]), instance_id] = (at, Place(str(row["prefix"]), instance_id))
+    found: dict[str, tuple[Place, ...]] = {}
+    for (name, _), (_, place) in sorted(
+        served.items(), key=lambda item: (item[1][0], item[1][1].instance_id), reverse=True
+    ):
+        found[name] = (*found.get(name, ()), place)
+    return found
+
+
+def write_down(account: Account, keeping: Keeping, lab: str, up: Iterable[Instance]) -> None:
+    """
+    Write down which instance serves which seat, where it is not written down by this computer yet.
+
+    Raises:
+        GpulabError: The bucket cannot be written.
+    """
+    context, key = account.context, f"course-seats/{keeping.course}/{lab}"
+    known = frozenset(context.cache.get(key) or ())
+    seated = sorted(up, key=lambda i: (i.name, i.id))
+    if {i.id for i in seated} <= known:
+        return
+    rows = [
+        {
+            "name": i.name,
+            "instance": i.id,
+            "at": i.launched_at.isoformat(),
+            "prefix": keeping.place(i.name, i.id),
+        }
+        for i in seated
+    ]
+    body = json.dumps({"version": 1, "lab": lab, "seats": rows}).encode()
+    at = context.now().astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    place, bucket = f"{_folder(keeping, lab)}{at}-{context.new_id()}.json", keeping.role.bucket
+    patiently(context, lambda: workspace.put(context.cloud, bucket, place, body))
+    context.cache.put(key, sorted(known | {i.id for i in seated}), lasting=_RECORDED_FOR)
+
+
+def _folder(keeping: Keeping, lab: str) -> str:
+    return f"{keeping.owner}/.seats/{lab}/"
+
+
+def _by_bucket(context: Context, keeping: Keeping, lab: str) -> list[Mapping[str, Any]]:
+    bucket = keeping.role.bucket
+    keys = workspace.keys(context.cloud, bucket, prefix=_folder(keeping, lab))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        bodies = pool.map(lambda key: workspace.read(context.cloud, bucket, key), keys)
+        return [row for body in bodies for row in _rows(body, keeping)]
+
+
+def _rows(body: bytes, keeping: Keeping) -> list[Mapping[str, Any]]:
+    """Leave out what is damaged: the journal, or another object, may know the same."""
+    try:
+        rows = json.loads(body)["seats"]
+        return [
+            {"name": r["name"], "instance": r["instance"], "at": r["at"], "prefix": r["prefix"]}
+            for r in rows
+            if str(r["prefix"]).startswith(f"{keeping.owner}/") and str(r["prefix"]).endswith("/")
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []

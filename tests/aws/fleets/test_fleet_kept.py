@@ -1,0 +1,323 @@
+"""The work of a class outlives its instances, whoever ends them, and the teacher's laptop: each seat gets its own back, nobody another's."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import boto3
+import pytest
+
+from gpulab.fleets import acting
+from gpulab.fleets.events import BringingBack, Unkept
+from gpulab.fleets.members import members
+
+_spec = importlib.util.spec_from_file_location(
+    "instances_that_keep", Path(__file__).with_name("instances_that_keep.py")
+)
+keeping = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(keeping)
+
+
+@pytest.fixture
+def machines(sandbox, tmp_path):
+    return keeping.Machines(sandbox, tmp_path / "machines")
+
+
+@pytest.fixture
+def up(make_class, machines):
+    """Launch a class and boot it: the class, and its machines in the order of the seats."""
+
+    def launch(size, **more):
+        klass = make_class(size, **more)
+        run = klass.up()
+        assert [None] * size == [o.trouble for o in run.outcomes]
+        return klass, [machines.boot(o.instance.id) for o in run.outcomes]
+
+    return launch
+
+
+def collected(klass, accounts, folder):
+    """What `fleet collect` brings: the outcomes' details by student, and the files by student."""
+    wish = klass.wish()
+    found = members(accounts, wish.lab, wish.everyone, with_extras=True)
+    live = [m for m in found if m.instance]
+    gone = [m for m in found if not m.instance]
+    homes = acting.homes(accounts, wish.lab, gone)
+    outcomes = [
+        *acting.collect(accounts, live, folder, is_anonymous=False),
+        *acting.collect_kept(accounts, gone, homes, folder, is_anonymous=False),
+    ]
+    said = {o.seat.label: o.detail or o.trouble.message for o in outcomes}
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return said, files
+
+
+def other_laptop(klass, tmp_path, **outside):
+    """Another teacher's computer: the same course, nothing of what this one has seen."""
+    klass.home = tmp_path / "other"
+    return klass.accounts(**outside)
+
+
+def test_what_was_kept_at_the_deadline_is_collected_the_next_day_on_another_laptop(
+    up, machines, sandbox, tmp_path
+):
+    """The laptop that launched the class lies in a train; the instances saved, ended, and are gone."""
+    klass, (ann, bo) = up(2)
+    for machine, text in ((ann, b"ann's"), (bo, b"bo's")):
+        machine.write("week1.ipynb", text)
+        machine.save()
+        machines.end(machine.instance_id)
+    sandbox.advance(86_400)
+
+    said, files = collected(klass, other_laptop(klass, tmp_path), tmp_path / "handed-in")
+
+    assert {
+        "s000000/week1.ipynb": b"ann's",
+        "s000001/week1.ipynb": b"bo's",
+    } == files
+    kept = "1 new, 0 unchanged, as the instance kept it in the bucket at 2026-11-16"
+    assert [True] * 2 == [text.startswith(kept) for text in said.values()]
+    assert [True] * 2 == [text.endswith("UTC, verified by hash") for text in said.values()]
+
+
+def test_collected_again_nothing_is_fetched_again(up, machines, sandbox, tmp_path):
+    """Three hundred students' checkpoints come once."""
+    klass, (ann,) = up(1)
+    ann.write("week1.ipynb", b"1")
+    ann.save()
+    machines.end(ann.instance_id)
+    collected(klass, klass.accounts(), tmp_path / "in")
+    calls = len(sandbox.calls)
+
+    said, _ = collected(klass, klass.accounts(), tmp_path / "in")
+
+    assert "0 new, 1 unchanged, as the instance" == said["s000000"][:35]
+    # Who sat where, and the manifest; no file.
+    assert 2 == klass.operations(calls).count("GetObject")
+
+
+def test_an_interrupted_students_next_instance_has_the_work(up, machines, sandbox):
+    """AWS took it back at half past two; at twenty to three the student goes on where they were."""
+    klass, (ann, _) = up(2)
+    ann.write("deep/net.ipynb", b"trained")
+    sandbox.interrupt(ann.instance_id, in_seconds=120)
+    ann.save()
+    sandbox.advance(200)
+
+    accounts = klass.accounts(connect=machines.connect)
+    run = klass.up(accounts=accounts)
+
+    new = next(o for o in run.outcomes if str(o.result) == "launched")
+    assert new.instance.id != ann.instance_id
+    assert "its work is back: 1 file" == new.detail
+    assert {"deep/net.ipynb": b"trained"} == machines.by_id[new.instance.id].read()
+    assert [1] == [e.count for e in run.events if isinstance(e, BringingBack)]
+
+
+def test_what_comes_back_late_comes_with_the_handout(up, machines, sandbox):
+    """The laptop was shut right after the launch; the ticket must not lead to an empty folder."""
+    klass, (ann,) = up(1)
+    ann.write("a.ipynb", b"1")
+    ann.save()
+    machines.end(ann.instance_id)
+    run = klass.up(accounts=klass.accounts(connect=_silent))
+    (outcome,) = run.outcomes
+
+    accounts = klass.accounts(connect=machines.connect)
+    returning = acting.kept.Returning(accounts, klass.lab.id)
+    returning.look([outcome.account])
+    context = accounts.account(outcome.account).context
+    owed = acting.kept.is_owed(context, outcome.instance)
+    said = returning.to(outcome.account, outcome.instance)()
+
+    assert "its kept work is not on it: " in outcome.detail
+    assert "`gpulab fleet handout` tries again" in outcome.detail
+    assert (True, "its work is back: 1 file") == (owed, said)
+    assert not acting.kept.is_owed(context, outcome.instance)
+    assert {"a.ipynb": b"1"} == machines.by_id[outcome.instance.id].read()
+
+
+def test_a_name_that_an_instance_gives_itself_is_not_believed(
+    make_class, machines, sandbox, tmp_path
+):
+    """Its user is root there, and may say whatever they like: only the teacher says whose instance is whose."""
+    klass = make_class(2)
+    ann, bo = klass.up().outcomes
+    forger = machines.boot(ann.instance.id, name=bo.seat.name)
+    honest = machines.boot(bo.instance.id)
+    forger.write("week1.ipynb", b"not bo's")
+    forger.save()
+    for machine in (forger, honest):
+        machines.end(machine.instance_id)
+
+    said, files = collected(klass, other_laptop(klass, tmp_path), tmp_path / "in")
+
+    assert {"s000000/week1.ipynb": b"not bo's"} == files
+    assert ["s000000"] == list(said)
+
+
+def test_an_instance_cannot_keep_its_work_in_anothers_place(up, machines):
+    """The agent itself, told to: IAM knows which instance asks."""
+    _, (ann, bo) = up(2)
+    ann.write("week1.ipynb", b"ann's")
+    theirs = ann.spec["keep"]["prefix"].replace("{instance}", bo.instance_id)
+    ann.here.spec["keep"]["prefix"] = theirs
+
+    with pytest.raises(ann.problem, match="AccessDenied"):
+        ann.save()
+
+
+def test_who_does_not_answer_is_collected_from_the_bucket(up, machines, sandbox, tmp_path):
+    """A machine that hangs at ten to five has saved a minute before."""
+    klass, (ann,) = up(1)
+    ann.write("a.ipynb", b"1")
+    ann.save()
+    ann.is_off = True
+    accounts = klass.accounts(connect=machines.connect)
+    keeping.pin(_known_hosts(klass, accounts), ann.instance_id)
+
+    said, files = collected(klass, accounts, tmp_path / "in")
+
+    assert {"s000000/a.ipynb": b"1"} == files
+    assert said["s000000"].startswith("1 new, 0 unchanged, as the instance kept it in the bucket")
+    assert said["s000000"].endswith("it does not answer itself (Connection timed out)")
+
+
+def test_what_stop_saved_later_is_not_replaced_by_an_older_copy(up, machines, sandbox, tmp_path):
+    """The bucket's copy is a minute old; what the teacher's `stop` brought home is not."""
+    klass, (ann,) = up(1)
+    ann.write("a.ipynb", b"old")
+    ann.save()
+    accounts = klass.accounts(connect=machines.connect)
+    keeping.pin(_known_hosts(klass, accounts), ann.instance_id)
+    sandbox.advance(30)
+    ann.write("a.ipynb", b"new")
+    wish = klass.wish()
+    found = members(accounts, wish.lab, wish.everyone, with_extras=True)
+    (stopped,) = acting.stop(accounts, found, save=True)
+
+    _, files = collected(klass, accounts, tmp_path / "in")
+
+    assert "its work is in " in stopped.detail
+    assert {"s000000/a.ipynb": b"new"} == files
+
+
+def test_an_account_that_allows_no_role_is_served_as_before_and_that_is_said(make_class, sandbox):
+    """Many a course account is closed to IAM; the class has its lab all the same."""
+    klass = make_class(2)
+    sandbox.deny("iam:CreateRole")
+
+    run = klass.up()
+
+    (said,) = [e for e in run.events if isinstance(e, Unkept)]
+    assert ["launched"] * 2 == run.results()
+    assert ("profile default",) == said.accounts
+    assert "make the role gpulab-work-course-c1" in said.why
+    assert [False] * 2 == ["IamInstanceProfile" in i for i in sandbox.instances("running")]
+    calls = len(sandbox.calls)
+    klass.lab = klass.lab.__class__(**{**klass.lab.__dict__, "id": "w2"})
+    klass.up()
+    assert "CreateRole" not in klass.operations(calls)
+
+
+def test_in_a_students_own_account_the_next_instance_has_it_without_the_teacher(
+    up, machines, sandbox, tmp_path
+):
+    """There the name is the student's own, so the agent finds by itself what was kept under it."""
+    klass, (ann,) = up(1, kind="own")
+    ann.write("a.ipynb", b"mine")
+    ann.save()
+    machines.end(ann.instance_id)
+
+    said, files = collected(klass, other_laptop(klass, tmp_path), tmp_path / "in")
+    again = machines.boot(klass.up().outcomes[0].instance.id)
+
+    assert {"s000000/a.ipynb": b"mine"} == files
+    assert "as the instance kept it in the bucket" in said["s000000"]
+    assert {"a.ipynb": b"mine"} == again.read()
+
+
+def test_an_older_stack_is_served_without_and_asked_once(make_class, sandbox):
+    """Students update their stacks when they get to it; a class does not wait for them."""
+    klass = make_class(1, kind="own")
+    number = klass.wish().everyone[0].account.number
+    _remove_work_role(sandbox, number)
+
+    run = klass.up()
+    calls = len(sandbox.calls)
+    klass.up()
+
+    assert ["its stack is older than this: it has no bucket for the work"] == [
+        e.why for e in run.events if isinstance(e, Unkept)
+    ]
+    assert ["launched"] == run.results()
+    assert "GetRole" not in klass.operations(calls)
+
+
+def test_the_second_monday_asks_for_nothing_of_it_again(make_class, sandbox):
+    """Three hundred accounts, a call each, is a minute of the lab."""
+    klass = make_class(1, kind="own")
+    klass.up()
+    klass.course, klass.lab = _next_week(klass)
+    calls = len(sandbox.calls)
+
+    run = klass.up()
+
+    asked = klass.operations(calls)
+    assert ["launched"] == run.results()
+    assert [] == [o for o in asked if o in ("GetRole", "PutObject", "GetObject", "ListObjectsV2")]
+    assert [True] * 2 == ["IamInstanceProfile" in i for i in sandbox.instances("running")]
+
+
+def test_an_account_that_two_students_name_keeps_nothing(make_class, sandbox):
+    """There the work lies under names only, and both would have the same role in their hands."""
+    klass = make_class(2, kind="own")
+    one, two = klass.people
+    klass.people = (one, two.__class__(**{**two.__dict__, "account": one.account}))
+
+    run = klass.up()
+
+    (said,) = [e for e in run.events if isinstance(e, Unkept)]
+    assert said.why.startswith("several students name it")
+    assert {False} == {"IamInstanceProfile" in i for i in sandbox.instances("pending", "running")}
+
+
+def test_the_seats_are_written_down_once_for_a_run(up, sandbox):
+    """A small object for each run, not for each student; and none where nothing is new."""
+    klass, _ = up(3)
+    klass.up()
+
+    written = _seats(sandbox)
+    assert 1 == len(written)
+    assert 3 == written[0].count(b'"instance"')
+
+
+def _silent(target):
+    return keeping.soaking().Host(keeping.Machines(None, Path()), target)
+
+
+def _known_hosts(klass, accounts):
+    return accounts.account(klass.wish().everyone[0].account).context.folder.known_hosts
+
+
+def _seats(sandbox):
+    s3 = boto3.client("s3")
+    bucket = s3.list_buckets()["Buckets"][0]["Name"]
+    listed = s3.list_objects_v2(Bucket=bucket, Prefix="course-c1/.seats/").get("Contents", [])
+    return [s3.get_object(Bucket=bucket, Key=o["Key"])["Body"].read() for o in listed]
+
+
+def _remove_work_role(sandbox, number):
+    key = sandbox.key_of(number)
+    iam = boto3.client("iam", aws_access_key_id=key.access_key, aws_secret_access_key=key.secret)
+    name = "gpulab-work-course-c1"
+    iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=name)
+    iam.delete_role_policy(RoleName=name, PolicyName="keep-work")
+    iam.delete_role(RoleName=name)
+
+
+def _next_week(klass):
+    lab = klass.lab.__class__(**{**klass.lab.__dict__, "id": "w2"})
+    course = klass.course.__class__(**{**klass.course.__dict__, "labs": (lab,)})
+    return course, lab

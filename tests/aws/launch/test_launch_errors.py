@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 
+import pytest
+
 from gpulab import errors
 from gpulab.launch.events import Attempting, BuyOnDemand, PlaceRefused
 from gpulab.model.market import Market

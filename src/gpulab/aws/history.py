@@ -24,7 +24,7 @@ from gpulab.model.timeline import EndedBy
 from gpulab.planning.catalogue import instance_types, on_demand_prices
 from gpulab.planning.snapshot import gp3_usd_per_gib_month
 
-_PRICES_KEPT = timedelta(days=90)
+PRICES_KEPT = timedelta(days=90)
 _IPV4_USD = Decimal("0.005")
 # A run is charged for a minute at least, and an instance that ends before it ran for nothing; EC2 does not tell the two apart.
 _LEAST_CHARGED = timedelta(minutes=1)
@@ -275,7 +275,7 @@ def spot_price_facts(
         AvailabilityZone=zone,
         InstanceTypes=[instance_type],
         ProductDescriptions=[fact.LINUX],
-        StartTime=max(begin, end - _PRICES_KEPT),
+        StartTime=max(begin, end - PRICES_KEPT),
         EndTime=end,
     )
     for row in (row for page in pages for row in page["SpotPriceHistory"]):

@@ -10,8 +10,9 @@ import contextlib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
+from gpulab.aws.history import spot_price_facts
 from gpulab.aws.spot_ends import ends_of
-from gpulab.errors import NotAllowed
+from gpulab.errors import GpulabError, NotAllowed
 from gpulab.launch.context import Context
 from gpulab.launch.money.told_costs import told_by, told_by_themselves
 from gpulab.model.fact import Fact, FactKind, Source, ended
@@ -46,7 +47,10 @@ def close_forgotten(
     """
     gone = _gone(context, there, owner=owner)
     told = _told_ends(context, gone)
-    new = context.ledger.append(told.values())
+    ids = {one.instance_id for one in gone}
+    launched = [f for f in context.ledger.facts(FactKind.LAUNCHED) if f.subject in ids]
+    prices, _ = forgotten_prices(context, launched, there)
+    new = context.ledger.append([*told.values(), *prices])
     silent = [one.instance_id for one in gone if one.instance_id not in told]
     if not is_heard:
         if not silent:
@@ -62,6 +66,36 @@ def close_forgotten(
         *_sooner(reading, facts, heard, now),
     )
     return new + context.ledger.append(guesses), guesses
+
+
+def forgotten_prices(
+    context: Context, launched: Iterable[Fact], regions: Container[str]
+) -> tuple[list[Fact], list[str]]:
+    """
+    Read what spot cost from some launches on: of instances that EC2 does not show any more, nobody has looked since.
+
+    Args:
+        launched: Facts; other kinds and what ran in other regions are left out.
+
+    Returns:
+        The prices, and sentences about what could not be read.
+    """
+    since: dict[tuple[str, str], datetime] = {}
+    for one in launched:
+        place = one.details.get("zone", ""), one.details.get("instance_type", "")
+        is_spot = one.kind is FactKind.LAUNCHED and one.details.get("market") == Market.SPOT
+        if is_spot and region_of(place[0]) in regions:
+            since[place] = min(since.get(place, one.at), one.at)
+    prices: list[Fact] = []
+    unread: list[str] = []
+    for (zone, kind), begin in sorted(since.items()):
+        try:
+            prices += spot_price_facts(
+                context.cloud, region_of(zone), zone, kind, begin=begin, end=context.now()
+            )
+        except GpulabError as error:  # an instance may call its type what it likes
+            unread.append(f"the spot prices of {kind} in {zone}: {error.message}")
+    return prices, unread
 
 
 def open_launches(reading: LedgerReading) -> list[LaunchRecord]:

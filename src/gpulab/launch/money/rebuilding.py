@@ -6,16 +6,20 @@ Repeatable: a fact that is known already stays as it is. Says what nobody could 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gpulab.aws.history import History, history_of, spot_price_facts
+from gpulab.aws.history import PRICES_KEPT, History, history_of
 from gpulab.aws.regions import ask_each
 from gpulab.launch.context import Context
-from gpulab.launch.money.forgotten import close_forgotten, open_launches, region_of
-from gpulab.launch.money.told_costs import told_by_themselves, told_costs
-from gpulab.model.discrepancy import DiscrepancyKind
+from gpulab.launch.money.forgotten import (
+    close_forgotten,
+    forgotten_prices,
+    open_launches,
+    region_of,
+)
+from gpulab.launch.money.told_costs import told_costs
 from gpulab.model.fact import Fact, FactKind
 from gpulab.model.market import Market
 from gpulab.spending.facts import LedgerReading, timeline_of
@@ -62,12 +66,14 @@ def rebuild(context: Context, regions: tuple[str, ...], *, of_everyone: bool = F
     unknown = [text for history in histories.values() for text in history.unknown]
     unknown += [f"{region}: {error.message}" for region, error in answers.failed.items()]
     told = told_costs(context, of_everyone=of_everyone)
-    prices, unread = _prices_of(context, told.facts, histories)
+    known = {one.subject for one in context.ledger.facts(FactKind.LAUNCHED)}
+    unknown += _unknown_of(told.facts, known, histories, now)
+    prices, unread = forgotten_prices(context, told.facts, histories)
     facts += [*told.facts, *prices]
     new = context.ledger.append(facts)
     more, guesses = close_forgotten(context, _there(histories), owner=owner, is_heard=True)
     unknown += [f"{one.subject} is {one.details['reason']}" for one in guesses]
-    unknown += [*unread, *_gaps(context, told.facts), *told.problems]
+    unknown += [*unread, *told.problems]
     return Rebuilt(len(facts), new + more, tuple(unknown))
 
 
@@ -158,34 +164,15 @@ def _launched_here(
             yield one
 
 
-def _prices_of(
-    context: Context, told: Iterable[Fact], regions: Iterable[str]
-) -> tuple[list[Fact], list[str]]:
-    """Read what spot cost where instances ran that EC2 has forgotten, and say of which nobody asked."""
-    since: dict[tuple[str, str], datetime] = {}
-    unread: list[str] = []
+def _unknown_of(
+    told: Iterable[Fact], known: Container[str], regions: Container[str], now: datetime
+) -> Iterator[str]:
+    """Say what nobody can tell any more of launches that only the instances themselves remember."""
     for one in told:
-        said = one.details
-        if one.kind is not FactKind.LAUNCHED or said.get("market") != Market.SPOT:
+        if one.kind is not FactKind.LAUNCHED or one.subject in known:
             continue
-        zone, kind = said.get("zone", ""), said.get("instance_type", "")
-        if region_of(zone) in regions:
-            since[zone, kind] = min(since.get((zone, kind), one.at), one.at)
-        else:
-            unread.append(f"{one.subject} ran in {zone or 'no zone'}, whose region was not asked")
-    prices: list[Fact] = []
-    for (zone, kind), begin in sorted(since.items()):
-        prices += spot_price_facts(
-            context.cloud, region_of(zone), zone, kind, begin=begin, end=context.now()
-        )
-    return prices, unread
-
-
-def _gaps(context: Context, told: Iterable[Fact]) -> list[str]:
-    """Say for which of them AWS has forgotten the prices as well."""
-    ids = told_by_themselves(told)
-    return [
-        f"{one.subject}: {one.cause}"
-        for one in timeline_of(context.ledger.facts()).problems
-        if one.kind is DiscrepancyKind.PRICE_GAP and one.subject in ids
-    ]
+        zone = one.details.get("zone", "")
+        if region_of(zone) not in regions:
+            yield f"{one.subject} ran in {zone or 'no zone'}, whose region was not asked"
+        elif one.details.get("market") == Market.SPOT and now - one.at > PRICES_KEPT:
+            yield f"{one.subject}: AWS has forgotten the spot prices of its time; the one of its launch is taken"

@@ -34,6 +34,8 @@ _ITS_OWN = frozenset(
         FactKind.ENDED,
     }
 )
+# A full disk cuts one line short; a file of such lines is no agent's.
+_MOST_WRONG = 9
 # Clocks of instances are compared with AWS's; this computer's is not.
 _CLOCKS_DIFFER = timedelta(minutes=5)
 
@@ -131,14 +133,16 @@ def _sort(
             found = import_lines(line)
         except WrongUsage as error:
             wrong.append(error.message.replace("line 1", f"line {number}", 1))
+            if len(wrong) == _MOST_WRONG:
+                break
             continue
         likely = [x for x in found if _is_own(x, one) and not _is_ahead(x, context.now())]
         facts += likely
         strange += len(found) - len(likely)
     name = f"{one.instance_id}.jsonl"
     if wrong:
-        more = f" (and {len(wrong) - 1:,} more)" if len(wrong) > 1 else ""
-        problems.append(f"{name}: {wrong[0]}{more}")
+        rest = "; the rest is not read" if len(wrong) == _MOST_WRONG else ""
+        problems.append(f"{name}: {wrong[0]}{rest}")
     if strange:
         text = f"{strange:,} facts are not of this instance, or cannot be; they are left out"
         problems.append(f"{name}: {text}")

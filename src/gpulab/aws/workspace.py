@@ -4,7 +4,6 @@ The kept work in the account's bucket: listed, read, fetched, deleted. `workspac
 Hides S3. Every call names the expected owner of the bucket, so that a bucket somebody else made under our name is refused.
 
 The layout of a name's kept work, written by the agent: `OWNER/NAME/manifest.json` (last, so it is whole or old) and the files it lists.
-What an instance cost lies in `OWNER/.ledger/INSTANCE.jsonl`, so that it outlives the work.
 """
 
 from __future__ import annotations
@@ -88,26 +87,6 @@ class KeptManifest:
         return sum(f.size_bytes for f in self.files)
 
 
-@dataclass(frozen=True)
-class ToldCosts:
-    """
-    What one instance wrote of its costs: lines of facts for a ledger.
-
-    Attributes:
-        owner: Whose part of the bucket it lies in; only the owner's instances can write there.
-    """
-
-    key: str
-    size_bytes: int
-    owner: str
-
-    @property
-    def instance_id(self) -> str:
-        """Whose costs, as the object's name says; `""` for what is no such object."""
-        name = self.key.rpartition("/")[2]
-        return name.removesuffix(".jsonl") if name.endswith(".jsonl") else ""
-
-
 def put(cloud: Cloud, bucket: Bucket, key: str, body: bytes) -> None:
     """Write one object, replacing what is there."""
     s3: S3Client = cloud.client("s3", bucket.region)
@@ -182,55 +161,6 @@ def read_manifest(cloud: Cloud, bucket: Bucket, prefix: str) -> KeptManifest | N
             f"the manifest {prefix}manifest.json in {bucket.name} is damaged",
             hint="The files lie beside it as plain files; older versions of both are kept for 30 days",
         ) from error
-
-
-@explained("list whose work is kept")
-def owners(cloud: Cloud, bucket: Bucket) -> tuple[str, ...]:
-    """List everybody who has something in a shared account's bucket, sorted."""
-    pages = cloud.pages(
-        "s3",
-        bucket.region,
-        "list_objects_v2",
-        doing=f"list whose work is kept in {bucket.name}",
-        Bucket=bucket.name,
-        Delimiter="/",
-        ExpectedBucketOwner=bucket.account_id,
-    )
-    found = (p["Prefix"] for page in pages for p in page.get("CommonPrefixes", []))
-    return tuple(sorted(prefix.removesuffix("/") for prefix in found))
-
-
-@explained("list what instances wrote of their costs")
-def told_costs(cloud: Cloud, bucket: Bucket, *, owner: str) -> tuple[ToldCosts, ...]:
-    """List what a student's instances wrote of their costs, sorted by instance."""
-    folder = f"{owner}/.ledger/"
-    pages = cloud.pages(
-        "s3",
-        bucket.region,
-        "list_objects_v2",
-        doing=f"list what instances wrote of their costs in {bucket.name}",
-        Bucket=bucket.name,
-        Prefix=folder,
-        ExpectedBucketOwner=bucket.account_id,
-    )
-    rows = (row for page in pages for row in page.get("Contents", []))
-    found = (ToldCosts(row["Key"], row["Size"], owner) for row in rows)
-    return tuple(sorted((one for one in found if one.instance_id), key=lambda one: one.key))
-
-
-def read_costs(cloud: Cloud, bucket: Bucket, told: ToldCosts) -> bytes:
-    """
-    Read what an instance wrote of its costs, as it wrote it; nothing in it is checked.
-
-    Raises:
-        AwsError: AWS refuses.
-    """
-    s3: S3Client = cloud.client("s3", bucket.region)
-    with cloud.explained(f"read {told.key} in {bucket.name}"):
-        reply = s3.get_object(
-            Bucket=bucket.name, Key=told.key, ExpectedBucketOwner=bucket.account_id
-        )
-        return reply["Body"].read()
 
 
 @explained("list the kept work")

@@ -1082,6 +1082,8 @@ def _sort_in(found: Scan, folders: list[str], path: str, entry: os.DirEntry[str]
 # file, in the bucket that the work is kept in, under a key and hash that the specification names. Where there is no bucket,
 # what follows the line `reaching the bucket` does not travel either: the locks take its place.
 KEEPING: dict[str, Callable[[Here, Metadata], int]] = {}
+# Told by the watcher what failed of each save.
+AFTER_SAVE: list[Callable[[Watch, list[str]], None]] = []
 
 
 def keeping(word: str) -> Callable[[Here, Metadata], int]:
@@ -1212,6 +1214,17 @@ def _fetch_whole(keep: dict[str, str], metadata: Metadata) -> bytes:
     if hashlib.sha256(source).hexdigest() != keep["agent"]:
         raise Problem(f"{path} in the bucket is not the agent of this launch")
     return source
+
+
+def _say_what_became(watch: Watch, failed: list[str]) -> None:
+    """On a notice, say once that the work is safe, or what of it is not."""
+    notice, saved_at = watch.live["notice"], watch.live["saved_at"]
+    if notice and (failed or (saved_at and seconds_of(saved_at) >= int(watch.noticed_at))):
+        words = f"Not all of the work is saved ({failed[0]})" if failed else "The work is saved"
+        watch._say("safe", f"{words}. {_TAKEN.format(notice['time'][11:16])}{_BACK}.")
+
+
+AFTER_SAVE.append(_say_what_became)
 
 
 # --- is anyone there? ---------------------------------------------------------------------------------------------
@@ -1430,6 +1443,10 @@ def fact(here: Here, kind: str, at: str | None, **details: Any) -> None:
 # --- watching -----------------------------------------------------------------------------------------------------
 
 
+_TAKEN = "AWS takes this spot instance back at {} UTC. "
+_BACK = "`gpulab up` brings it back on another instance"
+
+
 class Watch:
     """
     The daemon: looks every five seconds, warns, saves, ends.
@@ -1458,6 +1475,7 @@ class Watch:
         self.saved_print = 0
         self.newest_source = 0.0
         self.look_s = look_every_s(0)
+        self.noticed_at = now
         self.warned: tuple[str, int] = ("", 0)
         self.rebalance = b""
         self.began = now
@@ -1534,10 +1552,10 @@ class Watch:
                 self._write_down(now, at, by="aws", reason="Server.SpotInstanceTermination")
                 tell(
                     self.here,
-                    f"AWS takes this spot instance back at {at[11:16]} UTC. The work is being saved now; "
-                    "`gpulab up` brings it back on another instance.",
+                    f"{_TAKEN.format(at[11:16])}{self._work('The work is being saved now')}; {_BACK}.",
                     kind="error",
                 )
+                self.noticed_at = now
                 self._start_save()
         if self._is_due("rebalance", now, 5) and not self.live["notice"]:
             body = self.metadata.get("meta-data/events/recommendations/rebalance") or b""
@@ -1545,7 +1563,7 @@ class Watch:
                 self.rebalance = body
                 tell(
                     self.here,
-                    "AWS may take this spot instance back soon. The work is being saved now.",
+                    f"AWS may take this spot instance back soon. {self._work('The work is being saved now')}.",
                 )
                 self._start_save()
 
@@ -1653,6 +1671,14 @@ class Watch:
         if not is_complete:
             self.saved_print = 0  # tried again at the next look
         self.saving = None
+        for tell_of_it in AFTER_SAVE:
+            tell_of_it(self, failed)
+
+    def _work(self, with_bucket: str) -> str:
+        """Say what becomes of the work; without a bucket nobody but the laptop keeps it."""
+        if self.here.spec["keep"]:
+            return with_bucket
+        return "An open tunnel or `gpulab pull` keeps the work"
 
     # the end
 
@@ -1708,7 +1734,7 @@ class Watch:
         at = (iso(end) or "")[11:16]
         tell(
             self.here,
-            f"This instance ends at {at} UTC, within {minutes} minutes: {why}. The work is saved first; {cure}.",
+            f"This instance ends at {at} UTC, within {minutes} minutes: {why}. {self._work('The work is saved first')}; {cure}.",
         )
         self._start_save()
 

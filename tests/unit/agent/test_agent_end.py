@@ -69,9 +69,9 @@ def test_the_deadline_ends_it_after_two_warnings(a_here, metadata):
     watch.step(DEADLINE + 1)
 
     assert [
-        "gpulab: This instance ends at 17:00 UTC, within 10 minutes: its time is over. The work is saved first; "
+        "gpulab: This instance ends at 17:00 UTC, within 10 minutes: its time is over. An open tunnel or `gpulab pull` keeps the work; "
         "`gpulab extend` gives it longer.",
-        "gpulab: This instance ends at 17:00 UTC, within 2 minutes: its time is over. The work is saved first; "
+        "gpulab: This instance ends at 17:00 UTC, within 2 minutes: its time is over. An open tunnel or `gpulab pull` keeps the work; "
         "`gpulab extend` gives it longer.",
     ] == told(here)
     assert (False, True) == (before, is_off(here))
@@ -250,6 +250,82 @@ def test_the_notice_is_told_written_down_and_seen_in_the_status(here, metadata, 
     ]["details"]
 
 
+NOTICE = '{"action": "terminate", "time": "2026-11-23T14:30:00Z"}'
+TAKEN = "AWS takes this spot instance back at 14:30 UTC. "
+BACK = "`gpulab up` brings it back on another instance."
+
+
+class Saving:
+    """A save that is over when it is asked for."""
+
+    def __init__(self, returncode: int | None) -> None:
+        self.returncode = returncode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+
+@pytest.mark.parametrize(
+    ("summary", "code", "said"),
+    [
+        ({"saved_at": "2026-11-23T13:01:02Z"}, 0, f"The work is saved. {TAKEN}{BACK}"),
+        (
+            {"saved_at": "2026-11-23T13:01:02Z", "failed": ["a.h5: Input/output error"]},
+            1,
+            f"Not all of the work is saved (a.h5: Input/output error). {TAKEN}{BACK}",
+        ),
+        (
+            {"error": "S3 does not answer"},
+            1,
+            f"Not all of the work is saved (S3 does not answer). {TAKEN}{BACK}",
+        ),
+        ({"saved_at": "2026-11-23T13:00:59Z"}, 0, ""),  # begun before the notice
+    ],
+)
+def test_after_a_notice_it_is_said_once_that_the_work_is_safe(
+    a_here, metadata, metadata_service, summary, code, said
+):
+    """In the two minutes a student has, `is being saved` is no answer to whether the afternoon is lost."""
+    here = a_here(keep={"bucket": "b", "prefix": "p/", "region": "r", "endpoint": "http://x"})
+    watch = a_watch(here, metadata)
+    watch._start_save = lambda: None  # type: ignore[method-assign]
+    metadata_service.said["meta-data/spot/instance-action"] = NOTICE
+    watch.step(NOW + 60)
+    write_json(here.path("run/gpulab/saved.json"), summary)
+
+    for seconds in (65, 70):
+        watch.saving = Saving(code)  # type: ignore[assignment]
+        watch.step(NOW + seconds)
+
+    assert [
+        f"gpulab: {TAKEN}The work is being saved now; {BACK}",
+        *[f"gpulab: {said}"] * bool(said),
+    ] == [line for line in told(here) if "disk" not in line]
+
+
+def test_a_save_that_was_under_way_at_the_notice_is_followed_by_another(
+    a_here, metadata, metadata_service, monkeypatch
+):
+    """What was written after it had begun would be lost, and nobody could say that all is safe."""
+    here = a_here(keep={"bucket": "b", "prefix": "p/", "region": "r", "endpoint": "http://x"})
+    write_json(here.path("run/gpulab/phases.json"), {"phases": [{"state": "done"}] * 9})
+    watch = a_watch(here, metadata)
+    metadata_service.said["meta-data/spot/instance-action"] = NOTICE
+    began: list[float] = []
+    watch.saving = Saving(None)  # type: ignore[assignment]
+    seen = agent.Glance()
+    agent.scan(here.work, seen)
+    watch.saved_print = seen.print
+
+    watch.step(NOW + 60)
+    watch.saving = None
+    watch._start_save = lambda: began.append(now)  # type: ignore[method-assign]
+    for now in (NOW + 65, NOW + 70):
+        watch.step(now)
+
+    assert [NOW + 70] == began
+
+
 def test_a_rebalance_recommendation_is_told_once(here, metadata, metadata_service):
     """It often comes minutes before the notice; said every five seconds it would only annoy."""
     metadata_service.said["meta-data/events/recommendations/rebalance"] = (
@@ -261,7 +337,7 @@ def test_a_rebalance_recommendation_is_told_once(here, metadata, metadata_servic
         watch.step(NOW + seconds)
 
     assert [
-        "gpulab: AWS may take this spot instance back soon. The work is being saved now."
+        "gpulab: AWS may take this spot instance back soon. An open tunnel or `gpulab pull` keeps the work."
     ] == told(here)
 
 

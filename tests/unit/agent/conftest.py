@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gpulab.agent import agent
 from gpulab.agent.agent import Here, Metadata
 
 DEADLINE = datetime(2026, 11, 23, 17, 0, tzinfo=UTC)
@@ -131,6 +132,14 @@ def a_here(tmp_path) -> Callable[..., Here]:
         return Here(str(root))
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _watchdogs(tmp_path: Path) -> Iterator[None]:
+    """End the watchdogs that a test armed; they would sleep for hours."""
+    yield
+    for pid_file in tmp_path.glob("*/run/gpulab/end.pid"):
+        agent._end_group(int(pid_file.read_text()))
 
 
 @pytest.fixture

@@ -30,14 +30,6 @@ DEADLINE = datetime(2026, 11, 23, 17, 0, tzinfo=UTC).timestamp()
 NOW = DEADLINE - 4 * 3600
 
 
-@pytest.fixture(autouse=True)
-def _watchdogs(tmp_path):
-    """End the watchdogs that a test armed."""
-    yield
-    for pid_file in tmp_path.glob("*/run/gpulab/end.pid"):
-        agent._end_group(int(pid_file.read_text()))
-
-
 def a_watch(here, metadata, *, now: float = NOW) -> Watch:
     write_json(
         here.path("run/gpulab/armed.json"),

@@ -83,58 +83,51 @@ def command(
       gpulab open week4 --tensorboard --logdir work/logs
       gpulab open --ticket s171000.ticket
     """
+    with_browser = not (no_browser or as_json or is_announced)
     if ticket_file is not None:
         if name or detach or is_closing or with_tensorboard:
             raise WrongUsage("`--ticket` stands alone", hint="It keeps the tunnel in this terminal")
-        with_browser = not (no_browser or as_json)
         _open_ticket(context, ticket_file, port, with_browser=with_browser, as_json=as_json)
         return
-    from gpulab.launch.running import browser, instances
-
     if is_closing:
-        closed = _close(context, name)
-        if as_json:
-            context.console.show_json({"closed": closed})
-        else:
-            said = (
-                f"The tunnel to {', '.join(closed)} is closed" if closed else "There was no tunnel"
-            )
-            context.console.say(said)
+        _close(context, name, as_json=as_json)
         return
     if logdir is not None and not with_tensorboard:
         raise WrongUsage("`--logdir` comes with `--tensorboard`", hint="Add `--tensorboard`")
-    folder = (logdir or "work") if with_tensorboard else None
+    from gpulab.launch.running import browser, instances
+
     instance = instances.find(context.launch, name)
+    folder = (logdir or "work") if with_tensorboard else None
     if detach:
         opened = browser.open_detached(
+            context.launch, instance, port=port, with_browser=with_browser, logdir=folder
+        )
+        _show(context, opened, "", as_json=as_json)
+        return
+    try:
+        browser.serve(
             context.launch,
             instance,
             port=port,
-            with_browser=not (no_browser or as_json),
+            with_browser=with_browser,
+            is_announced=is_announced,
             logdir=folder,
+            on_open=lambda opened: _show(context, opened, _HERE, as_json=as_json),
+            on_change=context.console.say,
         )
-        context.console.show_json(opened) if as_json else context.console.show(_said(opened))
+    except KeyboardInterrupt:
+        context.console.say(f"\nThe tunnel is closed; {instance.name} goes on")
+        raise click.exceptions.Exit(Interrupted.exit_code) from None
+
+
+_HERE = "; Ctrl-C closes the tunnel, the instance goes on"
+
+
+def _show(context: Context, opened: Opened, beside: str, *, as_json: bool) -> None:
+    if as_json:
+        context.console.show_json(opened)
     else:
-        try:
-            browser.serve(
-                context.launch,
-                instance,
-                port=port,
-                with_browser=not (no_browser or as_json or is_announced),
-                is_announced=is_announced,
-                logdir=folder,
-                on_open=lambda opened: (
-                    context.console.show_json(opened)
-                    if as_json
-                    else context.console.show(
-                        f"{_said(opened)}; Ctrl-C closes the tunnel, the instance goes on"
-                    )
-                ),
-                on_change=context.console.say,
-            )
-        except KeyboardInterrupt:
-            context.console.say(f"\nThe tunnel is closed; {instance.name} goes on")
-            raise click.exceptions.Exit(Interrupted.exit_code) from None
+        context.console.show(f"{_said(opened)}{beside}")
 
 
 def _said(opened: Opened) -> str:
@@ -143,13 +136,19 @@ def _said(opened: Opened) -> str:
     return f"JupyterLab is open at {opened.url}"
 
 
-def _close(context: Context, name: str | None) -> list[str]:
+def _close(context: Context, name: str | None, *, as_json: bool) -> None:
     """Close the background tunnel of a name, or of all; asks nobody, so that it works when the instance or the network is gone."""
     from gpulab.remote import detached
 
     folder = context.folder.tunnels
     names = [record.name for record in detached.listing(folder) if name in (None, record.name)]
-    return [found for found in names if detached.stop(folder, found) is not None]
+    closed = [found for found in names if detached.stop(folder, found) is not None]
+    if as_json:
+        context.console.show_json({"closed": closed})
+    elif closed:
+        context.console.say(f"The tunnel to {', '.join(closed)} is closed")
+    else:
+        context.console.say("There was no tunnel")
 
 
 def _open_ticket(
@@ -172,9 +171,8 @@ def _open_ticket(
             on_open=lambda opened: (
                 context.console.show_json(opened)
                 if as_json
-                else context.console.show(
-                    f"JupyterLab is open at {opened.url} until {ends}; Ctrl-C closes the tunnel, the instance goes on"
-                )
+                else context.console.show(f"JupyterLab is open at {opened.url} until {ends}{_HERE}")
             ),
+            say=context.console.say,
             wait=context.sleep,
         )

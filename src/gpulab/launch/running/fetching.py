@@ -15,6 +15,7 @@ from pathlib import Path
 from gpulab.errors import GpulabError, Unreachable
 from gpulab.launch.account.storage import has_bucket
 from gpulab.launch.context import Context
+from gpulab.launch.running import agent
 from gpulab.model.instance import Instance
 from gpulab.remote import copying
 from gpulab.remote.glance import Glance, glance
@@ -57,16 +58,68 @@ def fetching(
     if has_bucket(context):
         yield
         return
-    folder, over = context.folder.work / instance.name, threading.Event()
+    folder = context.folder.work / instance.name
     fetcher = Fetcher(folder, say)
+
+    def look() -> None:
+        reached = target()
+        if not folder.exists():
+            note_has_work(context, reached.instance_id)
+        may_fetch = bool(context.cache.get(_key(reached.instance_id)))
+        fetcher.round(context.host(reached) if may_fetch else None)
+
+    with _beside(look):
+        yield
+
+
+@contextmanager
+def fetching_by_ticket(
+    context: Context, name: str, reached: SshTarget, *, say: Callable[[str], None]
+) -> Iterator[None]:
+    """
+    Fetch changed work of an instance that a ticket opens, beside the block, as long as the instance keeps nothing in a bucket by itself.
+
+    Into `work/NAME`; where that has the work of another instance, which may not have reached this one, into a folder of its own.
+
+    Args:
+        say: As for `fetching`; told where the work goes, too.
+    """
+    folder = context.folder.work / name
+    if folder.exists() and not context.cache.get(_key(reached.instance_id)):
+        folder = folder.with_name(f"{name}-{reached.instance_id}")
+    note_has_work(context, reached.instance_id)
+    fetcher = Fetcher(folder, say)
+    said: list[str] = []
+
+    def look() -> None:
+        host = context.host(reached)
+        if _keeps_by_itself(host):
+            return
+        if not said:
+            said.append(f"While this is open, the work is copied to {folder} every {EVERY_S:.0f} s")
+            say(said[0])
+        fetcher.round(host)
+
+    with _beside(look):
+        yield
+
+
+def _keeps_by_itself(host: Host) -> bool:
+    """Whether the instance has kept its work in a bucket; one that does not say is believed not to have."""
+    try:
+        return agent.status(host).saved_at is not None
+    except GpulabError:
+        return False
+
+
+@contextmanager
+def _beside(look: Callable[[], None]) -> Iterator[None]:
+    """Look again and again in a thread, as long as the block lasts."""
+    over = threading.Event()
 
     def work() -> None:
         while not over.wait(EVERY_S):
-            reached = target()
-            if not folder.exists():
-                note_has_work(context, reached.instance_id)
-            may_fetch = bool(context.cache.get(_key(reached.instance_id)))
-            fetcher.round(context.host(reached) if may_fetch else None)
+            look()
 
     thread = threading.Thread(target=work, name="fetching", daemon=True)
     thread.start()

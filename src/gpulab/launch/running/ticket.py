@@ -11,6 +11,7 @@ from gpulab.errors import Refused, RemoteError, Unreachable
 from gpulab.fleet.ticket import Ticket
 from gpulab.launch.context import Context
 from gpulab.launch.running import agent, browser
+from gpulab.launch.running.fetching import fetching_by_ticket
 from gpulab.remote import hostkeys, ports, tunnel
 from gpulab.remote.supervisor import Gone
 from gpulab.remote.target import SshTarget
@@ -56,10 +57,14 @@ def serve(
     port: int | None = None,
     with_browser: bool = True,
     on_open: Callable[[browser.Opened], None] = lambda opened: None,
+    say: Callable[[str], None] = lambda text: None,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """
     Keep a tunnel to a ticket's instance in this process until it is interrupted or the instance ends, which a teacher may have moved.
+
+    Args:
+        say: Told what comes to this computer meanwhile, where the instance keeps nothing by itself.
 
     Raises:
         Refused, WrongUsage: As `target_of`.
@@ -88,10 +93,11 @@ def serve(
             token = agent.token(context.host(reached))
             browser.lead(context.folder.tunnels, opened, token)
         on_open(opened)
-        while ends_at > context.now():
-            wait(_LOOK_S)
-            if ends_at - _ASK_BEFORE <= context.now():
-                ends_at = end_now(context, reached, ends_at)
+        with fetching_by_ticket(context, ticket.name, reached, say=say):
+            while ends_at > context.now():
+                wait(_LOOK_S)
+                if ends_at - _ASK_BEFORE <= context.now():
+                    ends_at = end_now(context, reached, ends_at)
     raise Unreachable("the lab is over, and with it the ticket")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import shlex
 
@@ -71,7 +72,7 @@ def test_every_command_in_a_document_exists_with_its_options(commands, documents
 
 def refusals(line: str, commands: dict[str, click.Command]) -> list[str]:
     """Why click would not take this command line, looking at names only; empty when it would."""
-    words = shlex.split(re.split(r"\s(?:\||>|&&|;|#)|…", line)[0])
+    words = list(itertools.takewhile(_is_of_the_call, shlex.split(line, comments=True)))
     profile = words.index("--profile") if "--profile" in words else None
     if profile == 1:
         del words[profile : profile + 2]
@@ -88,6 +89,11 @@ def refusals(line: str, commands: dict[str, click.Command]) -> list[str]:
     own = rest[: rest.index("--")] if "--" in rest else rest
     given = [word.split("=")[0] for word in own if re.match(r"--?[A-Za-z]", word)]
     return [f"`{line}`: no option {word}" for word in given if word not in options]
+
+
+def _is_of_the_call(word: str) -> bool:
+    """Whether a word belongs to the first call of a line, not to what it is piped into or followed by."""
+    return word not in ("|", ">", "&&", ";") and "…" not in word
 
 
 def _summary(command: click.Command) -> str:

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gpulab.cli.interrupted import explained, left_by_up
-from gpulab.cli.options import (
-    Amount,
-    Duration,
-    json_option,
-    name_argument,
-    tomorrow_note,
-    until_moment,
-    yes_option,
-)
-from gpulab.errors import WrongUsage
+from gpulab.cli.options import Amount, Duration, json_option, name_argument, yes_option
+from gpulab.cli.up_asked import Asked, wish_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from gpulab.cli.context import Context
     from gpulab.launch.events import Event, Question, Ready
-    from gpulab.model.course import Notebooks
     from gpulab.model.instance import LaunchRequest
 
 
@@ -112,26 +99,13 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(
     context: Context,
+    /,
     name: str | None,
-    gpu: str | None,
-    instance_type: str | None,
-    duration: timedelta | None,
-    until: str | None,
-    max_price: Decimal | None,
-    budget: Decimal | None,
-    regions: tuple[str, ...],
-    spot_only: bool,
-    is_on_demand: bool,
-    environment: str | None,
-    idle: timedelta | None,
-    disk_gib: int | None,
-    cidr: str | None,
-    notebooks: str | None,
-    data: tuple[str, ...],
     dry_run: bool,
     no_open: bool,
     yes: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """
     Start an instance and open JupyterLab on it.
@@ -146,131 +120,38 @@ def command(
       gpulab up gan --type g5.xlarge --hours 8 --max-price 0.60 --dry-run
       gpulab up week1 --notebooks https://github.com/tensorflow/docs@master:site/en/tutorials/quickstart
     """
-    from gpulab.launch.offers.wish import check_wish
-    from gpulab.launch.running.past import last_environment
-
-    _refuse_contradictions(gpu, instance_type, duration, until, spot_only, is_on_demand)
-    now = context.now()
-    context = context.admitting(cidr)
-    wish = _request(
-        context,
-        name=name or "lab",
-        gpu=gpu,
-        instance_type=instance_type,
-        duration=_duration(context, duration, until, now),
-        max_usd_per_hour=max_price or context.profile.max_usd_per_hour,
-        budget_usd=budget,
-        regions=regions,
-        is_on_demand=is_on_demand,
-        environment=environment,
-        idle=idle,
-        disk_gib=disk_gib,
-        notebooks=_notebooks(notebooks, data),
-    )
-    check_wish(context.launch, wish)
-    if not environment:
-        last = last_environment(context.launch, wish.name)
-        wish = replace(wish, environment=last or wish.environment)
-    notes = _notes(context, wish, is_named=bool(environment))
+    asked = Asked(**options)
+    context = context.admitting(asked.cidr)
+    wish = _wish(context, asked, name or "lab")
+    notes = _notes(context, wish, is_named=bool(asked.environment))
     if dry_run:
         _show_plan(context, wish, as_json, notes=notes)
         return
     context = context.owning()
-    asked = {
-        "--gpu": gpu,
-        "--type": instance_type,
-        "--region": " --region ".join(regions),
-        "--env": environment,
-        "--on-demand": is_on_demand,
-    }
     told: list[Event] = []
     with explained(lambda: left_by_up(wish.name, told)):
-        ready = _start(context, wish, told, spot_only=spot_only, yes=yes, notes=notes)
+        ready = _start(context, wish, told, spot_only=asked.spot_only, yes=yes, notes=notes)
         if ready is None:
             return
         if not ready.is_new:
-            _say_what_stays(context, wish, ready, asked, is_end_named=bool(duration or until))
+            _say_what_stays(context, wish, ready, asked)
         _open(context, ready, no_open=no_open, as_json=as_json)
 
 
-def _refuse_contradictions(
-    gpu: str | None,
-    instance_type: str | None,
-    duration: timedelta | None,
-    until: str | None,
-    spot_only: bool,
-    is_on_demand: bool,
-) -> None:
-    pairs = [
-        ("--gpu", gpu, "--type", instance_type),
-        ("--hours", duration, "--until", until),
-        ("--spot-only", spot_only, "--on-demand", is_on_demand),
-    ]
-    for one, is_one, other, is_other in pairs:
-        if is_one and is_other:
-            raise WrongUsage(
-                f"`{one}` and `{other}` exclude each other", hint="Leave one of them out"
-            )
+def _wish(context: Context, asked: Asked, name: str) -> LaunchRequest:
+    """
+    Make the wish that was typed, with the environment that the name had last.
 
+    Raises:
+        WrongUsage: It names an environment, a region, a type or a price that cannot be.
+    """
+    from gpulab.launch.offers.wish import check_wish
+    from gpulab.launch.running.past import last_environment
 
-def _duration(
-    context: Context, duration: timedelta | None, until: str | None, now: datetime
-) -> timedelta:
-    if until is not None:
-        moment = until_moment(until, now=now)
-        if note := tomorrow_note(until, moment, now=now):
-            context.console.say(note)
-        return moment - now
-    return duration or timedelta(seconds=int(context.profile.hours * 3600))
-
-
-def _request(
-    context: Context,
-    *,
-    name: str,
-    gpu: str | None,
-    instance_type: str | None,
-    duration: timedelta,
-    max_usd_per_hour: Decimal | None,
-    budget_usd: Decimal | None,
-    regions: tuple[str, ...],
-    is_on_demand: bool,
-    environment: str | None,
-    idle: timedelta | None,
-    disk_gib: int | None,
-    notebooks: Notebooks | None,
-) -> LaunchRequest:
-    from gpulab.model.instance import LaunchRequest
-    from gpulab.model.market import Market
-
-    profile = context.profile
-    return LaunchRequest(
-        name=name,
-        gpu=None if instance_type else gpu or profile.gpu,
-        instance_type=instance_type,
-        duration=duration,
-        max_usd_per_hour=max_usd_per_hour,
-        regions=regions or profile.regions,
-        markets=(Market.ON_DEMAND,) if is_on_demand else (Market.SPOT,),
-        environment=environment or profile.environment,
-        disk_gib=disk_gib or profile.disk_gib,
-        idle_minutes=max(1, int(idle.total_seconds() // 60)) if idle else profile.idle_minutes,
-        budget_usd=budget_usd,
-        course=profile.course,
-        notebooks=notebooks,
-    )
-
-
-def _notebooks(source: str | None, data: tuple[str, ...]) -> Notebooks | None:
-    from gpulab.launch.running.notebooks import read_notebooks
-
-    if source is not None:
-        return read_notebooks(source, data)
-    if data:
-        raise WrongUsage(
-            "`--data` comes with `--notebooks`", hint="Name the notebooks that read it"
-        )
-    return None
+    wish = wish_of(context, asked, name=name, now=context.now())
+    check_wish(context.launch, wish)
+    last = None if asked.environment else last_environment(context.launch, name)
+    return replace(wish, environment=last or wish.environment)
 
 
 def _notes(context: Context, wish: LaunchRequest, *, is_named: bool) -> list[str]:
@@ -346,14 +227,7 @@ def _start(
     return ready
 
 
-def _say_what_stays(
-    context: Context,
-    wish: LaunchRequest,
-    ready: Ready,
-    asked: Mapping[str, object],
-    *,
-    is_end_named: bool,
-) -> None:
+def _say_what_stays(context: Context, wish: LaunchRequest, ready: Ready, asked: Asked) -> None:
     """Say which flags an instance that is up cannot follow any more, and what to do about each."""
     from gpulab.planning.catalogue import instance_types
     from gpulab.planning.wishes import types_for
@@ -368,7 +242,7 @@ def _say_what_stays(
     }
     ignored = [
         flag if value is True else f"{flag} {value}"
-        for flag, value in asked.items()
+        for flag, value in asked.flags.items()
         if value and not follows[flag]
     ]
     if ignored:
@@ -376,7 +250,7 @@ def _say_what_stays(
             f"note: {instance.name} runs as {place.instance_type}, {place.market}, in {place.zone}, with"
             f" {instance.environment}; for `{' '.join(ignored)}` type `gpulab stop {instance.name}` first"
         )
-    if is_end_named:
+    if asked.names_end:
         context.console.say(f"note: `gpulab extend {instance.name}` moves its end")
 
 

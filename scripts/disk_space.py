@@ -33,9 +33,9 @@ class Need:
 
 @dataclass(frozen=True)
 class Room:
-    """One disk: what is still to be made on it, and what is free, in GB; `folder` is one of those it holds."""
+    """One disk: where it is mounted, what is still to be made on it, and what is free, in GB."""
 
-    folder: Path
+    mounted_at: Path
     needed_gb: float
     free_gb: float
 
@@ -46,7 +46,7 @@ class Room:
 
     def __str__(self) -> str:
         return (
-            f"{self.needed_gb:.1f} GB of disk are needed in {self.folder}, {self.free_gb:.1f} GB are free"
+            f"{self.needed_gb:.1f} GB of disk are needed on {self.mounted_at}, {self.free_gb:.1f} GB are free"
             + ("" if self.is_enough else ": too little")
         )
 
@@ -54,11 +54,13 @@ class Room:
 def needs(steps: Iterable[str]) -> list[Need]:
     """What these steps make, as measured in November 2026."""
     names = set(steps)
-    found = [Need(CHECKOUT / ".venv", 0.4, 0.0), Need(_uv_cache(), 0.4, 0.1)]
+    found = [Need(CHECKOUT / ".venv", 1.0, 0.0), Need(_uv_cache(), 0.7, 0.1)]
     if names & {"unit", "aws", "cli", "machine", "demo"}:
         found.append(Need(Path(tempfile.gettempdir()), 0.5, 0.5))
-    if names & {"wheel", "demo"}:
+    if "wheel" in names:
         found.append(Need(CHECKOUT / "build", 0.2, 0.1))
+    if "demo" in names:
+        found.append(Need(CHECKOUT / ".demo", 0.6, 0.6))
     if "machine" in names:
         # A base of 0.4, packages of 3.0 (the environments of the tests, unpacked once and linked into each machine),
         # and the disks of eight machines at once.
@@ -78,13 +80,19 @@ def rooms(
         there = environment.disk_mb(need.folder) / 1000 if need.anew_gb < need.gb else 0.0
         missing = max(need.anew_gb, need.gb - there)
         disk = place.stat().st_dev
-        before = disks.get(disk, Room(place, 0.0, free_bytes(place) / 1e9))
-        disks[disk] = Room(before.folder, before.needed_gb + missing, before.free_gb)
+        before = disks.get(disk, Room(_mount(place), 0.0, free_bytes(place) / 1e9))
+        disks[disk] = Room(before.mounted_at, before.needed_gb + missing, before.free_gb)
     return list(disks.values())
 
 
 def _existing(folder: Path) -> Path:
     return folder if folder.exists() else _existing(folder.parent)
+
+
+def _mount(place: Path) -> Path:
+    """The topmost folder of a disk, by which `df` names it."""
+    above = place.parent
+    return place if above == place or above.stat().st_dev != place.stat().st_dev else _mount(above)
 
 
 def _uv_cache() -> Path:

@@ -8,7 +8,7 @@ Runs the whole gate: sets up its own environment, then format, lint, types, laye
 
 Standard library only. Python 3.11 or newer and nothing else is needed; as root on Debian or Ubuntu it installs what booting
 simulated machines takes, elsewhere it says which tests are skipped. Every step runs even when an earlier one failed.
-It takes 7 GB of disk, and begins by saying how much of that is missing.
+It takes 8 GB of disk, and begins by saying how much of that is missing.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def _chosen(options: argparse.Namespace) -> list[Step]:
 def _say_what_it_takes(steps: list[Step]) -> None:
     print(
         "gpulab's gate: " + ", ".join(step.name for step in steps) + "\n"
-        "It takes 15 to 20 minutes on 2 cores, 2 minutes with --fast, and 7 GB of disk, 1 GB with --fast,\n"
+        "It takes 15 to 20 minutes on 2 cores, 2 minutes with --fast, and 8 GB of disk, 2 GB with --fast,\n"
         "all inside this checkout (.venv, .cache, build) but for the Debian packages that booting machines takes.",
         flush=True,
     )

@@ -1111,7 +1111,17 @@ def become_whole(here: Here, metadata: Metadata, word: str) -> int:
     return _run_whole(here, metadata, word)
 
 
+# Every word, and the option that it takes.
+OPTIONS = dict.fromkeys(
+    ["arm", "setup", "watch", "jupyter", "status", "save", "restore", "manifest", "token"], ""
+)
+OPTIONS.update(extend="--until", idle="--minutes", log="--follow")
+
+
 # --- reaching the bucket: in user data where there is one ---------------------------------------------------------
+
+# What the whole agent brings.
+OPTIONS.update(lab="", data="", locks="", check="")
 
 
 def signed(
@@ -2482,8 +2492,9 @@ def _say_manifest(here: Here, _: Metadata) -> int:
     return 0
 
 
-# The program in lab.py, and requirements by their lock's digest; put in here when the agent goes to the bucket.
+# The programs in lab.py and check.py, and requirements by their lock's digest; put in here when the agent goes to the bucket.
 LAB = ""
+CHECK = ""
 LOCKS: dict[str, str] = {}
 
 
@@ -2496,8 +2507,15 @@ def _lab(word: str) -> Callable[[Here, Metadata], int]:
     return do
 
 
+def _check(here: Here, _: Metadata) -> int:
+    env = {**os.environ, "GPULAB_ROOT": here.root}
+    return subprocess.run(
+        [sys.executable, "-"], input=CHECK.encode(), env=env, check=False
+    ).returncode
+
+
 KEEPING.update(save=_say_save, restore=_say_restored, manifest=_say_manifest)
-KEEPING.update(lab=_lab("lab"), data=_lab("data"), locks=_say_locks)
+KEEPING.update(lab=_lab("lab"), data=_lab("data"), locks=_say_locks, check=_check)
 
 
 # --- the words ----------------------------------------------------------------------------------------------------
@@ -2511,7 +2529,7 @@ def main(argv: list[str]) -> int:
     JupyterLab. status: print the status. extend: move the deadline. idle: change the idle limit, 0 for never. save:
     bring the work to the kept copy. restore: bring it back. manifest: list the work with hashes, a JSON object a line.
     token: print JupyterLab's token. log: print the log. lab, data: bring the lab's notebooks and data sets.
-    locks: print the locks that came with the whole agent.
+    locks: print the locks that came with the whole agent. check: print a row for what can be computed, exit 5 when something failed.
     """
     root, words = os.environ.get("GPULAB_ROOT", ""), list(argv)
     if words[:1] == ["--root"] and len(words) > 1:
@@ -2534,26 +2552,6 @@ def main(argv: list[str]) -> int:
     except (Problem, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-OPTIONS = dict.fromkeys(
-    [
-        "arm",
-        "setup",
-        "watch",
-        "jupyter",
-        "status",
-        "save",
-        "restore",
-        "manifest",
-        "token",
-        "lab",
-        "data",
-        "locks",
-    ],
-    "",
-)
-OPTIONS.update(extend="--until", idle="--minutes", log="--follow")
 
 
 def speak(root: str, word: str, option: str, value: str) -> int:

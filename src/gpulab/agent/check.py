@@ -1,9 +1,10 @@
 """
 What `gpulab check` runs on an instance: driver, GPU memory by notebook, disk, then the environment's own checks in its kernel.
 
-One file, standard library only, Python 3.10 or newer, given to `python3 -` over ssh. Prints a JSON object a line:
+One file, standard library only, Python 3.10 or newer, given to `python3 -` over ssh, or by `gpulab-agent check` on the instance. Prints a JSON object a line:
 `{"name", "state": "ok|failed|skipped", "text", "seconds"}`. Refuses nothing: what fails is a line. Reads `CHECK`, set before it: the
-text of the environment's `check.py`, which sets `CHECKS`, a sequence of functions that return a sentence or raise.
+text of the environment's `check.py`, which sets `CHECKS`, a sequence of functions that return a sentence or raise. With `TABLE`, set too, people read
+it: a row for each, and the exit code is 5 when something failed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 CHECK: str = globals().get("CHECK", "")
+TABLE: bool = globals().get("TABLE", False)
+_STATES = {"ok": "ok", "failed": "FAILED", "skipped": "-"}
 ROOT = os.environ.get("GPULAB_ROOT", "")
 _SMALLEST_GIB = 2.0
 _WITHIN_S = 900
@@ -47,11 +50,12 @@ class Skipped(Exception):
     """There is nothing to check here; the text says why."""
 
 
-def main() -> None:
-    """Print a line for each check."""
+def main() -> int:
+    """Print a line for each check; returns the exit code."""
     for check in (driver, gpu_memory, disk):
         tell(check)
     in_kernel()
+    return 5 if TABLE and "failed" in _told else 0
 
 
 def tell(check: Callable[[], str]) -> None:
@@ -66,10 +70,14 @@ def tell(check: Callable[[], str]) -> None:
     line(check.__name__.replace("_", " "), state, said, time.monotonic() - began)
 
 
+_told: list[str] = []
+
+
 def line(name: str, state: str, text: str, seconds: float = 0.0) -> None:
     """Print one result."""
+    _told.append(state)
     told = {"name": name, "state": state, "text": text, "seconds": round(seconds, 1)}
-    print(json.dumps(told), flush=True)
+    print(f"{_STATES[state]:6}  {name:14}  {text}" if TABLE else json.dumps(told), flush=True)
 
 
 def driver() -> str:
@@ -130,7 +138,7 @@ def in_kernel() -> None:
         err = f"it did not end within {_WITHIN_S} s".encode()
     for said in out.decode("utf-8", "replace").splitlines():
         if said.startswith('{"name"'):
-            print(said, flush=True)
+            line(**json.loads(said))
     if child.returncode:
         last = err.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no reason given"]
         line("environment", "failed", f"its Python ended ({child.returncode}): {last[0]}")
@@ -192,5 +200,4 @@ def notebooks() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
-    sys.exit(0)
+    sys.exit(main())

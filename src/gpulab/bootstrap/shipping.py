@@ -52,13 +52,19 @@ _ONCE = threading.Lock()
 
 
 @cache
-def whole_agent(locks: tuple[Lock, ...] = ()) -> bytes:
-    """Give the agent as it was written, with the lab's program and locks in it; it goes to the bucket."""
+def whole_agent(locks: tuple[Lock, ...] = (), check: str = "") -> bytes:
+    """
+    Give the agent as it was written, with the lab's program, locks and checks in it; it goes to the bucket.
+
+    Args:
+        check: The environment's own, as `Environment.check` gives it.
+    """
     agent = (Path(gpulab.__file__).parent / "agent" / "agent.py").read_text("utf-8")
     files = {lock.sha256: lock.requirements() for lock in locks}
     put = {
         '\nLAB = ""\n': f"\nLAB = {lab_program().decode()!r}\n",
         "\nLOCKS: dict[str, str] = {}\n": f"\nLOCKS = {files!r}\n",
+        '\nCHECK = ""\n': f"\nCHECK = {check_program(check, is_table=True).decode()!r}\n",
     }
     for place, program in put.items():
         agent = agent.replace(place, program)
@@ -69,6 +75,19 @@ def whole_agent(locks: tuple[Lock, ...] = ()) -> bytes:
 def lab_program() -> bytes:
     """Give the program that brings a lab's notebooks; it goes over ssh where there is no bucket."""
     return (Path(gpulab.__file__).parent / "agent" / "lab.py").read_bytes()
+
+
+def check_program(check: str, *, is_table: bool = False) -> bytes:
+    """
+    Give the program that checks an instance.
+
+    Args:
+        check: The environment's own, as `Environment.check` gives it.
+        is_table: For people on the instance; otherwise a JSON object a line.
+    """
+    source = (Path(gpulab.__file__).parent / "agent" / "check.py").read_text("utf-8")
+    first, future, rest = source.partition("from __future__ import annotations\n")
+    return f"{first}{future}CHECK = {check!r}\nTABLE = {is_table}\n{rest}".encode()
 
 
 def shipped_agent(*, has_bucket: bool) -> str:

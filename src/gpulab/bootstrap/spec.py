@@ -29,6 +29,7 @@ class Keep:
         prefix: Ends with a slash. `Keep.INSTANCE` in it is for the instance to fill in: with its own id, which nobody knows before the launch.
         endpoint: URL of S3, `https://s3.us-east-1.amazonaws.com`.
         locks: What travels with the whole agent; any other lock has to fit into user data.
+        check: The environment's own check, which travels there too.
         shared: The prefix where the whole agent lies for many instances; `""` for the instance's own.
     """
 
@@ -41,6 +42,7 @@ class Keep:
     endpoint: str
     locks: tuple[Lock, ...] = ()
     shared: str = ""
+    check: str = ""
 
     @property
     def agent_key(self) -> str:
@@ -50,7 +52,7 @@ class Keep:
     @property
     def agent_body(self) -> bytes:
         """What must lie there; the instance compares its hash."""
-        return whole_agent(self.locks)
+        return whole_agent(self.locks, self.check)
 
     @property
     def agent_sha256(self) -> str:

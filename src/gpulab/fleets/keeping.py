@@ -140,14 +140,15 @@ def keep_for(context: Context, keeping: Keeping, *, name: str, environment: str)
     """
     bucket = keeping.role.bucket
     endpoint = context.cloud.client("s3", bucket.region).meta.endpoint_url
-    locks = load_environment(environment, context.profile.environment_folders).locks
+    wanted = load_environment(environment, context.profile.environment_folders)
     return Keep(
         bucket.name,
         keeping.prefix(name),
         bucket.region,
         endpoint,
-        locks,
+        wanted.locks,
         shared=f"{keeping.owner}/.agent/",
+        check=wanted.check(),
     )
 
 

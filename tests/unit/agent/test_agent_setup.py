@@ -13,7 +13,7 @@ import pytest
 
 from gpulab.agent import agent
 from gpulab.agent.agent import Problem, Setup, read_json
-from gpulab.bootstrap.shipping import whole_agent
+from gpulab.bootstrap.shipping import shipped_agent, whole_agent
 
 
 @pytest.fixture
@@ -93,6 +93,59 @@ def test_the_agent_in_the_bucket_brings_the_notebooks(a_here, tmp_path):
     assert 1 == done.returncode
     assert f"file://{tmp_path}/nothing: " in done.stderr
     assert "nothing' does not appear to be a git repository" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("check", "row", "code"),
+    [
+        ("def _sum():\n    return 'two'\n", "ok      sum             two", 0),
+        ("def _sum():\n    return 1 / 0\n", "FAILED  sum             ZeroDivisionError: ", 5),
+    ],
+)
+def test_the_agent_in_the_bucket_checks_the_instance(a_here, tmp_path, check, row, code):
+    """A student in JupyterLab's terminal has no gpulab; the table is the same as the laptop's."""
+    whole = tmp_path / "agent.py"
+    whole.write_bytes(whole_agent(check=check + "CHECKS = (_sum,)\n"))
+    here = a_here()
+    kernel = here.path("opt/gpulab/kernel")
+    (kernel / "bin").mkdir(parents=True)
+    (kernel / "bin/python").symlink_to(sys.executable)
+    (kernel / ".gpulab-lock").touch()
+    spec = here.path("opt/gpulab/server/share/jupyter/kernels/python3/kernel.json")
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": [str(kernel / "bin/python")]}))
+
+    done = subprocess.run(
+        [sys.executable, whole, "--root", here.root, "check"], capture_output=True, text=True
+    )
+
+    rows = done.stdout.splitlines()
+    assert code == done.returncode
+    assert ["driver", "gpu memory", "disk", "sum"] == [r[8:24].strip() for r in rows]
+    assert rows[3].startswith(row)
+
+
+@pytest.mark.parametrize(("has_bucket", "codes"), [(True, (1, "error: ")), (False, (2, "usage: "))])
+def test_without_a_bucket_an_instance_has_no_check_of_its_own(a_here, tmp_path, has_bucket, codes):
+    """Its program has no room in user data: the word is unknown then, where `{}` would read as if all were well."""
+    program = tmp_path / "gpulab-agent"
+    program.write_text(shipped_agent(has_bucket=has_bucket))
+    keep = {
+        "bucket": "b",
+        "prefix": "p/",
+        "region": "r",
+        "endpoint": "nowhere://",
+        "agent": "0" * 64,
+    }
+    here = a_here(keep=keep if has_bucket else None)
+
+    done = subprocess.run(
+        [sys.executable, program, "--root", here.root, "check"], capture_output=True, text=True
+    )
+
+    code, begin = codes
+    assert (code, "") == (done.returncode, done.stdout)
+    assert done.stderr.startswith(begin)
 
 
 def test_a_bug_of_ours_fails_one_phase_only(here, setup):

@@ -72,7 +72,14 @@ def keep_for(context: Context, request: LaunchRequest) -> Keep | None:
     endpoint = context.cloud.client("s3", region).meta.endpoint_url
     environment = load_environment(request.environment, context.profile.environment_folders)
     place = baking_prefix(context, environment.name) if request.is_bake else None
-    keep = Keep(bucket, place or prefix(context, request.name), region, endpoint, environment.locks)
+    keep = Keep(
+        bucket,
+        place or prefix(context, request.name),
+        region,
+        endpoint,
+        environment.locks,
+        check=environment.check(),
+    )
     # Each time anew: a note that it is there would outlive `gpulab rm`, a lifecycle rule, or the bucket itself.
     workspace.put(context.cloud, our_bucket(context), keep.agent_key, keep.agent_body)
     return keep

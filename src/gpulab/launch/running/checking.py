@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
-import gpulab
 from gpulab.bootstrap import load_environment
+from gpulab.bootstrap.shipping import check_program
 from gpulab.errors import CommandFailed, WrongUsage
 from gpulab.launch.context import Context
 from gpulab.launch.running.instances import target
@@ -64,9 +63,7 @@ def _program(context: Context, instance: Instance) -> bytes:
         check_text = load_environment(instance.environment, folders).check()
     except WrongUsage:
         check_text = ""
-    source = (Path(gpulab.__file__).parent / "agent" / "check.py").read_text("utf-8")
-    first, future, rest = source.partition("from __future__ import annotations\n")
-    return f"{first}{future}CHECK = {check_text!r}\n{rest}".encode()
+    return check_program(check_text)
 
 
 def _finding(row: str) -> Finding:

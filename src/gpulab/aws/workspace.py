@@ -3,7 +3,7 @@ The kept work in the account's bucket: listed, read, fetched, deleted. `workspac
 
 Hides S3. Every call names the expected owner of the bucket, so that a bucket somebody else made under our name is refused.
 
-The layout of a name's kept work, written by the agent: `OWNER/NAME/manifest.json` (last, so it is whole or old) and the files it lists.
+The layout of a name's kept work, written by the agent: `OWNER/NAME/manifest.json` (after them, so it is true of what is there) and the files it lists.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class KeptManifest:
         files: Sorted by path.
         links: Paths of symbolic links; they are not fetched to a laptop.
         environment: The lab environment it was made in; `""` where the manifest does not say.
+        is_complete: False where the save was cut before its end, so that newer files may be missing.
     """
 
     at: datetime | None
@@ -80,6 +81,7 @@ class KeptManifest:
     files: tuple[KeptFile, ...]
     links: tuple[str, ...]
     environment: str = ""
+    is_complete: bool = True
 
     @property
     def size_bytes(self) -> int:
@@ -282,6 +284,7 @@ def _manifest(found: Mapping[str, Any], prefix: str) -> KeptManifest:
         files=tuple(_file(e, prefix) for e in plain),
         links=tuple(e["path"] for e in entries if e.get("link") is not None),
         environment=str(found.get("environment", "")),
+        is_complete=found.get("complete") is not False,
     )
 
 

@@ -117,7 +117,7 @@ def test_stop_writes_down_how_much_of_its_time_the_instance_worked(
     assert [] == prepared.live()
 
 
-def keep_in_bucket(student, files, *, launch="launch0001", spoil=""):
+def keep_in_bucket(student, files, *, launch="launch0001", spoil="", **more):
     """Put into the bucket what the agent puts there: the files, then the manifest that names them."""
     s3, profile = boto3.client("s3"), student.context.profile
     prefix = f"{profile.owner}/week4/"
@@ -127,7 +127,13 @@ def keep_in_bucket(student, files, *, launch="launch0001", spoil=""):
         body = files[entry["path"]] if entry["path"] != spoil else b"other bytes"
         version = s3.put_object(Bucket=profile.keep_bucket, Key=key, Body=body)["VersionId"]
         listed.append({**entry, "key": key, "version": version})
-    whole = {"version": 1, "at": "2026-11-16T09:00:00Z", "launch": launch, "entries": listed}
+    whole = {
+        "version": 1,
+        "at": "2026-11-16T09:00:00Z",
+        "launch": launch,
+        "entries": listed,
+        **more,
+    }
     s3.put_object(
         Bucket=profile.keep_bucket, Key=f"{prefix}manifest.json", Body=json.dumps(whole).encode()
     )
@@ -429,6 +435,18 @@ def test_kept_work_is_fetched_whole_when_the_instance_is_gone(prepared, tmp_path
         if p.is_file()
     }
     assert (FILES, 2, 11) == (there, report.files, report.bytes)
+
+
+def test_kept_work_of_a_save_that_was_cut_says_that_it_is_not_all(prepared, tmp_path):
+    """Half of an evening's results would pass for all of them until the report is due."""
+    keep_in_bucket(prepared, FILES, complete=False)
+
+    report = keep.fetch(prepared.context, keep.find(prepared.context, "week4"), tmp_path / "here")
+
+    assert [("newer files", "the last save was cut before its end")] == [
+        (one.path, one.reason) for one in report.skipped
+    ]
+    assert len(FILES) == report.files
 
 
 def test_of_the_kept_work_the_labs_folder_alone_is_fetched(prepared, tmp_path):

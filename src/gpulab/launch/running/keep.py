@@ -230,6 +230,8 @@ def _below(manifest: KeptManifest, folder: str) -> KeptManifest:
 def _safe(manifest: KeptManifest) -> tuple[list[KeptFile], tuple[Skipped, ...]]:
     """Leave out, with the reason, what may not or cannot be written here: the instance wrote these names."""
     skipped = [Skipped(path, "a link") for path in manifest.links]
+    if not manifest.is_complete:
+        skipped.insert(0, Skipped("newer files", "the last save was cut before its end"))
     named, good = [], []
     for file in manifest.files:
         reason = archive.unsafe_name(file.path)

@@ -148,24 +148,31 @@ def test(
 
 @command.command()
 @click.argument("image", metavar="IMAGE")
-@click.argument("regions", metavar="REGION...", nargs=-1, required=True)
+@click.argument("regions", metavar="[REGION]...", nargs=-1)
 @json_option
 @click.pass_obj
 def copy(context: Context, image: str, regions: tuple[str, ...], as_json: bool) -> None:
     """
-    Copy IMAGE to other regions, encrypted.
+    Copy IMAGE to other regions, encrypted; without REGION to the profile's others.
 
     Each copy costs its own snapshot every month. One region that fails does not stop the others.
 
     \b
     Example:
+      gpulab image copy tf2
       gpulab image copy tf2 eu-west-1 us-east-1
     """
     from gpulab.launch.account import images
 
     found = images.find(context.launch, image)
+    wanted = regions or tuple(r for r in context.profile.regions if r != found.image.region)
+    if not wanted:
+        raise WrongUsage(
+            f"the profile has no other region than {found.image.region}",
+            hint=f"Name one: `gpulab image copy {image} eu-west-1`",
+        )
     outcomes = []
-    for region in regions:
+    for region in wanted:
         try:
             _follow(context, images.copy(context.launch, found, region))
             outcomes.append({"region": region, "error": ""})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.aws.launch.test_launch_bake import baked, listed, with_host
@@ -109,6 +110,24 @@ def test_a_copy_to_several_regions_tells_each_and_exits_with_4(baker, monkeypatc
     assert "not finished" not in said
     assert "note: the profile does not name eu-west-1; `gpulab image ls --region eu-west-1`" in said
     assert 1 == len(listed(baker, "eu-west-1"))
+
+
+def test_a_copy_goes_to_the_profiles_other_regions(baker, monkeypatch, capsys):
+    """They are the course's; a region that is forgotten installs for the whole term."""
+    regions = ("us-east-1", "eu-north-1", "eu-west-1")
+    several = replace(baker.context.profile, regions=regions)
+    monkeypatch.setattr("gpulab.cli.context.Context.profile", several)
+
+    code = run(["image", "copy", "tf2-small"])
+
+    assert (0, 1, 1, 1) == (code, *(len(listed(baker, region)) for region in regions))
+    assert "note:" not in capsys.readouterr().err
+
+
+def test_a_copy_of_a_profile_with_one_region_asks_where_to(baker, capsys):
+    """A command that does nothing and says nothing reads as done."""
+    assert 2 == run(["image", "copy", "tf2-small"])
+    assert "the profile has no other region than us-east-1" in capsys.readouterr().err
 
 
 def test_an_unknown_image_is_wrong_usage(baker, capsys):

@@ -49,6 +49,20 @@ class BringingBack:
 
 
 @dataclass(frozen=True)
+class BroughtBack:
+    """
+    What came of bringing a seat's kept work to its new instance.
+
+    Attributes:
+        said: In words; also when it is not there.
+    """
+
+    at: datetime
+    outcome: Outcome
+    said: str
+
+
+@dataclass(frozen=True)
 class Requested:
     """AWS took the launch for a seat; from here on it costs."""
 
@@ -109,5 +123,6 @@ FleetEvent = (
     | Polled
     | Lost
     | BringingBack
+    | BroughtBack
     | Finished
 )

@@ -263,7 +263,7 @@ class AccountLaunches:
                 try:
                     put_agent(context, self._keeping, keep)
                 except GpulabError as error:
-                    self._keeping, self.unkept = None, f"nothing keeps its work: {error.message}"
+                    self._keeping, self.unkept = None, error.message
                     return None
                 self._is_agent_there = True
             return keep
@@ -381,7 +381,8 @@ class _SeatLaunch:
         self._context.journal.intend(intent)
         is_fresh = found.is_fresh(self._context.now())
         instance = self._all.call(self._context, intent, is_fresh=is_fresh)
-        launched = Launched(instance, offer, self._plan, self._all.unkept, boot)
+        note = f"nothing keeps its work: {self._all.unkept}" if self._all.unkept else ""
+        launched = Launched(instance, offer, self._plan, note, boot)
         return self._all.recorded(self._context, launched)
 
     def _after(self, error: GpulabError, offer: Offer, left: Sequence[Offer]) -> Sequence[Offer]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -20,6 +20,7 @@ from gpulab.fleets import watching
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.events import (
     BringingBack,
+    BroughtBack,
     Finished,
     FleetEvent,
     Lost,
@@ -221,7 +222,7 @@ class _Run:
                 self._outcomes[id(step)] = self._settled(step)
         workers = min(_AT_ONCE, max(1, len(jobs)), _IN_ONE_ACCOUNT * max(1, len(self._launches)))
         pool = ThreadPoolExecutor(workers)
-        yield from self._unkept()
+        yield from self._unkept(lambda ref: self._accounts.account(ref).unkept)
         self._returning.look({j.step.account for j in jobs})
         try:
             while jobs:
@@ -232,20 +233,20 @@ class _Run:
             self._halt.set()
             pool.shutdown(wait=True, cancel_futures=True)
             self._write_seats()
+        yield from self._unkept(lambda ref: self._launches[ref.key].unkept)
         self._complete()
         yield from self._bring_back()
         ordered = tuple(self._outcomes[id(step)] for step in self._plan.steps)
         yield Finished(self._now(), ordered)
 
-    def _unkept(self) -> Iterator[FleetEvent]:
+    def _unkept(self, why_not: Callable[[AccountRef], str]) -> Iterator[FleetEvent]:
         """Say where nothing keeps the work, each reason once."""
         accounts: dict[str, list[str]] = {}
         for ref in {s.account.key: s.account for s in self._plan.steps if s.starts}.values():
-            account = self._accounts.account(ref)
-            if account.keeping is None:
-                accounts.setdefault(account.unkept, []).append(ref.title)
+            accounts.setdefault(why_not(ref), []).append(ref.title)
         for why, titles in accounts.items():
-            yield Unkept(self._now(), tuple(titles), why)
+            if why:
+                yield Unkept(self._now(), tuple(titles), why)
 
     def _write_seats(self) -> None:
         """Write down whose instance is whose, those found included; what could not be written, the next run writes."""
@@ -276,6 +277,8 @@ class _Run:
                 outcome = self._outcomes[key]
                 detail = "; ".join(filter(None, (outcome.detail, said)))
                 self._outcomes[key] = replace(outcome, detail=detail)
+                if said:
+                    yield BroughtBack(self._now(), outcome, said)
 
     def _settled(self, step: Step) -> Outcome:
         """Say what came of a step that launches nothing, and end an extra instance where asked."""

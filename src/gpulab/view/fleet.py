@@ -171,6 +171,8 @@ def sentence(event: events.FleetEvent, *, now: datetime) -> str:
             )
         case events.BringingBack(count=count):
             return f"Bringing kept work to {counted(count, 'new instance')} as soon as they can be reached"
+        case events.BroughtBack(outcome=outcome, said=said):
+            return f"  {outcome.who}: {said}"
         case events.Requested(seat=seat, instance=instance, done=done, of=total):
             return f"  {done:>4}/{total}  {seat.label}: {instance.id} in {instance.place.zone}"
         case events.SeatFailed(outcome=outcome, done=done, of=total):

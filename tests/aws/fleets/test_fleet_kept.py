@@ -9,8 +9,9 @@ import boto3
 import pytest
 
 from gpulab.fleets import acting
-from gpulab.fleets.events import BringingBack, Unkept
+from gpulab.fleets.events import Unkept
 from gpulab.fleets.members import members
+from gpulab.view.fleet import sentence
 
 _spec = importlib.util.spec_from_file_location(
     "instances_that_keep", Path(__file__).with_name("instances_that_keep.py")
@@ -112,7 +113,9 @@ def test_an_interrupted_students_next_instance_has_the_work(up, machines, sandbo
     assert new.instance.id != ann.instance_id
     assert "its work is back: 1 file" == new.detail
     assert {"deep/net.ipynb": b"trained"} == machines.by_id[new.instance.id].read()
-    assert [1] == [e.count for e in run.events if isinstance(e, BringingBack)]
+    told = [sentence(e, now=sandbox.now()) for e in run.events]
+    assert "Bringing kept work to 1 new instance as soon as they can be reached" in told
+    assert "  s000000: its work is back: 1 file" in told
 
 
 def test_what_comes_back_late_comes_with_the_handout(up, machines, sandbox):
@@ -219,6 +222,21 @@ def test_an_account_that_allows_no_role_is_served_as_before_and_that_is_said(mak
     klass.lab = klass.lab.__class__(**{**klass.lab.__dict__, "id": "w2"})
     klass.up()
     assert "CreateRole" not in klass.operations(calls)
+
+
+def test_a_bucket_that_does_not_take_the_agent_keeps_nobody_waiting(make_class, sandbox):
+    """The lab begins at one; a right that is missing is said, and the work comes home over ssh."""
+    klass = make_class(2)
+    sandbox.refuse("PutObject", "AccessDenied", status=403, times=None)
+
+    run = klass.up()
+
+    said = [sentence(e, now=sandbox.now()) for e in run.events if isinstance(e, Unkept)]
+    assert ["launched"] * 2 == run.results()
+    assert [False] * 2 == ["IamInstanceProfile" in i for i in sandbox.instances("running")]
+    assert 1 == len(said)
+    assert said[0].startswith("Nothing in profile default keeps the work when an instance ends")
+    assert ["nothing keeps its work: "] * 2 == [o.detail[:24] for o in run.outcomes]
 
 
 def test_in_a_students_own_account_the_next_instance_has_it_without_the_teacher(

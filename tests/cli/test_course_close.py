@@ -201,4 +201,6 @@ def test_the_keys_of_its_json_are_a_contract(course, capsys):
 
     found = json.loads(capsys.readouterr().out)
     assert ["accounts", "outcomes", "report", "roster_purged"] == sorted(found)
-    assert ["account", "error", "hint", "kept", "removed", "role_removed"] == sorted(found["accounts"][0])
+    assert ["account", "error", "hint", "kept", "removed", "role_removed"] == sorted(
+        found["accounts"][0]
+    )

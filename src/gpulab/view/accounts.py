@@ -19,7 +19,17 @@ _MARKS = {"ok": "ok", "warning": "?", "failed": "FAILED"}
 def accounts_text(found: Sequence[AccountCheck]) -> str:
     """Write a line for each account, and what stands in the way of any."""
     rows = [_row(one) for one in found]
-    headings = ["ACCOUNT", "FOR", "WAY IN", "EXTERNAL ID", "PLAN", "QUOTA", "CREDIT", "GUARDS", "WORK"]
+    headings = [
+        "ACCOUNT",
+        "FOR",
+        "WAY IN",
+        "EXTERNAL ID",
+        "PLAN",
+        "QUOTA",
+        "CREDIT",
+        "GUARDS",
+        "WORK",
+    ]
     return "\n".join([table(rows, headings, right=[6]), *_causes(found)])
 
 

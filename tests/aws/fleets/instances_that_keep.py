@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gpulab.remote import hostkeys
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.births import birth_of
+from gpulab.sandbox.machines.metadata import Guest
 
 _SCRIPTS = str(Path(__file__).parents[3] / "scripts")
 
@@ -70,7 +72,9 @@ class Machine:
                 known.account, role, self.instance_id, self.sandbox.now()
             )
             return json.dumps(given).encode()
-        return self.instance_id.encode() if path == "meta-data/instance-id" else None
+        birth = birth_of(self.sandbox, self.sandbox.instances_by_id[self.instance_id])
+        found = Guest(replace(birth, http_tokens="optional")).answer("GET", f"/latest/{path}", {})
+        return found.body if found.status == 200 else None
 
     # -- its student, and gpulab's ssh ---------------------------------------------------------------------------------------
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from decimal import Decimal
 from pathlib import Path
 
 import boto3
 import pytest
 
-from gpulab.fleets import acting
+from gpulab.fleets import acting, books, closing
 from gpulab.fleets.events import Unkept
 from gpulab.fleets.members import members
+from gpulab.spending.facts import timeline_of
+from gpulab.spending.forecast import spent_between
 from gpulab.view.fleet import sentence
 
 _spec = importlib.util.spec_from_file_location(
@@ -339,3 +342,29 @@ def _next_week(klass):
     lab = klass.lab.__class__(**{**klass.lab.__dict__, "id": "w2"})
     course = klass.course.__class__(**{**klass.course.__dict__, "labs": (lab,)})
     return course, lab
+
+
+@pytest.mark.parametrize("kind", ["shared", "own"])
+def test_another_laptop_closes_the_course_with_the_same_books(
+    up, machines, sandbox, tmp_path, kind
+):
+    """The laptop that launched the class is lost, EC2 has forgotten the instances: what they wrote of their costs is the course's bill."""
+    klass, seats = up(2, kind=kind)
+    sandbox.advance(3600)
+    for machine in seats:
+        end = machine.agent.iso(sandbox.now().timestamp())
+        machine.agent.fact(machine.here, "ended", end, by="user", how="terminated", reason="idle")
+        machine.save()
+        machines.end(machine.instance_id)
+    billed = sandbox.bill().total_usd
+    sandbox.advance(86_400)
+    accounts = other_laptop(klass, tmp_path)
+    refs = tuple(dict.fromkeys(seat.account for seat in klass.wish().everyone))
+
+    closing.look(accounts, refs, klass.wish().everyone)
+
+    reading = timeline_of(books.facts(accounts, refs))
+    estimated = spent_between(reading.timeline, None, sandbox.now())
+    owners = {launch.owner for launch in reading.launches.values()}
+    assert {seat.owner for seat in klass.wish().everyone} == owners
+    assert abs(estimated - billed) < Decimal("0.01") * billed

@@ -133,13 +133,14 @@ def _sooner(
             ends.setdefault(one.subject, []).append(one)
     for instance_id, found in ends.items():
         launch = reading.launches.get(instance_id)
-        if launch and instance_id in heard and all(map(_is_guessed, found)):
+        if launch and instance_id in heard and all(map(is_guessed, found)):
             likely = _likely_end(launch, heard, now)
             if likely.at < min(one.at for one in found):
                 yield likely
 
 
-def _is_guessed(one: Fact) -> bool:
+def is_guessed(one: Fact) -> bool:
+    """Whether an end is a guess of ours, as AWS has forgotten it."""
     return one.source is Source.LAPTOP and one.details.get("reason", "").startswith("gone; ")
 
 

@@ -16,6 +16,7 @@ from gpulab.launch.context import Context
 from gpulab.launch.money.forgotten import (
     close_forgotten,
     forgotten_prices,
+    is_guessed,
     open_launches,
     region_of,
 )
@@ -77,7 +78,26 @@ def rebuild(context: Context, regions: tuple[str, ...], *, of_everyone: bool = F
     return Rebuilt(len(facts), new + more, tuple(unknown))
 
 
-def refresh(context: Context, *, at_once: bool = False) -> None:
+def hear_course(context: Context, folder: str, regions: Container[str]) -> None:
+    """
+    Add what a course's instances wrote of their costs, also on a computer that launched none of them; those whose end is known are left out.
+
+    Args:
+        folder: The course's part of the bucket.
+        regions: Where spot prices may be asked for.
+
+    Raises:
+        StoreError: The ledger cannot be read or written.
+    """
+    facts = context.ledger.facts(FactKind.LAUNCHED, FactKind.ENDED)
+    ended = {one.subject for one in facts if one.kind is FactKind.ENDED and not is_guessed(one)}
+    launched = {one.subject for one in facts if one.kind is FactKind.LAUNCHED}
+    told = told_costs(context, folder=folder, besides=ended & launched)
+    prices, _ = forgotten_prices(context, told.facts, regions)
+    context.ledger.append([*told.facts, *prices])
+
+
+def refresh(context: Context, *, at_once: bool = False, is_heard: bool = False) -> None:
     """
     Ask the account about what the ledger believes to be running, at most every ten minutes; nothing is asked when nothing is open.
 
@@ -86,6 +106,7 @@ def refresh(context: Context, *, at_once: bool = False) -> None:
 
     Args:
         at_once: Ask although it was asked a moment ago, because something is known to have ended.
+        is_heard: Whether the ledger has what the instances wrote of their costs.
 
     Raises:
         StoreError: The ledger cannot be written.
@@ -103,7 +124,7 @@ def refresh(context: Context, *, at_once: bool = False) -> None:
     ).or_raise()
     found = [one for history in histories.values() for one in history.facts]
     context.ledger.append(found if owner else _launched_here(context, reading, found))
-    close_forgotten(context, _there(histories), owner=owner, is_heard=False)
+    close_forgotten(context, _there(histories), owner=owner, is_heard=is_heard)
     context.cache.put(_REFRESHED, value=True, lasting=timedelta(minutes=10))
 
 

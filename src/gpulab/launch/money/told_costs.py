@@ -6,7 +6,7 @@ Refuses to believe an instance about anything but itself: whoever works on one c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -53,21 +53,31 @@ class Told:
     problems: tuple[str, ...]
 
 
-def told_costs(context: Context, *, of_everyone: bool = False) -> Told:
+def told_costs(
+    context: Context,
+    *,
+    folder: str = "",
+    of_everyone: bool = False,
+    besides: Container[str] = frozenset(),
+) -> Told:
     """
     Read everything that instances wrote of their costs; what cannot be read is named, and the rest counts.
 
     Args:
-        of_everyone: All students and courses of a shared account's bucket, otherwise one's own instances only.
+        folder: Whose part of the bucket; one's own if empty.
+        of_everyone: All students and courses of a shared account's bucket instead.
+        besides: Instances of which enough is known.
     """
+    mine = folder or context.owner
     facts: list[Fact] = []
     problems: list[str] = []
     try:
         for path in sorted(context.folder.work.glob(f"*/{_IN_WORK}/*.jsonl")):
-            _sort(context, told.by_id(context.owner, path.stem), _head(path), facts, problems)
+            _sort(context, told.by_id(mine, path.stem), _head(path), facts, problems)
         if context.profile.keep_bucket:
             bucket = our_bucket(context)
-            for one, content in _objects(context, bucket, problems, of_everyone=of_everyone):
+            folders = _folders(context, bucket, problems) if of_everyone else (mine,)
+            for one, content in _objects(context, bucket, folders, besides, problems):
                 _sort(context, one, content, facts, problems)
     except (GpulabError, OSError) as error:
         problems.append(f"what instances wrote of their costs could not be read: {error}")
@@ -87,11 +97,15 @@ def told_by(context: Context, instance_ids: Iterable[str]) -> tuple[Fact, ...]:
 
 
 def _objects(
-    context: Context, bucket: Bucket, problems: list[str], *, of_everyone: bool
+    context: Context,
+    bucket: Bucket,
+    folders: Iterable[str],
+    besides: Container[str],
+    problems: list[str],
 ) -> Iterator[tuple[ToldCosts, bytes]]:
-    folders = _folders(context, bucket, problems) if of_everyone else (context.owner,)
     for folder in folders:
-        listed = told.listing(context.cloud, bucket, folder)
+        found = told.listing(context.cloud, bucket, folder)
+        listed = [one for one in found if one.instance_id not in besides]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             read = pool.map(lambda one: _read(context, bucket, one), listed)
             for one, (content, problem) in zip(listed, read, strict=True):

@@ -226,6 +226,36 @@ def test_a_tunnel_closes_although_the_instance_is_gone(capsys):
     assert "The tunnel to week4 is closed\nThere was no tunnel\n" == said.err
 
 
+def test_a_tunnel_in_the_terminal_takes_the_place_of_the_one_in_the_background(
+    up, monkeypatch, capsys
+):
+    """`gpulab up` has left one there; a second beside it would listen where no browser's tab looks."""
+    up("week4")
+    folder = Home.of(os.environ).folder("default").tunnels
+    beside: list[object] = []
+
+    def serve(*what, **how):
+        beside.append(detached.find(folder, "week4"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpulab.launch.running.browser.serve", serve)
+    child = _a_process()
+    try:
+        _announce_for(folder, "week4", child.pid)
+
+        code = run(["open", "week4"])
+    finally:
+        child.kill()
+        child.wait()
+
+    said = capsys.readouterr().err
+    assert (130, [None]) == (code, beside)
+    assert (
+        "This tunnel takes the place of the one in the background\n\nThe tunnel is closed; week4 goes on\n"
+        == said
+    )
+
+
 def _a_process() -> Any:
     import subprocess
     import sys

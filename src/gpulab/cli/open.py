@@ -104,6 +104,8 @@ def command(
         )
         _show(context, opened, "", as_json=as_json)
         return
+    if not is_announced:
+        _take_over(context, instance.name)
     try:
         browser.serve(
             context.launch,
@@ -134,6 +136,14 @@ def _said(opened: Opened) -> str:
     if opened.tensorboard_url:
         return f"TensorBoard is open at {opened.tensorboard_url}, JupyterLab at {opened.url}"
     return f"JupyterLab is open at {opened.url}"
+
+
+def _take_over(context: Context, name: str) -> None:
+    """Close the background tunnel of a name, so that this one listens where the browser's tab looks."""
+    from gpulab.remote import detached
+
+    if detached.stop(context.folder.tunnels, name) is not None:
+        context.console.say("This tunnel takes the place of the one in the background")
 
 
 def _close(context: Context, name: str | None, *, as_json: bool) -> None:

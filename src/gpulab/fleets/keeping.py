@@ -119,7 +119,13 @@ def make(context: Context, course: str, *, bucket: str, region: str) -> Keeping:
             where = Bucket(bucket, bucket_region(bucket), number)
         else:
             where = ensure_bucket(cloud, number, region)
-        return ensure_class_role(cloud, where, course=course)
+        try:
+            return ensure_class_role(cloud, where, course=course)
+        except NotAllowed:
+            # Somebody who may has made it, for everybody.
+            if known is None:
+                raise
+            return known
 
     role = patiently(context, made)
     _remember(context, course, role)

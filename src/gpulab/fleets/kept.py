@@ -132,14 +132,20 @@ class Returning:
     def __init__(self, accounts: Accounts, lab: str) -> None:
         self._accounts = accounts
         self._lab = lab
-        self._known: dict[str, Mapping[str, tuple[Place, ...]] | GpulabError] = {}
+        self._known: dict[str, Mapping[str, tuple[Place, ...]]] = {}
 
     def look(self, refs: Iterable[AccountRef]) -> None:
         """Look, before the launches, where earlier instances of the lab have kept work; a student's own instance brings its own back."""
         for ref in refs:
             account = self._accounts.account(ref)
-            if account.keeping is not None and not account.keeping.is_by_name:
-                self._known[ref.key] = _looked_up(account, self._lab)
+            keeping = account.keeping
+            if keeping is None or keeping.is_by_name:
+                continue
+            try:
+                self._known[ref.key] = places(account, keeping, self._lab)
+            except GpulabError:
+                # What this computer launched it knows by itself, and it is tried again when the work is to come.
+                self._known[ref.key] = places(account, keeping, self._lab, is_asked=False)
 
     def to(self, ref: AccountRef, instance: Instance) -> Callable[[], str] | None:
         """
@@ -148,8 +154,7 @@ class Returning:
         What is to be done says what came of it; it raises nothing.
         """
         account = self._accounts.account(ref)
-        where = self._known.get(ref.key, {})
-        found = () if isinstance(where, GpulabError) else where.get(instance.name, ())
+        found = self._known.get(ref.key, {}).get(instance.name, ())
         earlier = tuple(place for place in found if place.instance_id != instance.id)
         if not earlier and not _folder(account.context, instance.name).is_dir():
             return None

@@ -40,11 +40,16 @@ class Place:
     instance_id: str = ""
 
 
-def places(account: Account, keeping: Keeping, lab: str) -> Mapping[str, tuple[Place, ...]]:
+def places(
+    account: Account, keeping: Keeping, lab: str, *, is_asked: bool = True
+) -> Mapping[str, tuple[Place, ...]]:
     """
     Say where the instances of each seat of a lab have kept work, the newest instance first, by the seat's name.
 
     Only for accounts where work lies under the instances' ids; elsewhere it is `Keeping.place`.
+
+    Args:
+        is_asked: Whether the bucket is asked, too, what other computers have launched.
 
     Raises:
         GpulabError: The bucket cannot be read.
@@ -53,7 +58,7 @@ def places(account: Account, keeping: Keeping, lab: str) -> Mapping[str, tuple[P
     for made in account.context.journal.read().made:
         place = Place(keeping.place(made.name, made.instance_id), made.instance_id)
         served[made.name, made.instance_id] = (made.at, place)
-    for row in _by_bucket(account.context, keeping, lab):
+    for row in _by_bucket(account.context, keeping, lab) if is_asked else ():
         instance_id = str(row["instance"])
         at = read_moment(row["at"]) or _LONG_AGO
         served[str(row["name"]), instance_id] = (at, Place(str(row["prefix"]), instance_id))

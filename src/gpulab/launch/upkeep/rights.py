@@ -62,6 +62,7 @@ def published() -> Mapping[str, dict[str, Any]]:
             [Part.STUDENT, Part.COURSE], Reach(course="COURSE"), commands=("fleet", "close")
         ),
         "instance-role.json": roles.work_role("gpulab-ACCOUNT-REGION", "OWNER"),
+        "class-role.json": roles.class_role("gpulab-ACCOUNT-REGION", "course-COURSE"),
         "scheduler-role.json": roles.end_role(TAG_OWNER, "OWNER"),
         "course-scheduler-role.json": roles.end_role(TAG_COURSE, "COURSE"),
     }

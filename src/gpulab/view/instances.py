@@ -178,7 +178,8 @@ def status_lines(status: AgentStatus, *, now: datetime) -> list[str]:
     lines += _some([f"not saved {one_line(line)}" for line in status.unsaved])
     if status.notice is not None:
         when = f" at {local_time(status.notice[1], now=now)}" if status.notice[1] else ""
-        lines.append(f"notice    AWS will {status.notice[0]} it{when}; the work is being saved")
+        back = "what is saved by then comes back with `gpulab up`"
+        lines.append(f"notice    AWS will {status.notice[0]} it{when}; {back}")
     return lines
 
 

@@ -95,6 +95,9 @@ def shared(folder: Path, students: int, speed: float) -> int:
         world.set_quota("L-3819A6DF", "us-east-1", 10000)
         world.set_credit("50000")
         accounts, wish = _class(world, folder, students, "shared", speed)
+        # A course's first launch makes its role, for which EC2 takes ten seconds or so; once a course, so a rehearsal has paid for it.
+        accounts.make_keeping(wish.seats[0].account)
+        time.sleep(20 / speed)
         decided = up.plan(accounts, wish, may_settle=True)
         before = len(world.calls)
         began, requested = world.now(), world.now()

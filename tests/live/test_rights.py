@@ -81,11 +81,43 @@ _ASKED = [
 
 def test_iam_decides_as_the_sandbox_does(account, record_property):
     """All that is said about students of one account rests on our evaluator; here AWS's own judges the same questions."""
-    iam = account.cloud.client("iam", "us-east-1")
-    policy = json.loads((_POLICIES / "course-account.json").read_text(encoding="utf-8"))
+    theirs, ours = _decided(account, "course-account.json", _ASKED)
 
+    record_property("seen", f"{sum(theirs)} of {len(theirs)} allowed; ours: {sum(ours)}")
+    assert ours == theirs
+    assert 5 == sum(ours)
+
+
+_CLASS = "arn:aws:s3:::gpulab-ACCOUNT-REGION/course-COURSE/"
+_ANN = {"aws:userid": "AROAEXAMPLEEXAMPLE123:i-0123456789abcdef0"}
+_OWN = f"{_CLASS}AROAEXAMPLEEXAMPLE123:i-0123456789abcdef0/work/a.ipynb"
+_ANOTHERS = f"{_CLASS}AROAEXAMPLEEXAMPLE123:i-0fedcba9876543210/work/a.ipynb"
+_OF_A_CLASS = [
+    ("s3:PutObject", _OWN, _ANN),
+    ("s3:GetObject", _OWN, _ANN),
+    ("s3:GetObject", f"{_CLASS}.agent/agent-1.py", _ANN),
+    ("s3:PutObject", f"{_CLASS}.agent/agent-1.py", _ANN),
+    ("s3:GetObject", f"{_CLASS}.seats/week1/1.json", _ANN),
+    ("s3:PutObject", _ANOTHERS, _ANN),
+    ("s3:GetObject", _ANOTHERS, _ANN),
+    ("s3:GetObject", _OWN, {}),
+]
+
+
+def test_iam_keeps_the_instances_of_a_class_apart_by_their_ids(account, record_property):
+    """One role for all of them is safe only as long as IAM puts the id of whoever asks into the policy."""
+    theirs, ours = _decided(account, "class-role.json", _OF_A_CLASS)
+
+    record_property("seen", f"{sum(theirs)} of {len(theirs)} allowed; ours: {sum(ours)}")
+    assert [True, True, True, False, False, False, False, False] == ours == theirs
+
+
+def _decided(account, file, asked):
+    """What IAM and our evaluator say to the same questions about a published policy."""
+    iam = account.cloud.client("iam", "us-east-1")
+    policy = json.loads((_POLICIES / file).read_text(encoding="utf-8"))
     theirs, ours = [], []
-    for action, resource, context in _ASKED:
+    for action, resource, context in asked:
         entries = [
             {"ContextKeyName": k, "ContextKeyValues": [v], "ContextKeyType": "string"}
             for k, v in context.items()
@@ -99,7 +131,4 @@ def test_iam_decides_as_the_sandbox_does(account, record_property):
         theirs.append(said["EvaluationResults"][0]["EvalDecision"] == "allowed")
         known = {key.lower(): (value,) for key, value in context.items()}
         ours.append(decide([policy], Asked(action, resource, known)) is Decision.ALLOWED)
-
-    record_property("seen", f"{sum(theirs)} of {len(theirs)} allowed; ours: {sum(ours)}")
-    assert ours == theirs
-    assert 5 == sum(ours)
+    return theirs, ours

@@ -37,6 +37,18 @@ BOOT_SECONDS = 120
 SETUP_SECONDS = 420
 """How long a test waits for the last phase: with TensorFlow 2 GB are unpacked and imported, by cores that others may use as well."""
 
+_TEST_SECONDS = 600
+"""How long a test may take that says nothing else: longer than what it waits for, so that the wait says what is missing."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder the time that a busy computer takes."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker(
+            "timeout"
+        ):
+            item.add_marker(pytest.mark.timeout(_TEST_SECONDS))
+
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the base before the first test's time runs: it takes minutes on a slow computer, and no test is about it."""

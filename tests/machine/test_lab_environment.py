@@ -106,7 +106,6 @@ def test_a_lab_is_done_from_the_notebook_to_tensorboard(student, notebook, set_u
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_notebooks_come_to_a_machine_that_has_no_git(student):
     """An image without git, a corrected exercise, a student who has begun: as root over ssh, owned by the student."""
     one = student.up("books", "--no-open")
@@ -168,7 +167,7 @@ CELLS_OF_2017 = [
 def test_a_notebook_of_2017_runs_unchanged(student, notebook, set_up):
     """The course's own notebooks are older than most of its students; TensorFlow 1 runs them beside today's JupyterLab."""
     python = a_python_3_7()
-    one = student.up("old", environment="tf1-legacy")
+    one = student.up("old", "--type", "m5.xlarge", environment="tf1-legacy")
     without = one.status()["phases"]
     one.run("sudo mkdir -p /opt/python3.7 && sudo tar -xzC /opt/python3.7", given=python)
     one.run("sudo ln -sf /opt/python3.7/bin/python3.7 /usr/local/bin/python3.7")

@@ -468,6 +468,16 @@ def test_the_plan_says_where_the_work_is(sandbox, capsys):
     assert ", in 2 h, or after 60 min without activity" in said
 
 
+def test_a_region_that_is_named_twice_is_tried_once(sandbox, capsys):
+    """A plan that goes from a full region to the same region promises what it cannot keep."""
+    region = ["--region", "us-east-1"]
+
+    code = run(["up", "week4", "--dry-run", *region, *region, "--region", "us-west-2"])
+
+    assert 0 == code
+    assert "note      if all of these are full, us-west-2 is tried\n" in capsys.readouterr().out
+
+
 def test_init_without_credentials_says_how_to_give_them(monkeypatch, capsys):
     """`gpulab init` must not answer: run `gpulab init`."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):

@@ -33,6 +33,8 @@ def test_an_unknown_command_names_the_nearest(capsys):
         (["up", "--max-price", "free"], "`free` is not an amount"),
         (["up", "--max-price", "0"], "above 0"),
         (["up", "Bad Name"], "cannot be a name"),
+        (["up", "--gpu", ""], "gpulab knows no GPU ``"),
+        (["up", "--env", ""], "there is no environment ''"),
         (["up", "../x"], "cannot be a name"),
         (["up", "--gpu", "T4", "--type", "g4dn.xlarge"], "exclude each other"),
         (["up", "--until", "25:99"], "is not a time"),

@@ -150,7 +150,7 @@ def _wish(context: Context, asked: Asked, name: str) -> LaunchRequest:
 
     wish = wish_of(context, asked, name=name, now=context.now())
     check_wish(context.launch, wish)
-    last = None if asked.environment else last_environment(context.launch, name)
+    last = last_environment(context.launch, name) if asked.environment is None else None
     return replace(wish, environment=last or wish.environment)
 
 

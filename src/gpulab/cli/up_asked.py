@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Asked:
     """
-    The options as they were typed; `None`, empty or false where one was not. Their help says what each is.
+    The options as they were typed; `None`, `()` or false where one was not. Their help says what each is.
 
     Attributes:
         gpu: Excludes `instance_type`.
@@ -86,15 +86,17 @@ def wish_of(context: Context, asked: Asked, *, name: str, now: datetime) -> Laun
     from gpulab.model.market import Market
 
     profile = context.profile
+    # An empty text is refused later on: it comes of a variable that was never set.
+    gpu = profile.gpu if asked.gpu is None else asked.gpu
     return LaunchRequest(
         name=name,
-        gpu=None if asked.instance_type else asked.gpu or profile.gpu,
+        gpu=None if asked.instance_type else gpu,
         instance_type=asked.instance_type,
         duration=_duration(context, asked, now),
         max_usd_per_hour=asked.max_price or profile.max_usd_per_hour,
-        regions=asked.regions or profile.regions,
+        regions=tuple(dict.fromkeys(asked.regions)) or profile.regions,
         markets=(Market.ON_DEMAND,) if asked.is_on_demand else (Market.SPOT,),
-        environment=asked.environment or profile.environment,
+        environment=profile.environment if asked.environment is None else asked.environment,
         disk_gib=asked.disk_gib or profile.disk_gib,
         idle_minutes=_minutes(asked.idle) if asked.idle else profile.idle_minutes,
         budget_usd=asked.budget,

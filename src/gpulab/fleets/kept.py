@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from gpulab.aws import workspace
 from gpulab.aws.workspace import KeptManifest
 from gpulab.errors import GpulabError, RemoteError, StoreError, disk_hint
 from gpulab.fleets.accounts import Account, Accounts
+from gpulab.fleets.launching import Halted
 from gpulab.fleets.members import Member
 from gpulab.fleets.seating import Place, places
 from gpulab.launch.context import Context
 from gpulab.launch.events import Restored, Warned
 from gpulab.launch.running import booting, keep
+from gpulab.launch.running.fetching import has_work, note_has_work
 from gpulab.model.fleet import AccountRef
 from gpulab.model.instance import Instance
 from gpulab.remote.copying import CopyReport
@@ -123,19 +126,24 @@ def bring_back(account: Account, instance: Instance) -> str:
 
 class Returning:
     """
-    Brings the kept work of seats to the instances that `fleet up` has just launched for them.
+    Brings the kept work of seats to the instances that `fleet up` has launched for them.
 
     Args:
         lab: Whose seats.
+
+    Attributes:
+        halt: Set when the command is interrupted: nobody waits for a boot any more.
     """
 
     def __init__(self, accounts: Accounts, lab: str) -> None:
         self._accounts = accounts
         self._lab = lab
         self._known: dict[str, Mapping[str, tuple[Place, ...]]] = {}
+        self._later: dict[str, frozenset[str]] = {}
+        self.halt = threading.Event()
 
     def look(self, refs: Iterable[AccountRef]) -> None:
-        """Look, before the launches, where earlier instances of the lab have kept work; a student's own instance brings its own back."""
+        """Look where earlier instances of the lab have kept work, before new ones begin; a student's own instance brings its own back."""
         for ref in refs:
             account = self._accounts.account(ref)
             keeping = account.keeping
@@ -147,11 +155,23 @@ class Returning:
                 # What this computer launched it knows by itself, and it is tried again when the work is to come.
                 self._known[ref.key] = places(account, keeping, self._lab, is_asked=False)
 
+    def is_left_open(self, ref: AccountRef, instance: Instance) -> bool:
+        """Whether this computer launched an instance after another one of its seat, and died before it could bring the work; asks nobody."""
+        account = self._accounts.account(ref)
+        if is_owed(account.context, instance):
+            return True
+        if account.keeping is None or account.keeping.is_by_name:
+            return False
+        if ref.key not in self._later:
+            self._later[ref.key] = _later_ones(account.context)
+        is_later = instance.id in self._later[ref.key]
+        return is_later and not has_work(account.context, instance.id)
+
     def to(self, ref: AccountRef, instance: Instance) -> Callable[[], str] | None:
         """
         Say what is to be done for a new instance; `None` where nothing was kept of its seat.
 
-        What is to be done says what came of it; it raises nothing.
+        What is to be done says what came of it; of AWS and ssh it raises nothing.
         """
         account = self._accounts.account(ref)
         found = self._known.get(ref.key, {}).get(instance.name, ())
@@ -159,7 +179,14 @@ class Returning:
         if not earlier and not _folder(account.context, instance.name).is_dir():
             return None
         owe(account.context, instance)
-        return lambda: self._returned(account, instance, earlier)
+        context = replace(account.of(account.context.owner), sleep=self._sleep)
+        waiting = replace(account, context=context)
+        return lambda: self._returned(waiting, instance, earlier)
+
+    def _sleep(self, seconds: float) -> None:
+        if self.halt.is_set():
+            raise Halted
+        self._accounts.outside.sleep(seconds)
 
     def _returned(self, account: Account, instance: Instance, earlier: tuple[Place, ...]) -> str:
         context, keeping = account.context, account.keeping
@@ -167,18 +194,31 @@ class Returning:
             if keeping is not None and keeping.is_by_name:
                 prefix, bucket = keeping.place(instance.name, ""), keeping.role.bucket
                 if workspace.read_manifest(context.cloud, bucket, prefix) is not None:
-                    context.cache.drop(_owed(instance.id))
-                    return ""  # the agent brings it back by itself
+                    return _settled(context, instance)  # the agent brings it back by itself
             else:
                 _bring(account, instance.name, earlier)
             if not _folder(context, instance.name).is_dir():
-                context.cache.drop(_owed(instance.id))
-                return ""
+                return _settled(context, instance)
             return bring_back(account, instance)
         except GpulabError as error:
             return (
                 f"its kept work is not on it: {error.message}; `gpulab fleet handout` tries again"
             )
+
+
+def _later_ones(context: Context) -> frozenset[str]:
+    """Name the instances that this computer launched when their seats had had one before."""
+    first: dict[str, str] = {}
+    made = context.journal.read().made
+    for one in made:
+        first.setdefault(one.name, one.instance_id)
+    return frozenset(one.instance_id for one in made if first[one.name] != one.instance_id)
+
+
+def _settled(context: Context, instance: Instance) -> str:
+    context.cache.drop(_owed(instance.id))
+    note_has_work(context, instance.id)
+    return ""
 
 
 def _all_places(

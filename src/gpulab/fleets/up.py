@@ -57,7 +57,6 @@ _AT_ONCE = 32
 _IN_ONE_ACCOUNT = 8
 _NEXT_LOOK_S = 5.0
 _ROUNDS = 3
-_NEW = (Result.LAUNCHED, Result.REPLACED, Result.ADOPTED)
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ class _Run:
         workers = min(_AT_ONCE, max(1, len(jobs)), _IN_ONE_ACCOUNT * max(1, len(self._launches)))
         pool = ThreadPoolExecutor(workers)
         yield from self._unkept(lambda ref: self._accounts.account(ref).unkept)
-        self._returning.look({j.step.account for j in jobs})
+        self._returning.look({step.account for step in self._plan.steps if self._may_lack(step)})
         try:
             while jobs:
                 launched = yield from self._request(pool, jobs)
@@ -264,21 +263,32 @@ class _Run:
     def _bring_back(self) -> Iterator[FleetEvent]:
         """Bring the kept work of seats to their new instances, which boot meanwhile."""
         todo = {}
-        for key, outcome in self._outcomes.items():
-            if outcome.instance is not None and outcome.result in _NEW:
+        for step in self._plan.steps:
+            outcome = self._outcomes[id(step)]
+            if outcome.instance and not outcome.is_failed and self._may_lack(step):
                 act = self._returning.to(outcome.account, outcome.instance)
                 if act is not None:
-                    todo[key] = act
+                    todo[id(step)] = act
         if not todo:
             return
         yield BringingBack(self._now(), len(todo))
-        with ThreadPoolExecutor(min(_AT_ONCE, len(todo))) as pool:
+        pool = ThreadPoolExecutor(min(_AT_ONCE, len(todo)))
+        try:
             for key, said in zip(todo, pool.map(lambda act: act(), todo.values()), strict=True):
                 outcome = self._outcomes[key]
                 detail = "; ".join(filter(None, (outcome.detail, said)))
                 self._outcomes[key] = replace(outcome, detail=detail)
                 if said:
                     yield BroughtBack(self._now(), outcome, said)
+        finally:
+            self._returning.halt.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _may_lack(self, step: Step) -> bool:
+        """Whether a step's instance may lack what was kept of its seat: it is new, or was launched by a command that was killed."""
+        if step.action is Action.KEEP and step.instance is not None:
+            return self._returning.is_left_open(step.account, step.instance)
+        return step.starts
 
     def _settled(self, step: Step) -> Outcome:
         """Say what came of a step that launches nothing, and end an extra instance where asked."""

@@ -10,7 +10,8 @@ import boto3
 import pytest
 
 from gpulab.fleets import acting, books, closing
-from gpulab.fleets.events import Unkept
+from gpulab.fleets import up as fleet_up
+from gpulab.fleets.events import Requested, Unkept
 from gpulab.fleets.members import members
 from gpulab.spending.facts import timeline_of
 from gpulab.spending.forecast import spent_between
@@ -119,6 +120,31 @@ def test_an_interrupted_students_next_instance_has_the_work(up, machines, sandbo
     told = [sentence(e, now=sandbox.now()) for e in run.events]
     assert "Bringing kept work to 1 new instance as soon as they can be reached" in told
     assert "  s000000: its work is back: 1 file" in told
+
+
+def test_a_laptop_that_died_after_the_launch_brings_the_work_when_it_runs_again(
+    up, machines, sandbox
+):
+    """The replacement runs and nobody would know that it lacks anything."""
+    klass, (ann,) = up(1)
+    ann.write("a.ipynb", b"1")
+    ann.save()
+    machines.end(ann.instance_id)
+    accounts = klass.accounts(connect=machines.connect)
+    wish = klass.wish()
+    with fleet_up.locked(accounts, wish.lab):
+        killed = fleet_up.up(accounts, fleet_up.plan(accounts, wish, may_settle=True))
+        next(event for event in killed if isinstance(event, Requested))
+    sandbox.advance(60)
+
+    first = klass.up(accounts=klass.accounts(connect=machines.connect))
+    again = klass.up(accounts=klass.accounts(connect=machines.connect))
+
+    (new,) = first.outcomes
+    assert ("kept", "its work is back: 1 file") == (str(new.result), new.detail)
+    assert {"a.ipynb": b"1"} == machines.by_id[new.instance.id].read()
+    assert [""] == [o.detail for o in again.outcomes]
+    killed.close()
 
 
 def test_what_comes_back_late_comes_with_the_handout(up, machines, sandbox):

@@ -36,6 +36,11 @@ def note_has_work(context: Context, instance_id: str) -> None:
     context.cache.put(_key(instance_id), value=True, lasting=_IS_REMEMBERED)
 
 
+def has_work(context: Context, instance_id: str) -> bool:
+    """Whether this computer knows that an instance has what was kept of its name."""
+    return bool(context.cache.get(_key(instance_id)))
+
+
 def _key(instance_id: str) -> str:
     return f"has-work/{instance_id}"
 
@@ -65,7 +70,7 @@ def fetching(
         reached = target()
         if not folder.exists():
             note_has_work(context, reached.instance_id)
-        may_fetch = bool(context.cache.get(_key(reached.instance_id)))
+        may_fetch = has_work(context, reached.instance_id)
         fetcher.round(context.host(reached) if may_fetch else None)
 
     with _beside(look):
@@ -85,7 +90,7 @@ def fetching_by_ticket(
         say: As for `fetching`; told where the work goes, too.
     """
     folder = context.folder.work / name
-    if folder.exists() and not context.cache.get(_key(reached.instance_id)):
+    if folder.exists() and not has_work(context, reached.instance_id):
         folder = folder.with_name(f"{name}-{reached.instance_id}")
     note_has_work(context, reached.instance_id)
     fetcher = Fetcher(folder, say)

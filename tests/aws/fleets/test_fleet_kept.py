@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 from gpulab.fleets import acting, books, closing
 from gpulab.fleets import up as fleet_up
 from gpulab.fleets.events import Requested, Unkept
+from gpulab.fleets.keeping import heed
 from gpulab.fleets.members import members
+from gpulab.model.status import read_status
 from gpulab.spending.facts import timeline_of
 from gpulab.spending.forecast import spent_between
 from gpulab.view.fleet import sentence
@@ -315,6 +318,22 @@ def test_the_second_monday_asks_for_nothing_of_it_again(make_class, sandbox):
     assert ["launched"] == run.results()
     assert [] == [o for o in asked if o in ("GetRole", "PutObject", "GetObject", "ListObjectsV2")]
     assert [True] * 2 == ["IamInstanceProfile" in i for i in sandbox.instances("running")]
+
+
+def test_an_agent_that_went_from_the_bucket_is_put_there_again(make_class, sandbox):
+    """Somebody tidied the bucket: what is remembered of it ends with the first instance that says it found nothing."""
+    klass = make_class(1, kind="own")
+    (outcome,) = klass.up().outcomes
+    klass.course, klass.lab = _next_week(klass)
+    said = "/kept-work/course-c1/.agent/agent-1.py in the bucket cannot be read (404)"
+    phase = {"name": "jupyter", "state": "failed", "seconds": 90.0, "message": said}
+    text = json.dumps({"version": 1, "at": "2026-11-16T09:10:00Z", "phases": [phase]})
+    calls = len(sandbox.calls)
+
+    heed(klass.accounts().account(outcome.account).context, "c1", read_status(text))
+    klass.up()
+
+    assert 1 == klass.operations(calls).count("PutObject")
 
 
 def test_an_account_that_two_students_name_keeps_nothing(make_class, sandbox):

@@ -25,6 +25,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -100,6 +101,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="Write docs/tutorial.md anew, by running it.")
     parser.add_argument("--print", dest="is_printed", action="store_true", help="do not write it")
     options = parser.parse_args(arguments)
+    # Whoever ends the run must not leave its sandbox behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         _HOME.mkdir(mode=0o700)
     except FileExistsError:

@@ -18,6 +18,7 @@ from gpulab.fleets.members import members
 from gpulab.model.status import read_status
 from gpulab.spending.facts import timeline_of
 from gpulab.spending.forecast import spent_between
+from gpulab.view.closing import leaves_lines
 from gpulab.view.fleet import sentence
 
 _spec = importlib.util.spec_from_file_location(
@@ -357,6 +358,27 @@ def test_the_seats_are_written_down_once_for_a_run(up, sandbox):
     written = _seats(sandbox)
     assert 1 == len(written)
     assert 3 == written[0].count(b'"instance"')
+
+
+def test_closing_the_course_names_what_is_kept_and_leaves_it(up, machines, sandbox):
+    """The role goes, the students' work does not; somebody has to know where it lies and that it costs."""
+    klass, (ann,) = up(1)
+    ann.write("a.ipynb", b"1")
+    ann.save()
+    machines.end(ann.instance_id)
+    accounts = klass.accounts()
+    ref = klass.wish().everyone[0].account
+
+    (cleared,) = closing.clear(accounts, closing.look(accounts, [ref], klass.wish().everyone))
+
+    where = "s3://gpulab-123456789012-us-east-1/course-c1/"
+    lines = leaves_lines(klass.course, [cleared], work="", works=0, is_purged=False)
+    assert (where, 1) == cleared.kept
+    assert "gpulab-work-course-c1" in cleared.roles
+    assert f"kept      the work of 1 instance in {where}, as kept by themselves" == lines[0]
+    key = f"{ann.here.spec['keep']['prefix'].format(instance=ann.instance_id)}work/a.ipynb"
+    found = boto3.client("s3").get_object(Bucket="gpulab-123456789012-us-east-1", Key=key)
+    assert b"1" == found["Body"].read()
 
 
 def _silent(target):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from gpulab.errors import Interrupted, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.fleets.accounts import Accounts
+    from gpulab.fleets.kept import Home
     from gpulab.fleets.members import Member
     from gpulab.model.course import Lab
     from gpulab.model.fleet import Outcome
@@ -387,7 +388,10 @@ def collect(
     accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
     live = [m for m in found if m.instance or m.error]
     gone = [m for m in found if not (m.instance or m.error)]
-    homes = acting.homes(accounts, lab, gone)
+    homes: Mapping[str, Home] = {}
+    if gone:
+        with context.console.step(f"look for kept work of {len(gone):,} who are not up"):
+            homes = acting.homes(accounts, lab, gone)
     if not live and not homes:
         raise WrongUsage(
             f"nobody is up in {lab.id}, and no work of it is saved on this computer or kept in a bucket",

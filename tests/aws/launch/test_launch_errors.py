@@ -211,6 +211,19 @@ def test_the_offer_to_buy_on_demand_says_why_spot_does_not_do(sandbox, student, 
     assert asked[-1].startswith(f"{why}. Buy a g4dn.xlarge on demand in us-east-1")
 
 
+def test_a_quota_that_was_refused_once_is_read_anew(sandbox, student):
+    """What was remembered was wrong: the next plan must refuse before AWS does, with the numbers of today."""
+    student.up("first")
+    sandbox.set_quota("L-3819A6DF", "us-east-1", 4)
+    student.up("second", confirm=lambda question: not isinstance(question, BuyOnDemand))
+    before = len(sandbox.calls)
+
+    again = student.up("second")
+
+    assert "RunInstances" not in student.operations(before)
+    assert again.error.message.startswith("the spot quota in us-east-1 is 4 vCPUs (4 in use)")
+
+
 def test_where_nobody_can_be_asked_the_cause_is_told_not_the_missing_person(sandbox, student):
     """A script without `--yes` must learn that everything is full."""
     sandbox.refuse("RunInstances", "InsufficientInstanceCapacity")

@@ -14,12 +14,15 @@ from gpulab.aws.errors import from_code
 from gpulab.aws.workspace_setup import ensure_bucket
 from gpulab.errors import GpulabError
 from gpulab.launch.money.balance import read_balance
+from gpulab.launch.money.told_costs import told_by
 from gpulab.launch.upkeep import guards
+from gpulab.model.fact import FactKind
 from gpulab.planning.catalogue import instance_types, on_demand_prices
 from gpulab.planning.quotas import family_of
 
 _TYPES = ("g4dn.xlarge", "g4dn.2xlarge", "g5.xlarge", "g6.xlarge")
 _FEED = "spot-feed/"
+_BOOTS_WITHIN_S = 60
 _QUOTAS = ("L-3819A6DF", "L-DB2E81BA")
 
 
@@ -73,6 +76,25 @@ def test_the_credit_is_read_from_aws(account, record_property):
     record_property("seen", f"left {balance.left_usd}; {sources}")
     assert [] == [s for s, text in sources.items() if "not allowed" in text]
     assert balance.left_usd is not None
+
+
+@pytest.mark.costs("lab")
+def test_an_instance_tells_its_costs_as_the_laptop_does(account, lab, record_property):
+    """A rebuilt ledger rests on it: the metadata's launch time must be EC2's, and the kernel begins when AWS begins to bill."""
+    instance = lab.reached()
+    if not account.context.profile.keep_bucket:
+        pytest.skip("the account has no bucket; `gpulab init` makes it where it may")
+    account.run(instance, "gpulab-agent save")
+
+    told = {one.kind: one for one in told_by(account.context, [instance.id])}
+
+    launched, started = told[FactKind.LAUNCHED], told.get(FactKind.STARTED)
+    seconds = (started.at - launched.at).total_seconds() if started else None
+    record_property("seen", f"launched {launched.at:%H:%M:%S}, kernel {seconds} s later")
+    assert instance.launched_at.replace(microsecond=0) == launched.at
+    assert instance.place.zone == launched.details["zone"]
+    assert {FactKind.VOLUME, FactKind.ADDRESS} <= told.keys()
+    assert seconds is None or 0 <= seconds <= _BOOTS_WITHIN_S
 
 
 def test_the_spot_price_rule_against_the_data_feed(account, record_property):

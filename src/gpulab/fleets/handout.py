@@ -13,8 +13,9 @@ from gpulab.errors import NotFound, RemoteError, WrongUsage
 from gpulab.fleet.ticket import Ticket, authorized_line, read_ticket, write_ticket
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.acting import folder_name
-from gpulab.fleets.kept import Returning, is_owed
+from gpulab.fleets.kept import is_owed
 from gpulab.fleets.members import Member, each, reached
+from gpulab.fleets.returning import Returning
 from gpulab.launch.context import Context
 from gpulab.launch.running import notebooks
 from gpulab.launch.running.instances import target
@@ -130,14 +131,14 @@ def _ticket(context: Context, instance: Instance, ends_at: datetime, private: st
 
 def _is_owed(accounts: Accounts, member: Member) -> bool:
     context = accounts.account(member.account).context
-    return member.instance is not None and is_owed(context, member.instance)
+    return member.instance is not None and is_owed(context, member.instance.id)
 
 
 def _returned(returning: Returning, context: Context, member: Member, instance: Instance) -> str:
     """Bring back, before the notebooks, what `fleet up` could not."""
-    act = returning.to(member.account, instance) if is_owed(context, instance) else None
+    act = returning.to(member.account, instance) if is_owed(context, instance.id) else None
     said = act() if act else ""
-    if is_owed(context, instance):
+    if is_owed(context, instance.id):
         raise RemoteError(f"the ticket is written, the kept work did not come: {said}")
     return said
 

@@ -1,5 +1,5 @@
 """
-The work that instances of a class have kept in a bucket by themselves: brought to the teacher's computer, and back to a seat's next instance.
+The work that instances of a class have kept in a bucket by themselves, brought to the teacher's computer.
 
 Comes into `work/NAME`, beside what `fleet stop` saves there, so that one folder has the newest of both. Nothing there is replaced by the
 work of an instance that did not get what was kept before.
@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gpulab.aws import workspace
 from gpulab.aws.workspace import KeptManifest
-from gpulab.errors import GpulabError, RemoteError, StoreError, disk_hint
+from gpulab.errors import GpulabError, StoreError, disk_hint
 from gpulab.fleets.accounts import Account, Accounts
-from gpulab.fleets.launching import Halted
 from gpulab.fleets.members import Member
 from gpulab.fleets.seating import Place, places
 from gpulab.launch.context import Context
-from gpulab.launch.events import Restored, Warned
-from gpulab.launch.running import booting, keep
-from gpulab.launch.running.fetching import has_work, note_has_work
-from gpulab.model.fleet import AccountRef
+from gpulab.launch.running import keep
 from gpulab.model.instance import Instance
 from gpulab.remote.copying import CopyReport
 
@@ -65,12 +60,12 @@ def bring_home(accounts: Accounts, lab: str, gone: Sequence[Member]) -> Mapping[
     def bring(member: Member) -> Home:
         account, where = accounts.account(member.account), known[member.account.key]
         if isinstance(where, GpulabError):
-            return Home(_folder(account.context, member.name).is_dir(), error=where)
+            return Home(folder_of(account.context, member.name).is_dir(), error=where)
         try:
-            at = _bring(account, member.name, _places_of(account, where, member.name))
+            at = bring_newest(account, member.name, _places_of(account, where, member.name))
         except GpulabError as error:
-            return Home(_folder(account.context, member.name).is_dir(), error=error)
-        return Home(_folder(account.context, member.name).is_dir(), at)
+            return Home(folder_of(account.context, member.name).is_dir(), error=error)
+        return Home(folder_of(account.context, member.name).is_dir(), at)
 
     with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(gone)))) as pool:
         homes = pool.map(bring, gone)
@@ -95,130 +90,60 @@ def bring_from(account: Account, instance: Instance, into: Path) -> tuple[CopyRe
     return keep.bring(context, bucket, manifest, into), manifest.at
 
 
-def owe(context: Context, instance: Instance) -> None:
-    """Remember that an instance has still to get what was kept of its seat."""
-    context.cache.put(_owed(instance.id), value=True, lasting=_IS_REMEMBERED)
-
-
-def is_owed(context: Context, instance: Instance) -> bool:
-    """Whether an instance has still to get what was kept of its seat."""
-    return bool(context.cache.get(_owed(instance.id)))
-
-
-def bring_back(account: Account, instance: Instance) -> str:
+def bring_newest(account: Account, name: str, where: Sequence[Place]) -> datetime | None:
     """
-    Copy what is kept of a seat on this computer to its new instance; says so.
+    Bring the newest of what was kept in some places into `work/NAME`, where it is newer than what is there.
+
+    Returns:
+        When it was kept; `None` when nothing was, or what is here is as new.
 
     Raises:
-        RemoteError: It is not there; it stays owed.
+        GpulabError: The bucket cannot be read, or the copy is damaged.
     """
-    context, said = account.context, ""
-    for event in booting.bring_back(context, instance):
-        if isinstance(event, Warned):
-            said = event.text
-        if isinstance(event, Restored):
-            said = ""
-            context.cache.drop(_owed(instance.id))
-            files = "1 file" if event.files == 1 else f"{event.files:,} files"
-            return f"its work is back: {files}"
-    raise RemoteError(said or "nothing is kept of it on this computer")
+    found = _newest(account, where)
+    if found is None:
+        return None
+    place, manifest, kept_at = found
+    context, keeping = account.context, account.keeping
+    assert keeping is not None
+    folder, note = folder_of(context, name), f"brought-home/{name}"
+    known = context.cache.get(note)
+    if known == kept_at.isoformat() and folder.is_dir():
+        return kept_at
+    if known != _UNFINISHED and folder.is_dir() and _saved_at(folder) >= kept_at:
+        return None
+    if place.instance_id and is_owed(context, place.instance_id):
+        _put_aside(folder, before=place.instance_id)
+    context.cache.put(note, _UNFINISHED, lasting=_IS_REMEMBERED)
+    keep.bring(context, keeping.role.bucket, manifest, folder)
+    with contextlib.suppress(OSError):
+        os.utime(folder, (kept_at.timestamp(), kept_at.timestamp()))
+    context.cache.put(note, kept_at.isoformat(), lasting=_IS_REMEMBERED)
+    return kept_at
 
 
-class Returning:
-    """
-    Brings the kept work of seats to the instances that `fleet up` has launched for them.
-
-    Args:
-        lab: Whose seats.
-
-    Attributes:
-        halt: Set when the command is interrupted: nobody waits for a boot any more.
-    """
-
-    def __init__(self, accounts: Accounts, lab: str) -> None:
-        self._accounts = accounts
-        self._lab = lab
-        self._known: dict[str, Mapping[str, tuple[Place, ...]]] = {}
-        self._later: dict[str, frozenset[str]] = {}
-        self.halt = threading.Event()
-
-    def look(self, refs: Iterable[AccountRef]) -> None:
-        """Look where earlier instances of the lab have kept work, before new ones begin; a student's own instance brings its own back."""
-        for ref in refs:
-            account = self._accounts.account(ref)
-            keeping = account.keeping
-            if keeping is None or keeping.is_by_name:
-                continue
-            try:
-                self._known[ref.key] = places(account, keeping, self._lab)
-            except GpulabError:
-                # What this computer launched it knows by itself, and it is tried again when the work is to come.
-                self._known[ref.key] = places(account, keeping, self._lab, is_asked=False)
-
-    def is_left_open(self, ref: AccountRef, instance: Instance) -> bool:
-        """Whether this computer launched an instance after another one of its seat, and died before it could bring the work; asks nobody."""
-        account = self._accounts.account(ref)
-        if is_owed(account.context, instance):
-            return True
-        if account.keeping is None or account.keeping.is_by_name:
-            return False
-        if ref.key not in self._later:
-            self._later[ref.key] = _later_ones(account.context)
-        is_later = instance.id in self._later[ref.key]
-        return is_later and not has_work(account.context, instance.id)
-
-    def to(self, ref: AccountRef, instance: Instance) -> Callable[[], str] | None:
-        """
-        Say what is to be done for a new instance; `None` where nothing was kept of its seat.
-
-        What is to be done says what came of it; of AWS and ssh it raises nothing.
-        """
-        account = self._accounts.account(ref)
-        found = self._known.get(ref.key, {}).get(instance.name, ())
-        earlier = tuple(place for place in found if place.instance_id != instance.id)
-        if not earlier and not _folder(account.context, instance.name).is_dir():
-            return None
-        owe(account.context, instance)
-        context = replace(account.of(account.context.owner), sleep=self._sleep)
-        waiting = replace(account, context=context)
-        return lambda: self._returned(waiting, instance, earlier)
-
-    def _sleep(self, seconds: float) -> None:
-        if self.halt.is_set():
-            raise Halted
-        self._accounts.outside.sleep(seconds)
-
-    def _returned(self, account: Account, instance: Instance, earlier: tuple[Place, ...]) -> str:
-        context, keeping = account.context, account.keeping
-        try:
-            if keeping is not None and keeping.is_by_name:
-                prefix, bucket = keeping.place(instance.name, ""), keeping.role.bucket
-                if workspace.read_manifest(context.cloud, bucket, prefix) is not None:
-                    return _settled(context, instance)  # the agent brings it back by itself
-            else:
-                _bring(account, instance.name, earlier)
-            if not _folder(context, instance.name).is_dir():
-                return _settled(context, instance)
-            return bring_back(account, instance)
-        except GpulabError as error:
-            return (
-                f"its kept work is not on it: {error.message}; `gpulab fleet handout` tries again"
-            )
+def folder_of(context: Context, name: str) -> Path:
+    """Return where this computer keeps the work of a seat."""
+    return context.folder.work / name
 
 
-def _later_ones(context: Context) -> frozenset[str]:
-    """Name the instances that this computer launched when their seats had had one before."""
-    first: dict[str, str] = {}
-    made = context.journal.read().made
-    for one in made:
-        first.setdefault(one.name, one.instance_id)
-    return frozenset(one.instance_id for one in made if first[one.name] != one.instance_id)
+def owe(context: Context, instance_id: str) -> None:
+    """Remember that an instance has still to get what was kept of its seat."""
+    context.cache.put(_owed(instance_id), value=True, lasting=_IS_REMEMBERED)
 
 
-def _settled(context: Context, instance: Instance) -> str:
-    context.cache.drop(_owed(instance.id))
-    note_has_work(context, instance.id)
-    return ""
+def owe_nothing(context: Context, instance_id: str) -> None:
+    """Remember that an instance has what was kept of its seat, or that nothing was."""
+    context.cache.drop(_owed(instance_id))
+
+
+def is_owed(context: Context, instance_id: str) -> bool:
+    """Whether an instance has still to get what was kept of its seat."""
+    return bool(context.cache.get(_owed(instance_id)))
+
+
+def _owed(instance_id: str) -> str:
+    return f"owed-work/{instance_id}"
 
 
 def _all_places(
@@ -248,38 +173,6 @@ def _places_of(
     return known.get(name, ())
 
 
-def _bring(account: Account, name: str, where: Sequence[Place]) -> datetime | None:
-    """
-    Bring the newest of what was kept in some places into `work/NAME`, where it is newer than what is there.
-
-    Returns:
-        When it was kept; `None` when nothing was, or what is here is as new.
-
-    Raises:
-        GpulabError: The bucket cannot be read, or the copy is damaged.
-    """
-    found = _newest(account, where)
-    if found is None:
-        return None
-    place, manifest, kept_at = found
-    context, keeping = account.context, account.keeping
-    assert keeping is not None
-    folder, note = _folder(context, name), f"brought-home/{name}"
-    known = context.cache.get(note)
-    if known == kept_at.isoformat() and folder.is_dir():
-        return kept_at
-    if known != _UNFINISHED and folder.is_dir() and _saved_at(folder) >= kept_at:
-        return None
-    if place.instance_id and context.cache.get(_owed(place.instance_id)):
-        _put_aside(folder, before=place.instance_id)
-    context.cache.put(note, _UNFINISHED, lasting=_IS_REMEMBERED)
-    keep.bring(context, keeping.role.bucket, manifest, folder)
-    with contextlib.suppress(OSError):
-        os.utime(folder, (kept_at.timestamp(), kept_at.timestamp()))
-    context.cache.put(note, kept_at.isoformat(), lasting=_IS_REMEMBERED)
-    return kept_at
-
-
 def _newest(
     account: Account, where: Sequence[Place]
 ) -> tuple[Place, KeptManifest, datetime] | None:
@@ -306,10 +199,6 @@ def _put_aside(folder: Path, *, before: str) -> None:
             ) from error
 
 
-def _folder(context: Context, name: str) -> Path:
-    return context.folder.work / name
-
-
 def _saved_at(folder: Path) -> datetime:
     try:
         return datetime.fromtimestamp(folder.stat().st_mtime, UTC)
@@ -317,7 +206,3 @@ def _saved_at(folder: Path) -> datetime:
         raise StoreError(
             f"could not read {folder}: {error.strerror}", hint=disk_hint(error)
         ) from error
-
-
-def _owed(instance_id: str) -> str:
-    return f"owed-work/{instance_id}"

@@ -30,9 +30,9 @@ from gpulab.fleets.events import (
     Unkept,
 )
 from gpulab.fleets.former import remember_way
-from gpulab.fleets.kept import Returning
 from gpulab.fleets.launching import AccountLaunches, Launched
 from gpulab.fleets.looking import Seen, live_of, look
+from gpulab.fleets.returning import Returning
 from gpulab.fleets.seating import write_down
 from gpulab.launch.money.facts import record_end, record_running
 from gpulab.launch.money.rebuilding import rebuild
@@ -272,17 +272,12 @@ class _Run:
         if not todo:
             return
         yield BringingBack(self._now(), len(todo))
-        pool = ThreadPoolExecutor(min(_AT_ONCE, len(todo)))
-        try:
-            for key, said in zip(todo, pool.map(lambda act: act(), todo.values()), strict=True):
-                outcome = self._outcomes[key]
-                detail = "; ".join(filter(None, (outcome.detail, said)))
-                self._outcomes[key] = replace(outcome, detail=detail)
-                if said:
-                    yield BroughtBack(self._now(), outcome, said)
-        finally:
-            self._returning.halt.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+        for key, said in self._returning.all(todo):
+            outcome = self._outcomes[key]
+            detail = "; ".join(filter(None, (outcome.detail, said)))
+            self._outcomes[key] = replace(outcome, detail=detail)
+            if said:
+                yield BroughtBack(self._now(), outcome, said)
 
     def _may_lack(self, step: Step) -> bool:
         """Whether a step's instance may lack what was kept of its seat: it is new, or was launched by a command that was killed."""

@@ -14,7 +14,9 @@ from gpulab.fleets import acting, books, closing
 from gpulab.fleets import up as fleet_up
 from gpulab.fleets.events import Requested, Unkept
 from gpulab.fleets.keeping import heed
+from gpulab.fleets.kept import is_owed
 from gpulab.fleets.members import members
+from gpulab.fleets.returning import Returning
 from gpulab.model.status import read_status
 from gpulab.spending.facts import timeline_of
 from gpulab.spending.forecast import spent_between
@@ -161,16 +163,16 @@ def test_what_comes_back_late_comes_with_the_handout(up, machines, sandbox):
     (outcome,) = run.outcomes
 
     accounts = klass.accounts(connect=machines.connect)
-    returning = acting.kept.Returning(accounts, klass.lab.id)
+    returning = Returning(accounts, klass.lab.id)
     returning.look([outcome.account])
     context = accounts.account(outcome.account).context
-    owed = acting.kept.is_owed(context, outcome.instance)
+    owed = is_owed(context, outcome.instance.id)
     said = returning.to(outcome.account, outcome.instance)()
 
     assert "its kept work is not on it: " in outcome.detail
     assert "`gpulab fleet handout` tries again" in outcome.detail
     assert (True, "its work is back: 1 file") == (owed, said)
-    assert not acting.kept.is_owed(context, outcome.instance)
+    assert not is_owed(context, outcome.instance.id)
     assert {"a.ipynb": b"1"} == machines.by_id[outcome.instance.id].read()
 
 

@@ -1,0 +1,156 @@
+"""
+The work that was kept of seats, brought to the instances that `fleet up` has launched for them: what an instance has still to get is
+remembered until it has it, so that a command that is killed, or an instance that boots slowly, costs nobody their work.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from gpulab.aws import workspace
+from gpulab.errors import GpulabError, RemoteError
+from gpulab.fleets.accounts import Account, Accounts
+from gpulab.fleets.kept import bring_newest, folder_of, is_owed, owe, owe_nothing
+from gpulab.fleets.launching import Halted
+from gpulab.fleets.seating import Place, places
+from gpulab.launch.context import Context
+from gpulab.launch.events import Restored, Warned
+from gpulab.launch.running import booting
+from gpulab.launch.running.fetching import has_work, note_has_work
+from gpulab.model.fleet import AccountRef
+from gpulab.model.instance import Instance
+
+_AT_ONCE = 32
+
+
+class Returning:
+    """
+    Brings the kept work of seats to the instances that `fleet up` has launched for them.
+
+    Args:
+        lab: Whose seats.
+
+    Attributes:
+        halt: Set when the command is interrupted: nobody waits for a boot any more.
+    """
+
+    def __init__(self, accounts: Accounts, lab: str) -> None:
+        self._accounts = accounts
+        self._lab = lab
+        self._known: dict[str, Mapping[str, tuple[Place, ...]]] = {}
+        self._later: dict[str, frozenset[str]] = {}
+        self.halt = threading.Event()
+
+    def look(self, refs: Iterable[AccountRef]) -> None:
+        """Look where earlier instances of the lab have kept work, before new ones begin; a student's own instance brings its own back."""
+        for ref in refs:
+            account = self._accounts.account(ref)
+            keeping = account.keeping
+            if keeping is None or keeping.is_by_name:
+                continue
+            try:
+                self._known[ref.key] = places(account, keeping, self._lab)
+            except GpulabError:
+                # What this computer launched it knows by itself, and it is tried again when the work is to come.
+                self._known[ref.key] = places(account, keeping, self._lab, is_asked=False)
+
+    def is_left_open(self, ref: AccountRef, instance: Instance) -> bool:
+        """Whether this computer launched an instance after another one of its seat, and died before it could bring the work; asks nobody."""
+        account = self._accounts.account(ref)
+        if is_owed(account.context, instance.id):
+            return True
+        if account.keeping is None or account.keeping.is_by_name:
+            return False
+        if ref.key not in self._later:
+            self._later[ref.key] = _later_ones(account.context)
+        is_later = instance.id in self._later[ref.key]
+        return is_later and not has_work(account.context, instance.id)
+
+    def to(self, ref: AccountRef, instance: Instance) -> Callable[[], str] | None:
+        """
+        Say what is to be done for a new instance; `None` where nothing was kept of its seat.
+
+        What is to be done says what came of it; of AWS and ssh it raises nothing.
+        """
+        account = self._accounts.account(ref)
+        found = self._known.get(ref.key, {}).get(instance.name, ())
+        earlier = tuple(place for place in found if place.instance_id != instance.id)
+        if not earlier and not folder_of(account.context, instance.name).is_dir():
+            return None
+        owe(account.context, instance.id)
+        context = replace(account.of(account.context.owner), sleep=self._sleep)
+        waiting = replace(account, context=context)
+        return lambda: self._returned(waiting, instance, earlier)
+
+    def all(self, todo: Mapping[int, Callable[[], str]]) -> Iterator[tuple[int, str]]:
+        """
+        Do what is to be done for many at once; say of each what came of it, in their order.
+
+        Args:
+            todo: From `to`, by whatever the caller knows them by.
+        """
+        pool = ThreadPoolExecutor(min(_AT_ONCE, max(1, len(todo))))
+        try:
+            yield from zip(todo, pool.map(lambda act: act(), todo.values()), strict=True)
+        finally:
+            self.halt.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _sleep(self, seconds: float) -> None:
+        if self.halt.is_set():
+            raise Halted
+        self._accounts.outside.sleep(seconds)
+
+    def _returned(self, account: Account, instance: Instance, earlier: tuple[Place, ...]) -> str:
+        context, keeping = account.context, account.keeping
+        try:
+            if keeping is not None and keeping.is_by_name:
+                prefix, bucket = keeping.place(instance.name, ""), keeping.role.bucket
+                if workspace.read_manifest(context.cloud, bucket, prefix) is not None:
+                    return _settled(context, instance)  # the agent brings it back by itself
+            else:
+                bring_newest(account, instance.name, earlier)
+            if not folder_of(context, instance.name).is_dir():
+                return _settled(context, instance)
+            return _bring_back(account, instance)
+        except GpulabError as error:
+            return (
+                f"its kept work is not on it: {error.message}; `gpulab fleet handout` tries again"
+            )
+
+
+def _later_ones(context: Context) -> frozenset[str]:
+    """Name the instances that this computer launched when their seats had had one before."""
+    first: dict[str, str] = {}
+    made = context.journal.read().made
+    for one in made:
+        first.setdefault(one.name, one.instance_id)
+    return frozenset(one.instance_id for one in made if first[one.name] != one.instance_id)
+
+
+def _settled(context: Context, instance: Instance) -> str:
+    owe_nothing(context, instance.id)
+    note_has_work(context, instance.id)
+    return ""
+
+
+def _bring_back(account: Account, instance: Instance) -> str:
+    """
+    Copy what is kept of a seat on this computer to its new instance; says so.
+
+    Raises:
+        RemoteError: It is not there; it stays owed.
+    """
+    context, said = account.context, ""
+    for event in booting.bring_back(context, instance):
+        if isinstance(event, Warned):
+            said = event.text
+        if isinstance(event, Restored):
+            said = ""
+            owe_nothing(context, instance.id)
+            files = "1 file" if event.files == 1 else f"{event.files:,} files"
+            return f"its work is back: {files}"
+    raise RemoteError(said or "nothing is kept of it on this computer")

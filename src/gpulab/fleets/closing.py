@@ -8,20 +8,19 @@ looks at what is there, so that running it again after a kill goes on where it s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
 from gpulab.aws import course_setup, instances, workspace
 from gpulab.errors import GpulabError, Refused, Throttled
 from gpulab.fleet.plan import trouble_of
-from gpulab.fleets import acting, keeping
+from gpulab.fleets import acting, bookkeeping, keeping
 from gpulab.fleets.accounts import Account, Accounts
 from gpulab.fleets.former import HINT
 from gpulab.fleets.members import Member
 from gpulab.fleets.settling import settle
 from gpulab.launch.account import setup
-from gpulab.launch.money.rebuilding import hear_course, refresh
 from gpulab.model.fact import FactKind
 from gpulab.model.fleet import AccountRef, Outcome, Seat, Trouble
 from gpulab.model.leftover import Kind, Tagged
@@ -135,7 +134,7 @@ def _standing(accounts: Accounts, ref: AccountRef, known: dict[tuple[str, str], 
     settled = settle(account, names, listed, may_write=True)
     ours = [*listed, *(i for i in settled.unlisted if i.course == course)]
     with contextlib.suppress(GpulabError):
-        _complete_books(accounts, ref, regions)
+        bookkeeping.complete(accounts, ref, regions)
     made = _launched_here(account, course) | {i.id for i in ours}
     owner = account.context.owner
     found = tuple(
@@ -153,14 +152,6 @@ def _standing(accounts: Accounts, ref: AccountRef, known: dict[tuple[str, str], 
         _kept(accounts, ref),
         tuple(sorted(intent.name for intent in settled.open_intents)),
     )
-
-
-def _complete_books(accounts: Accounts, ref: AccountRef, regions: Container[str]) -> None:
-    """Let the ledger know what the instances cost that ended by themselves, or were launched from a laptop that is lost."""
-    account = accounts.find_keeping(ref)
-    if account.keeping is not None:
-        hear_course(account.launching(""), account.keeping.owner, regions)
-    refresh(account.looking, at_once=True, is_heard=True)
 
 
 def _launched_here(account: Account, course: str) -> set[str]:

@@ -1,0 +1,53 @@
+"""Keeping the books of a class's accounts: what ended without anybody's command is asked for, so that it is not charged on and on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Iterable
+from datetime import timedelta
+
+from gpulab.errors import GpulabError
+from gpulab.fleets.accounts import Accounts
+from gpulab.launch.money.forgotten import open_launches
+from gpulab.launch.money.rebuilding import hear_course, refresh
+from gpulab.model.fleet import AccountRef
+from gpulab.spending.facts import timeline_of
+
+# A class is looked at every few seconds, and EC2 may not show yet what it has just made.
+_ASKED_AGAIN_AFTER = timedelta(minutes=1)
+_ASKED = "books/asked-about"
+
+
+def complete(accounts: Accounts, ref: AccountRef, regions: Container[str]) -> None:
+    """
+    Let the ledger know what the instances cost that ended by themselves, or were launched from a laptop that is lost.
+
+    Raises:
+        GpulabError: AWS did not answer, or the ledger cannot be written.
+    """
+    account = accounts.find_keeping(ref)
+    if account.keeping is not None:
+        hear_course(account.launching(""), account.keeping.owner, regions)
+    refresh(account.looking, at_once=True, is_heard=True)
+
+
+def close_ended(accounts: Accounts, ref: AccountRef, lab: str, alive: Iterable[str]) -> None:
+    """
+    Close in an account's ledger what is not alive any more: taken back by AWS, or ended by its own timer while nobody looked.
+
+    Nothing is asked while ledger and account agree. What cannot be read or written now is left for the next look.
+
+    Args:
+        lab: The lab that was listed.
+        alive: Ids of its instances that AWS shows alive.
+    """
+    context = accounts.account(ref).looking
+    with contextlib.suppress(GpulabError):
+        believed = open_launches(timeline_of(context.ledger.facts()))
+        lab_runs = {
+            o.instance_id for o in believed if (o.course, o.lab) == (accounts.course.id, lab)
+        }
+        lost = sorted(lab_runs.difference(alive))
+        if lost and context.cache.get(_ASKED) != lost:
+            context.cache.put(_ASKED, lost, lasting=_ASKED_AGAIN_AFTER)
+            refresh(context, at_once=True)

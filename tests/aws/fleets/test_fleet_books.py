@@ -1,0 +1,106 @@
+"""A class's books while the term goes on: what AWS takes back, or ends by itself, is not charged on and on."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from gpulab.fleets.members import members
+from gpulab.model.fact import FactKind
+from gpulab.model.timeline import EndedBy
+from gpulab.spending.charging import cost_of
+from gpulab.spending.exact import Usd
+from gpulab.spending.facts import timeline_of
+
+
+@pytest.fixture
+def klass(make_class, sandbox):
+    """Two students with running instances, ten minutes into the lab."""
+    klass = make_class(2)
+    klass.up()
+    sandbox.advance(seconds=600)
+    return klass
+
+
+def look(klass):
+    """What `fleet ls`, `watch` and every command on the class begin with."""
+    accounts, wish = klass.accounts(), klass.wish()
+    return members(accounts, wish.lab, wish.seats, with_extras=True)
+
+
+def facts(klass, *kinds):
+    """What the ledgers of all accounts know, each once."""
+    accounts = klass.accounts()
+    refs = {seat.account.key: seat.account for seat in klass.wish().seats}
+    return [f for ref in refs.values() for f in accounts.account(ref).context.ledger.facts(*kinds)]
+
+
+def ends(klass):
+    return {one.subject: one.details["by"] for one in facts(klass, FactKind.ENDED)}
+
+
+def counted(klass):
+    now = klass.sandbox.now()
+    return Usd.of(cost_of(timeline_of(facts(klass)).timeline, as_of=now).charges).rounded()
+
+
+def test_what_aws_took_back_is_closed_in_the_books(klass, sandbox):
+    """It would be charged to the student until its planned end, and the report would count no interruption."""
+    taken, other = (i["InstanceId"] for i in sandbox.instances("running"))
+    sandbox.interrupt(taken, in_seconds=30)
+    sandbox.advance(seconds=60)
+
+    found = look(klass)
+
+    assert [other] == [m.instance.id for m in found if m.instance]
+    assert {taken: EndedBy.AWS} == ends(klass)
+
+
+def test_the_books_agree_with_the_bill_hours_later(klass, sandbox):
+    """One look during the lab is enough: what it writes down holds after EC2 has forgotten the instance."""
+    taken = sandbox.instances("running")[0]["InstanceId"]
+    sandbox.interrupt(taken, in_seconds=30)
+    sandbox.advance(seconds=60)
+    look(klass)
+    sandbox.advance(seconds=2 * 3600)
+
+    billed = sandbox.bill().total_usd
+
+    assert abs(counted(klass) - billed) <= billed * Decimal("0.001")
+
+
+def test_a_student_s_own_account_tells_it_by_the_course_s_role(make_class, sandbox):
+    """The role that the student gave may read what its own instances came to."""
+    klass = make_class(2, kind="own")
+    klass.up()
+    taken = sandbox.instances("running")[0]["InstanceId"]
+    sandbox.interrupt(taken, in_seconds=30)
+    sandbox.advance(seconds=60)
+
+    look(klass)
+
+    assert {taken: EndedBy.AWS} == ends(klass)
+
+
+def test_nothing_more_is_asked_while_books_and_account_agree(klass):
+    """A class is looked at every few seconds."""
+    before = len(list(klass.sandbox.calls))
+
+    look(klass)
+
+    assert ["DescribeInstances"] == klass.operations(before)
+
+
+def test_what_cannot_be_closed_is_not_asked_for_at_every_look(klass, sandbox):
+    """`watch` looks every 15 s; AWS's bad minute is not made worse by it."""
+    sandbox.interrupt(sandbox.instances("running")[0]["InstanceId"], in_seconds=30)
+    sandbox.advance(seconds=60)
+    sandbox.refuse("DescribeVolumes", "InternalError", status=500)
+    look(klass)
+    before = len(list(sandbox.calls))
+
+    look(klass)
+
+    assert ["DescribeInstances"] == klass.operations(before)
+    assert {} == ends(klass)

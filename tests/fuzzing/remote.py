@@ -14,10 +14,14 @@ from tests.fuzzing.edits import MARK, as_json, as_lines, either
 from tests.fuzzing.files import emptied
 from tests.fuzzing.oracle import Target, Wrong
 
-from gpulab.aws.workspace import _manifest
+from gpulab.aws.workspace import Bucket, _manifest
+from gpulab.aws.workspace_setup import WorkRole
 from gpulab.errors import StoreError
 from gpulab.fleet.ticket import Ticket, read_ticket, write_ticket
+from gpulab.fleets import seating
+from gpulab.fleets.keeping import Keeping
 from gpulab.launch.running import agent, checking, keep, lab_folder, notebooks, ticket
+from gpulab.model.moment import read_moment
 from gpulab.model.status import PHASES
 from gpulab.remote import archive, copying, hostkeys
 from gpulab.remote.manifest import digest, read_remote, safe
@@ -314,6 +318,23 @@ def _lab_folder(given: bytes) -> None:
         raise Wrong(f"a lab in {found!a}")
 
 
+def _seats(given: bytes) -> None:
+    """What teachers have written down in the bucket; whoever may write there may slip."""
+    bucket = Bucket("gpulab-123456789012-us-east-1", "us-east-1", "123456789012")
+    keeping = Keeping("dl", WorkRole("gpulab-course-dl", "AROAEXAMPLE", bucket), is_by_name=False)
+    for row in seating._rows(given, keeping):
+        read_moment(row["at"])
+        if not str(row["prefix"]).startswith("course-dl/"):
+            raise Wrong(f"a seat's work at {row['prefix']!a}")
+
+
+_SEAT = {
+    "name": "week1-s1",
+    "instance": "i-1",
+    "at": "2026-11-23T12:00:00+00:00",
+    "prefix": "course-dl/AROAEXAMPLE:i-1/",
+}
+_SEATS = {"version": 1, "lab": "week1", "seats": [_SEAT]}
 _LAB = {"folder": "course/labs/one", "repository": "https://x.example/course", "commit": "0" * 40}
 _NOTEBOOKS = (
     b"https://github.com/tensorflow/docs@master:site/en\nhttps://x.example/a.zip#" + _SHA.encode()
@@ -377,5 +398,6 @@ TARGETS = (
         words=(b"-----BEGIN SSH HOST KEY KEYS-----", b"gpulab-hostkey ssh-ed25519 "),
     ),
     Target("notebooks-source", "launch", _notebooks, (_NOTEBOOKS,)),
+    Target("seats", "fleets", either([_SEATS], _seats, as_json), (as_json(_SEATS), MARK)),
     Target("lab-folder", "launch", either([_LAB], _lab_folder, as_json), (as_json(_LAB), MARK)),
 )

@@ -11,11 +11,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from tests.fuzzing.edits import MARK, as_json, as_lines, either
 from tests.fuzzing.files import emptied, folder, from_file
 from tests.fuzzing.oracle import Target, Wrong
 
+from gpulab.aws.told_costs import by_id
+from gpulab.launch.money.told_costs import _sort
 from gpulab.model import fact
 from gpulab.model.fact import Fact, Source
 from gpulab.model.market import Market
@@ -188,6 +192,23 @@ def _import(given: bytes) -> None:
     _facts_are_reported(facts)
 
 
+def _told(given: bytes) -> None:
+    """What an instance wrote of its own costs: its user may write there what they like, of itself only."""
+    facts: list[Fact] = []
+    problems: list[str] = []
+    context: Any = SimpleNamespace(now=lambda: _NOW)
+    _sort(context, by_id("s1", "i-1"), given, facts, problems)
+    if any(one.subject not in ("i-1", "i-1/root") for one in facts) or len(problems) > 2:
+        raise Wrong(f"{facts} {problems}")
+    _facts_are_reported(facts)
+
+
+def _told_seed() -> bytes:
+    kinds = ("launched", "started", "address", "usage", "ended")
+    own = [one for one in _some_facts() if one.kind in kinds and one.subject == "i-1"]
+    return b"\n".join(replace(one, source=Source.AGENT).line().encode() for one in own)
+
+
 def _ledger_seed() -> bytes:
     path = emptied("ledger-seed") / "ledger.sqlite"
     Ledger(path).append(_some_facts())
@@ -357,6 +378,7 @@ TARGETS = (
         words=(b"0001-01-01T00:00:00Z", b"\\ud800", b"1E+999999"),
     ),
     Target("ledger-file", "store", _ledger, (_ledger_seed(),), names=("ledger",)),
+    Target("told-costs", "launch", _told, (_told_seed(),), words=(b"i-1/root", b"999999999")),
     Target(
         "ledger-rows",
         "store",

@@ -335,3 +335,19 @@ def test_what_an_instance_says_of_others_is_left_out(school):
         "i-0large.jsonl: line 1 is not a fact: Expecting value: line 1 column 1 (char 0); the rest is not read",
         f"i-0none.jsonl: could not read {owner}/.ledger/i-0none.jsonl in {bucket}: AWS does not accept a value (InvalidRange)",
     } == set(rebuilt.unknown)
+
+
+def test_another_s_instance_in_fetched_work_is_not_believed(school):
+    """A teacher's computer has everybody's work: a file that is named after a neighbour's instance would end it in the books."""
+    laptop = school.laptop("one")
+    machine = school.launch(laptop)
+    id_ = machine.birth.instance_id
+    line = f'{{"kind":"ended","subject":"{id_}","at":"2026-05-04T12:05:00Z","source":"agent","details":{{}}}}'
+    forged = laptop.context.folder.work / "neighbour" / ".gpulab" / "ledger" / f"{id_}.jsonl"
+    forged.parent.mkdir(parents=True)
+    forged.write_text(line + "\n")
+
+    rebuilt = school.rebuilt(laptop)
+
+    assert [] == [f for f in laptop.context.ledger.facts(FactKind.ENDED) if f.subject == id_]
+    assert f"{id_}.jsonl in the work of neighbour is not its own; it is left out" in rebuilt.unknown

@@ -72,7 +72,7 @@ def told_costs(
     facts: list[Fact] = []
     problems: list[str] = []
     try:
-        for path in sorted(context.folder.work.glob(f"*/{_IN_WORK}/*.jsonl")):
+        for path in _fetched(context, problems):
             _sort(context, told.by_id(mine, path.stem), _head(path), facts, problems)
         if context.profile.keep_bucket:
             bucket = our_bucket(context)
@@ -94,6 +94,22 @@ def told_by(context: Context, instance_ids: Iterable[str]) -> tuple[Fact, ...]:
         content, _ = _read(context, bucket, one)
         _sort(context, one, content, found, [])
     return tuple(found)
+
+
+def _fetched(context: Context, problems: list[str]) -> Iterator[Path]:
+    """
+    Name what lies in the work that came to this computer, of the instances whose work it is.
+
+    A class's teacher has everybody's here, and a file of one student may bear the id of another's instance.
+    """
+    launched = context.ledger.facts(FactKind.LAUNCHED)
+    names = {one.subject: one.details.get("name", "") for one in launched}
+    for path in sorted(context.folder.work.glob(f"*/{_IN_WORK}/*.jsonl")):
+        whose = path.relative_to(context.folder.work).parts[0]
+        if names.get(path.stem, whose) in ("", whose):
+            yield path
+        else:
+            problems.append(f"{path.name} in the work of {whose} is not its own; it is left out")
 
 
 def _objects(

@@ -113,6 +113,7 @@ class _Clock:
             time=lambda: self.now,
             monotonic=lambda: self.now,
             time_ns=lambda: int(self.now * 1e9),
+            process_time=time.process_time,
             sleep=lambda seconds: None,
         )
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# An instance wrote the manifest, and any notebook there was root. That of 100,000 files has 28 MB, and takes several times that here.
+_MOST_MANIFEST_BYTES = 256 << 20
+_SEVERAL_AT_ONCE_BYTES = 32 << 20
+_ONE_BIG_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -142,27 +147,24 @@ def read_manifest(cloud: Cloud, bucket: Bucket, prefix: str) -> KeptManifest | N
     Read what was kept under a prefix; `None` when nothing ever was.
 
     Raises:
-        StoreError: The manifest is damaged.
+        StoreError: The manifest is damaged, or larger than any work needs.
         AwsError: AWS refuses.
     """
-    s3: S3Client = cloud.client("s3", bucket.region)
+    key = f"{prefix}manifest.json"
     try:
-        with cloud.explained(f"read the kept work in {bucket.name}"):
-            reply = s3.get_object(
-                Bucket=bucket.name,
-                Key=f"{prefix}manifest.json",
-                ExpectedBucketOwner=bucket.account_id,
-            )
-            body = reply["Body"].read()
+        body = _read_up_to(cloud, bucket, key, _SEVERAL_AT_ONCE_BYTES)
+        if body is not None:
+            return _parsed(bucket, prefix, body)
+        with _ONE_BIG_AT_A_TIME:
+            body = _read_up_to(cloud, bucket, key, _MOST_MANIFEST_BYTES)
+            if body is not None:
+                return _parsed(bucket, prefix, body)
     except NotFound:
         return None
-    try:
-        return _manifest(json.loads(body), prefix)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(
-            f"the manifest {prefix}manifest.json in {bucket.name} is damaged",
-            hint="The files lie beside it as plain files; older versions of both are kept for 30 days",
-        ) from error
+    raise StoreError(
+        f"the manifest {key} in {bucket.name} is larger than {_MOST_MANIFEST_BYTES >> 20} MiB",
+        hint="The files lie beside it as plain files",
+    )
 
 
 @explained("list the kept work")
@@ -203,7 +205,8 @@ def download(cloud: Cloud, bucket: Bucket, file: KeptFile, place: Path) -> None:
                 ExpectedBucketOwner=bucket.account_id,
                 **which,
             )
-            digest = _write(reply["Body"], part)
+            with closing(reply["Body"]) as body:
+                digest = _write(body, part, file)
         if digest != file.sha256:
             raise StoreError(
                 f"the kept copy of {file.path!r} is not what its manifest says",
@@ -266,10 +269,36 @@ def _versions(cloud: Cloud, bucket: Bucket, prefix: str) -> Iterator[Mapping[str
     )
 
 
-def _write(body: Any, place: Path) -> str:
-    digest = hashlib.sha256()
+def _read_up_to(cloud: Cloud, bucket: Bucket, key: str, most_bytes: int) -> bytes | None:
+    """Read an object; `None` where it is larger."""
+    s3: S3Client = cloud.client("s3", bucket.region)
+    with cloud.explained(f"read the kept work in {bucket.name}"):
+        reply = s3.get_object(Bucket=bucket.name, Key=key, ExpectedBucketOwner=bucket.account_id)
+        with closing(reply["Body"]) as body:
+            return body.read() if reply["ContentLength"] <= most_bytes else None
+
+
+def _parsed(bucket: Bucket, prefix: str, body: bytes) -> KeptManifest:
+    try:
+        return _manifest(json.loads(body), prefix)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(
+            f"the manifest {prefix}manifest.json in {bucket.name} is damaged",
+            hint="The files lie beside it as plain files; older versions of both are kept for 30 days",
+        ) from error
+
+
+def _write(body: Any, place: Path, file: KeptFile) -> str:
+    """Write what comes, no more of it than the manifest says: who wrote both may want this computer's disk full."""
+    digest, written = hashlib.sha256(), 0
     with place.open("wb") as out:
         for chunk in body.iter_chunks(1 << 20):
+            written += len(chunk)
+            if written > file.size_bytes:
+                raise StoreError(
+                    f"the kept copy of {file.path!r} is not what its manifest says: it is larger",
+                    hint="An older version of it may be whole: S3 keeps them for 30 days",
+                )
             digest.update(chunk)
             out.write(chunk)
     return digest.hexdigest()

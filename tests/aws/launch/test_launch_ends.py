@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -12,6 +14,7 @@ import boto3
 import pytest
 from tests.aws.launch.conftest import Student
 
+from gpulab.aws import workspace
 from gpulab.errors import (
     CommandFailed,
     CredentialsInvalid,
@@ -481,6 +484,54 @@ def test_a_spoilt_kept_file_is_refused(prepared, tmp_path):
         keep.fetch(prepared.context, keep.find(prepared.context, "week4"), tmp_path / "here")
 
     assert not (tmp_path / "here" / "week4.ipynb").exists()
+
+
+def test_a_kept_file_larger_than_its_manifest_says_is_not_fetched_to_its_end(prepared, tmp_path):
+    """Whoever is root on an instance writes both; the disk of the teacher's laptop must not be theirs to fill."""
+    keep_in_bucket(prepared, FILES)
+    profile = prepared.context.profile
+    key = f"{profile.owner}/week4/manifest.json"
+    s3 = boto3.client("s3")
+    listed = json.loads(s3.get_object(Bucket=profile.keep_bucket, Key=key)["Body"].read())
+    for entry in listed["entries"]:
+        entry["size"] -= 1
+    s3.put_object(Bucket=profile.keep_bucket, Key=key, Body=json.dumps(listed).encode())
+
+    with pytest.raises(StoreError, match=r"'[a-z0-9/.]+' is not what its manifest says: it is la"):
+        keep.fetch(prepared.context, keep.find(prepared.context, "week4"), tmp_path / "here")
+
+    assert [] == [p for p in (tmp_path / "here").rglob("*") if p.is_file()]
+
+
+def test_a_manifest_of_any_size_is_not_read(prepared, monkeypatch):
+    """Sixteen are read at once: a few gigabytes each, from those who can, would end the command for the whole class."""
+    keep_in_bucket(prepared, FILES)
+    for name, most in (("_SEVERAL_AT_ONCE_BYTES", 10), ("_MOST_MANIFEST_BYTES", 300)):
+        monkeypatch.setattr(workspace, name, most)
+
+    with pytest.raises(StoreError, match=r"/week4/manifest\.json in .* is larger than"):
+        keep.find(prepared.context, "week4")
+
+
+def test_big_manifests_are_read_one_at_a_time(prepared, monkeypatch):
+    """Each takes several times its size in memory; a class of those with 100,000 files must come home on an old laptop, too."""
+    keep_in_bucket(prepared, FILES)
+    monkeypatch.setattr(workspace, "_SEVERAL_AT_ONCE_BYTES", 10)
+    inside, most, parsed = [], [], workspace._parsed
+
+    def watched(*given):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return parsed(*given)
+
+    monkeypatch.setattr(workspace, "_parsed", watched)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: keep.find(prepared.context, "week4"), range(4)))
+
+    assert [1] * 4 == most
+    assert [len(FILES)] * 4 == [work.files for work in found]
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../outside", "CON"])

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Container, Iterable
 from datetime import timedelta
 
-from gpulab.errors import GpulabError
+from gpulab.errors import GpulabError, StoreError
 from gpulab.fleets.accounts import Accounts
 from gpulab.launch.money.forgotten import open_launches
 from gpulab.launch.money.rebuilding import hear_course, refresh
@@ -18,17 +18,26 @@ _ASKED_AGAIN_AFTER = timedelta(minutes=1)
 _ASKED = "books/asked-about"
 
 
-def complete(accounts: Accounts, ref: AccountRef, regions: Container[str]) -> None:
+def complete(accounts: Accounts, ref: AccountRef, regions: Container[str]) -> tuple[str, ...]:
     """
     Let the ledger know what the instances cost that ended by themselves, or were launched from a laptop that is lost.
 
+    Returns:
+        Sentences about what could not be read, so that the sum may be too low, or is not theirs to tell.
+
     Raises:
-        GpulabError: AWS did not answer, or the ledger cannot be written.
+        GpulabError: The ledger cannot be read or written.
     """
-    account = accounts.find_keeping(ref)
+    account, unheard = accounts.find_keeping(ref), list[str]()
     if account.keeping is not None:
-        hear_course(account.launching(""), account.keeping.owner, regions)
-    refresh(account.looking, at_once=True, is_heard=True)
+        unheard += hear_course(account.launching(""), account.keeping.owner, regions)
+    try:
+        refresh(account.looking, at_once=True, is_heard=True)
+    except StoreError:
+        raise
+    except GpulabError as error:
+        unheard.append(f"what ended by itself could not be asked for: {error.message}")
+    return tuple(unheard)
 
 
 def close_ended(accounts: Accounts, ref: AccountRef, lab: str, alive: Iterable[str]) -> None:
@@ -50,4 +59,6 @@ def close_ended(accounts: Accounts, ref: AccountRef, lab: str, alive: Iterable[s
         lost = sorted(lab_runs.difference(alive))
         if lost and context.cache.get(_ASKED) != lost:
             context.cache.put(_ASKED, lost, lasting=_ASKED_AGAIN_AFTER)
-            refresh(context, at_once=True)
+            account = accounts.find_keeping(ref)
+            folder = account.keeping.owner if account.keeping else ""
+            refresh(account.launching(""), at_once=True, folder=folder)

@@ -43,6 +43,7 @@ class Standing:
         kept: Where instances have kept work by themselves, and of how many; `("", 0)` where none has.
         open_names: Instances whose launch was interrupted so lately that nobody knows yet whether they exist.
         trouble: Why the account could not be looked at; then nothing else is known.
+        unheard: Sentences about costs that could not be read: the account's books may know too little.
     """
 
     account: AccountRef
@@ -52,6 +53,7 @@ class Standing:
     kept: tuple[str, int] = ("", 0)
     open_names: tuple[str, ...] = ()
     trouble: Trouble | None = None
+    unheard: tuple[str, ...] = ()
 
     @property
     def is_clear(self) -> bool:
@@ -133,8 +135,7 @@ def _standing(accounts: Accounts, ref: AccountRef, known: dict[tuple[str, str], 
     names = {name for key, name in known if key == ref.key}
     settled = settle(account, names, listed, may_write=True)
     ours = [*listed, *(i for i in settled.unlisted if i.course == course)]
-    with contextlib.suppress(GpulabError):
-        bookkeeping.complete(accounts, ref, regions)
+    unheard = _completed(accounts, ref, regions)
     made = _launched_here(account, course) | {i.id for i in ours}
     owner = account.context.owner
     found = tuple(
@@ -151,7 +152,16 @@ def _standing(accounts: Accounts, ref: AccountRef, known: dict[tuple[str, str], 
         () if ref.role_arn else _roles(account, course),
         _kept(accounts, ref),
         tuple(sorted(intent.name for intent in settled.open_intents)),
+        unheard=unheard,
     )
+
+
+def _completed(accounts: Accounts, ref: AccountRef, regions: tuple[str, ...]) -> tuple[str, ...]:
+    """Complete the account's books, and say of what they may know too little; that keeps nobody from ending the term."""
+    try:
+        return bookkeeping.complete(accounts, ref, regions)
+    except GpulabError as error:
+        return (f"its costs could not be written down: {error.message}",)
 
 
 def _launched_here(account: Account, course: str) -> set[str]:

@@ -12,9 +12,10 @@ from gpulab.model.course import Course
 from gpulab.model.fleet import AccountRef, Outcome
 from gpulab.model.leftover import Kind
 from gpulab.view.fleet import causes_lines, outcome_json, unnamed
-from gpulab.view.words import local_time
+from gpulab.view.words import local_time, one_line
 
 _MANY_BUCKETS = 5
+_MANY_REASONS = 10
 _NOUNS = {
     Kind.SCHEDULE: "scheduled end",
     Kind.SECURITY_GROUP: "security group",
@@ -42,7 +43,17 @@ def standing_text(course: Course, found: Sequence[Standing], *, now: datetime) -
     if ahead:
         first = f"{ahead[0].id} {local_time(ahead[0].starts_at, now=now)}"
         lines.append(f"  note      {_many(len(ahead), 'lab')} not over yet, the first: {first}")
-    return "\n".join([*lines, *_troubles(found)])
+    return "\n".join([*lines, *_unheard(found), *_troubles(found)])
+
+
+def _unheard(found: Sequence[Standing]) -> list[str]:
+    """Say that the last report may count too little; a student can make a thousand reasons, of which a few are named."""
+    said = list(dict.fromkeys(text for one in found for text in one.unheard))
+    if not said:
+        return []
+    more = [f"    and {len(said) - _MANY_REASONS:,} more"] if len(said) > _MANY_REASONS else []
+    named = [f"    {one_line(text)}" for text in said[:_MANY_REASONS]]
+    return ["", "The last report may count too little:", *named, *more]
 
 
 def question(found: Sequence[Standing], *, save: bool) -> str:

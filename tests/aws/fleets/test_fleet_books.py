@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from gpulab.fleets.members import members
-from gpulab.model.fact import FactKind
+from gpulab.model.fact import FactKind, Source
 from gpulab.model.timeline import EndedBy
 from gpulab.spending.charging import cost_of
 from gpulab.spending.exact import Usd
 from gpulab.spending.facts import timeline_of
+
+
+_spec = importlib.util.spec_from_file_location(
+    "instances_that_keep", Path(__file__).with_name("instances_that_keep.py")
+)
+keeping = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(keeping)
 
 
 @pytest.fixture
@@ -104,3 +113,23 @@ def test_what_cannot_be_closed_is_not_asked_for_at_every_look(klass, sandbox):
 
     assert ["DescribeInstances"] == klass.operations(before)
     assert {} == ends(klass)
+
+
+def test_an_instance_that_aws_has_forgotten_is_asked_itself(make_class, sandbox, tmp_path):
+    """When its spot request is forgotten, too, what it wrote before its idle end is believed before the planned one, at the first look."""
+    klass = make_class(1)
+    run = klass.up()
+    machine = keeping.Machines(sandbox, tmp_path / "machines").boot(run.outcomes[0].instance.id)
+    sandbox.advance(1800)
+    now = machine.agent.iso(sandbox.now().timestamp())
+    machine.agent.fact(machine.here, "ended", now, by="user", how="terminated", reason="idle")
+    machine.save()
+    sandbox.machine_exited(machine.instance_id)
+    billed = sandbox.bill().total_usd
+    sandbox.advance(86_400)
+
+    look(klass)
+
+    told = [(f.source, f.details["reason"]) for f in facts(klass, FactKind.ENDED)]
+    assert [(Source.AGENT, "idle")] == told
+    assert abs(counted(klass) - billed) <= billed * Decimal("0.01")

@@ -14,13 +14,13 @@ from gpulab.fleets import acting, books, closing
 from gpulab.fleets import up as fleet_up
 from gpulab.fleets.events import Requested, Unkept
 from gpulab.fleets.keeping import heed
-from gpulab.fleets.kept import is_owed
 from gpulab.fleets.members import members
 from gpulab.fleets.returning import Returning
+from gpulab.launch.running.lineage import is_owed
 from gpulab.model.status import read_status
 from gpulab.spending.facts import timeline_of
 from gpulab.spending.forecast import spent_between
-from gpulab.view.closing import leaves_lines
+from gpulab.view.closing import leaves_lines, standing_text
 from gpulab.view.fleet import sentence
 
 _spec = importlib.util.spec_from_file_location(
@@ -437,3 +437,22 @@ def test_another_laptop_closes_the_course_with_the_same_books(
     owners = {launch.owner for launch in reading.launches.values()}
     assert {seat.owner for seat in klass.wish().everyone} == owners
     assert abs(estimated - billed) < Decimal("0.01") * billed
+
+
+def test_costs_that_cannot_be_read_at_the_end_are_named(up, machines, sandbox, tmp_path):
+    """The roles go with the course: that the last report counts too little must be read before the question, not found out later."""
+    klass, (ann,) = up(1)
+    ann.save()
+    accounts = other_laptop(klass, tmp_path)
+    work = accounts.account(klass.wish().everyone[0].account).context.folder.work
+    (work / "w1-x" / ".gpulab" / "ledger" / "a.jsonl").mkdir(parents=True)
+    sandbox.deny("s3:GetObject")
+
+    (standing,) = closing.look(accounts, [klass.wish().everyone[0].account], klass.wish().everyone)
+
+    text = standing_text(klass.course, (standing,), now=sandbox.now())
+    assert "The last report may count too little:" in text
+    assert "    a.jsonl in the work of w1-x is no file; it is left out" in text
+    assert [True] == [
+        line.startswith(f"{ann.instance_id}.jsonl: ") for line in standing.unheard[1:]
+    ]

@@ -351,3 +351,22 @@ def test_another_s_instance_in_fetched_work_is_not_believed(school):
 
     assert [] == [f for f in laptop.context.ledger.facts(FactKind.ENDED) if f.subject == id_]
     assert f"{id_}.jsonl in the work of neighbour is not its own; it is left out" in rebuilt.unknown
+
+
+def test_a_folder_where_a_file_is_expected_hides_nobody_else(school):
+    """Whoever has a folder made in their work must not silence what everybody's instances wrote into the bucket."""
+    lost = school.laptop("lost")
+    machine = school.launch(lost)
+    school.wait(hours=5)
+    found = school.laptop("found")
+    ledger = found.context.folder.work / "a" / ".gpulab" / "ledger"
+    (ledger / "a.jsonl").mkdir(parents=True)
+    (ledger / "b.jsonl").symlink_to("/dev/zero")
+
+    rebuilt = school.rebuilt(found)
+
+    launched = found.context.ledger.facts(FactKind.LAUNCHED)
+    assert [machine.birth.instance_id] == [one.subject for one in launched]
+    assert {
+        f"{name} in the work of a is no file; it is left out" for name in ("a.jsonl", "b.jsonl")
+    } == set(rebuilt.unknown)

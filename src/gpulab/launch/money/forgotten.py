@@ -25,7 +25,12 @@ _NEXT_WORD = timedelta(minutes=6)
 
 
 def close_forgotten(
-    context: Context, there: Mapping[str, Container[str]], *, owner: str, is_heard: bool
+    context: Context,
+    there: Mapping[str, Container[str]],
+    *,
+    owner: str,
+    is_heard: bool,
+    folder: str = "",
 ) -> tuple[int, tuple[Fact, ...]]:
     """
     Close in the ledger what EC2 does not know any more: it ended when its spot request says, or as it said itself, or else soon after
@@ -37,6 +42,7 @@ def close_forgotten(
         there: The instances that EC2 still knows, by region; of other regions nothing is known.
         owner: Whose they are; `""` for everybody's.
         is_heard: Whether the ledger has all that instances wrote of their costs; else the forgotten ones are asked for it.
+        folder: In whose part of the bucket they are asked; one's own if empty.
 
     Returns:
         How many facts were new, and the guesses among them.
@@ -55,7 +61,7 @@ def close_forgotten(
     if not is_heard:
         if not silent:
             return new, ()
-        new += context.ledger.append(told_by(context, silent))
+        new += context.ledger.append(told_by(context, silent, folder=folder))
     facts, now = context.ledger.facts(), context.now()
     reading = timeline_of(facts)
     heard = _last_words(reading, facts)

@@ -78,13 +78,16 @@ def rebuild(context: Context, regions: tuple[str, ...], *, of_everyone: bool = F
     return Rebuilt(len(facts), new + more, tuple(unknown))
 
 
-def hear_course(context: Context, folder: str, regions: Container[str]) -> None:
+def hear_course(context: Context, folder: str, regions: Container[str]) -> tuple[str, ...]:
     """
     Add what a course's instances wrote of their costs, also on a computer that launched none of them; those whose end is known are left out.
 
     Args:
         folder: The course's part of the bucket.
         regions: Where spot prices may be asked for.
+
+    Returns:
+        Sentences about what could not be read, or is not theirs to tell.
 
     Raises:
         StoreError: The ledger cannot be read or written.
@@ -93,11 +96,14 @@ def hear_course(context: Context, folder: str, regions: Container[str]) -> None:
     ended = {one.subject for one in facts if one.kind is FactKind.ENDED and not is_guessed(one)}
     launched = {one.subject for one in facts if one.kind is FactKind.LAUNCHED}
     told = told_costs(context, folder=folder, besides=ended & launched)
-    prices, _ = forgotten_prices(context, told.facts, regions)
+    prices, unread = forgotten_prices(context, told.facts, regions)
     context.ledger.append([*told.facts, *prices])
+    return *told.problems, *unread
 
 
-def refresh(context: Context, *, at_once: bool = False, is_heard: bool = False) -> None:
+def refresh(
+    context: Context, *, at_once: bool = False, is_heard: bool = False, folder: str = ""
+) -> None:
     """
     Ask the account about what the ledger believes to be running, at most every ten minutes; nothing is asked when nothing is open.
 
@@ -106,7 +112,8 @@ def refresh(context: Context, *, at_once: bool = False, is_heard: bool = False) 
 
     Args:
         at_once: Ask although it was asked a moment ago, because something is known to have ended.
-        is_heard: Whether the ledger has what the instances wrote of their costs.
+        is_heard: Whether the ledger has what the instances wrote of their costs; else those that AWS has forgotten are asked.
+        folder: In whose part of the bucket they are asked; one's own if empty.
 
     Raises:
         StoreError: The ledger cannot be written.
@@ -124,7 +131,7 @@ def refresh(context: Context, *, at_once: bool = False, is_heard: bool = False) 
     ).or_raise()
     found = [one for history in histories.values() for one in history.facts]
     context.ledger.append(found if owner else _launched_here(context, reading, found))
-    close_forgotten(context, _there(histories), owner=owner, is_heard=is_heard)
+    close_forgotten(context, _there(histories), owner=owner, is_heard=is_heard, folder=folder)
     context.cache.put(_REFRESHED, value=True, lasting=timedelta(minutes=10))
 
 

@@ -6,7 +6,8 @@ Refuses to believe an instance about anything but itself: whoever works on one c
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+import contextlib
+from collections.abc import Collection, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -71,29 +72,52 @@ def told_costs(
     mine = folder or context.owner
     facts: list[Fact] = []
     problems: list[str] = []
-    try:
+    with _going_on(problems):
         for path in _fetched(context, problems):
-            _sort(context, told.by_id(mine, path.stem), _head(path), facts, problems)
+            with _going_on(problems):
+                _sort(context, told.by_id(mine, path.stem), _head(path), facts, problems)
+    with _going_on(problems):
         if context.profile.keep_bucket:
             bucket = our_bucket(context)
             folders = _folders(context, bucket, problems) if of_everyone else (mine,)
             for one, content in _objects(context, bucket, folders, besides, problems):
                 _sort(context, one, content, facts, problems)
-    except (GpulabError, OSError) as error:
-        problems.append(f"what instances wrote of their costs could not be read: {error}")
     return Told(tuple(facts), tuple(problems))
 
 
-def told_by(context: Context, instance_ids: Iterable[str]) -> tuple[Fact, ...]:
-    """Read what some of one's own instances wrote; of what is not there, may not be read or is not theirs to tell, nothing."""
+def told_by(
+    context: Context, instance_ids: Collection[str], *, folder: str = ""
+) -> tuple[Fact, ...]:
+    """
+    Read what some instances wrote into the bucket; of what is not there, may not be read or is not theirs to tell, nothing.
+
+    Args:
+        folder: Whose part of the bucket; one's own if empty.
+    """
     if not context.profile.keep_bucket:
         return ()
+    mine = folder or context.owner
     bucket, found = our_bucket(context), list[Fact]()
-    for instance_id in instance_ids:
-        one = told.by_id(context.owner, instance_id)
+    if mine.startswith(told.COURSE):
+        listed: tuple[ToldCosts, ...] = ()
+        with contextlib.suppress(GpulabError):
+            listed = told.listing(context.cloud, bucket, mine)
+        chosen = [one for one in listed if one.instance_id in instance_ids]
+    else:
+        chosen = [told.by_id(mine, instance_id) for instance_id in instance_ids]
+    for one in chosen:
         content, _ = _read(context, bucket, one)
         _sort(context, one, content, found, [])
     return tuple(found)
+
+
+@contextlib.contextmanager
+def _going_on(problems: list[str]) -> Iterator[None]:
+    """Name what cannot be read and go on: one file of one student must not hide what all others wrote."""
+    try:
+        yield
+    except (GpulabError, OSError) as error:
+        problems.append(f"what instances wrote of their costs could not be read: {error}")
 
 
 def _fetched(context: Context, problems: list[str]) -> Iterator[Path]:
@@ -106,10 +130,12 @@ def _fetched(context: Context, problems: list[str]) -> Iterator[Path]:
     names = {one.subject: one.details.get("name", "") for one in launched}
     for path in sorted(context.folder.work.glob(f"*/{_IN_WORK}/*.jsonl")):
         whose = path.relative_to(context.folder.work).parts[0]
-        if names.get(path.stem, whose) in ("", whose):
-            yield path
-        else:
+        if names.get(path.stem, whose) not in ("", whose):
             problems.append(f"{path.name} in the work of {whose} is not its own; it is left out")
+        elif not path.is_file():
+            problems.append(f"{path.name} in the work of {whose} is no file; it is left out")
+        else:
+            yield path
 
 
 def _objects(
@@ -120,7 +146,9 @@ def _objects(
     problems: list[str],
 ) -> Iterator[tuple[ToldCosts, bytes]]:
     for folder in folders:
-        found = told.listing(context.cloud, bucket, folder)
+        found: tuple[ToldCosts, ...] = ()
+        with _going_on(problems):
+            found = told.listing(context.cloud, bucket, folder)
         listed = [one for one in found if one.instance_id not in besides]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             read = pool.map(lambda one: _read(context, bucket, one), listed)

@@ -197,10 +197,15 @@ class Accounts:
             self._now(replace(account, keeping=None, unkept=_CROWDED))
 
     def make_keeping(self, ref: AccountRef) -> Account:
-        """Make sure, in an account reached by a profile, of where its instances keep the work, as far as the account allows it."""
+        """Make sure, in an account reached by a profile, of where its instances keep the work, as far as the account allows it; asked each time."""
         account = self.account(ref)
-        if account.keeping is not None or ref.role_arn:
+        if ref.role_arn:
             return account
+        if account.keeping is not None:
+            found = keeping.confirmed(account.context, account.keeping)
+            account = self._now(replace(account, keeping=found))
+            if found is not None:
+                return account
         context, mine = account.context, self.outside.config.profile(ref.profile)
         denied = f"course-keeping-denied/{self.course.id}"
         why = context.cache.get(denied)

@@ -41,6 +41,21 @@ class Unkept:
 
 
 @dataclass(frozen=True)
+class Unwritten:
+    """
+    Whose some instances are could not be written down where other computers look.
+
+    Attributes:
+        accounts: What the teacher calls them.
+        why: A sentence; the same for all of them.
+    """
+
+    at: datetime
+    accounts: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
 class BringingBack:
     """The kept work of some seats goes to their new instances, as soon as these can be reached."""
 
@@ -118,6 +133,7 @@ FleetEvent = (
     WaitingUntil
     | PlannedFleet
     | Unkept
+    | Unwritten
     | Requested
     | SeatFailed
     | Polled

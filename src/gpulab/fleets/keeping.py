@@ -9,7 +9,7 @@ seat's name, as for a student alone. An account without them is served without; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from gpulab.aws.workspace_setup import (
     read_class_role,
 )
 from gpulab.bootstrap import Keep, load_environment
-from gpulab.errors import Ambiguous, NotAllowed, Throttled
+from gpulab.errors import Ambiguous, GpulabError, NotAllowed, Throttled
 from gpulab.launch.account.storage import bucket_region
 from gpulab.launch.context import Context
 from gpulab.launch.protocol.asking import pauses
@@ -96,6 +96,27 @@ def find(context: Context, course: str, *, number: str, is_by_name: bool) -> Kee
             role = None
         _remember(context, course, role)
     return remembered(context, course, is_by_name=is_by_name)
+
+
+def confirmed(context: Context, known: Keeping) -> Keeping | None:
+    """
+    Read anew what is believed of an account, in one call; `None` where it is gone.
+
+    A course that another computer has closed and opened again has a role of the same name and another id; under the prefix of the
+    old one its instances could write nothing. Where AWS does not say, what is believed stays.
+    """
+    number = known.role.bucket.account_id
+    try:
+        role = read_class_role(context.cloud, course=known.course, account_id=number)
+    except GpulabError:
+        return known
+    if role == known.role:
+        return known
+    if role is None:
+        forget(context, known.course)
+        return None
+    _remember(context, known.course, role)
+    return replace(known, role=role)
 
 
 def make(context: Context, course: str, *, bucket: str, region: str) -> Keeping:

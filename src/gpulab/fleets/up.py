@@ -28,6 +28,7 @@ from gpulab.fleets.events import (
     Requested,
     SeatFailed,
     Unkept,
+    Unwritten,
 )
 from gpulab.fleets.former import remember_way
 from gpulab.fleets.launching import AccountLaunches, Launched
@@ -231,7 +232,9 @@ class _Run:
             # An interrupted command begins no further call; those under way end, and are written down.
             self._halt.set()
             pool.shutdown(wait=True, cancel_futures=True)
-            self._write_seats()
+            unwritten = self._write_seats()
+        for why, titles in unwritten.items():
+            yield Unwritten(self._now(), tuple(titles), why)
         yield from self._unkept(lambda ref: self._launches[ref.key].unkept)
         self._complete()
         yield from self._bring_back()
@@ -247,18 +250,22 @@ class _Run:
             if why:
                 yield Unkept(self._now(), tuple(titles), why)
 
-    def _write_seats(self) -> None:
-        """Write down whose instance is whose, those found included; what could not be written, the next run writes."""
+    def _write_seats(self) -> Mapping[str, Sequence[str]]:
+        """Write down whose instance is whose, those found included; return where it could not be, by the reason: the next run writes it."""
         up: dict[str, list[Instance]] = {}
         found = [(s.account, s.instance) for s in self._plan.of(Action.KEEP) if s.instance]
         for ref, instance in [*found, *self._launched]:
             up.setdefault(ref.key, []).append(instance)
+        unwritten: dict[str, list[str]] = {}
         for ref in {step.account.key: step.account for step in self._plan.steps}.values():
             account = self._accounts.account(ref)
             keeping = account.keeping
             if ref.key in up and keeping is not None and not keeping.is_by_name:
-                with contextlib.suppress(GpulabError):
+                try:
                     write_down(account, keeping, self._plan.lab.id, up[ref.key])
+                except GpulabError as error:
+                    unwritten.setdefault(error.message, []).append(ref.title)
+        return unwritten
 
     def _bring_back(self) -> Iterator[FleetEvent]:
         """Bring the kept work of seats to their new instances, which boot meanwhile."""

@@ -164,10 +164,14 @@ def sentence(event: events.FleetEvent, *, now: datetime) -> str:
         case events.WaitingUntil(until=until):
             return f"Waiting until {local_time(until, now=now)} ({span(until - now)}); Ctrl-C ends the waiting, nothing runs yet"
         case events.Unkept(accounts=accounts, why=why):
-            where = ", ".join(accounts) if len(accounts) < 4 else f"{len(accounts):,} accounts"
             return (
-                f"Nothing in {where} keeps the work when an instance ends by itself ({why}):"
+                f"Nothing in {_named(accounts)} keeps the work when an instance ends by itself ({why}):"
                 " `gpulab fleet collect` brings it home before that"
+            )
+        case events.Unwritten(accounts=accounts, why=why):
+            return (
+                f"In {_named(accounts)} it could not be written down whose instance is whose ({why}):"
+                " until the next `gpulab fleet up` only this computer finds the work that these keep"
             )
         case events.BringingBack(count=count):
             return f"Bringing kept work to {counted(count, 'new instance')} as soon as they can be reached"
@@ -245,6 +249,10 @@ def _trouble(plan: FleetPlan) -> list[str]:
         if step.reason:
             causes.setdefault((f"keep: {step.reason}", step.hint), []).append(_step_who(step))
     return _grouped(causes)
+
+
+def _named(accounts: Sequence[str]) -> str:
+    return ", ".join(accounts) if len(accounts) < 4 else f"{len(accounts):,} accounts"
 
 
 def _grouped(causes: dict[tuple[str, str], list[str]]) -> list[str]:

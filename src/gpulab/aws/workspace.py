@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # An instance wrote the manifest, and any notebook there was root. That of 100,000 files has 28 MB, and takes several times that here.
 _MOST_MANIFEST_BYTES = 256 << 20
-_SEVERAL_AT_ONCE_BYTES = 32 << 20
+_SEVERAL_AT_ONCE_BYTES = 4 << 20
 _ONE_BIG_AT_A_TIME = threading.Lock()
 
 

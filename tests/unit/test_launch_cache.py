@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -130,3 +132,17 @@ def test_what_is_no_status_is_refused(text):
     """An agent of another version must not be misread."""
     with pytest.raises(ValueError):
         read_status(text)
+
+
+def test_contexts_that_share_a_file_lose_nothing_of_each_other(tmp_path, clock):
+    """Each of a class's thirty threads has a context, and so a cache, of its own."""
+    start = threading.Barrier(16)
+
+    def put(number):
+        start.wait()
+        Cache(tmp_path / "c.json", clock).put(f"k/{number}", number, lasting=timedelta(days=1))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(put, range(16)))
+
+    assert {f"k/{n}": n for n in range(16)} == Cache(tmp_path / "c.json", clock).below("k/")

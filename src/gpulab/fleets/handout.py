@@ -13,12 +13,12 @@ from gpulab.errors import NotFound, RemoteError, WrongUsage
 from gpulab.fleet.ticket import Ticket, authorized_line, read_ticket, write_ticket
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.acting import folder_name
-from gpulab.fleets.kept import is_owed
 from gpulab.fleets.members import Member, each, reached
 from gpulab.fleets.returning import Returning
 from gpulab.launch.context import Context
 from gpulab.launch.running import notebooks
 from gpulab.launch.running.instances import target
+from gpulab.launch.running.lineage import is_owed
 from gpulab.model.course import Lab
 from gpulab.model.fleet import Outcome
 from gpulab.model.instance import Instance

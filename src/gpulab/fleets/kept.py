@@ -2,7 +2,7 @@
 The work that instances of a class have kept in a bucket by themselves, brought to the teacher's computer.
 
 Comes into `work/NAME`, beside what `fleet stop` saves there, so that one folder has the newest of both. Nothing there is replaced by the
-work of an instance that did not get what was kept before.
+work of an instance that did not get what was kept before: of a file that differs both versions stay, and that is said.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from gpulab.aws import workspace
 from gpulab.aws.workspace import KeptManifest
-from gpulab.errors import GpulabError, StoreError, disk_hint
+from gpulab.errors import GpulabError, StoreError
 from gpulab.fleets.accounts import Account, Accounts
 from gpulab.fleets.members import Member
 from gpulab.fleets.seating import Place, places
 from gpulab.launch.context import Context
 from gpulab.launch.running import keep
+from gpulab.launch.running.lineage import has_work, held, note_begun, note_held, put_aside
 from gpulab.model.instance import Instance
 from gpulab.remote.copying import CopyReport
+from gpulab.remote.manifest import read_local
 
 _AT_ONCE = 16
-# Longer than an instance may live.
-_IS_REMEMBERED = timedelta(days=30)
-_UNFINISHED = "unfinished"
+# What an instance saves within this time after it got the earlier work may have begun before it: clocks differ.
+_CLOCKS_DIFFER = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,20 @@ class Home:
     has_work: bool
     kept_at: datetime | None = None
     error: GpulabError | None = None
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """What one instance has kept."""
+
+    place: Place
+    manifest: KeptManifest
+    at: datetime
+
+    @property
+    def key(self) -> str:
+        """Where all instances of a seat share a place, only their launches tell them apart."""
+        return self.place.instance_id or self.manifest.launch_id
 
 
 def bring_home(accounts: Accounts, lab: str, gone: Sequence[Member]) -> Mapping[str, Home]:
@@ -72,9 +87,17 @@ def bring_home(accounts: Accounts, lab: str, gone: Sequence[Member]) -> Mapping[
         return {member.name: home for member, home in zip(gone, homes, strict=True)}
 
 
-def bring_from(account: Account, instance: Instance, into: Path) -> tuple[CopyReport, datetime]:
+def bring_from(
+    account: Account, instance: Instance, into: Path, *, after: datetime | None = None
+) -> tuple[CopyReport | None, datetime]:
     """
     Copy what one instance has kept in the bucket into a folder; for an instance that does not answer itself.
+
+    Args:
+        after: What was kept before then is older than what is in the folder, which is left as it is.
+
+    Returns:
+        What was copied, `None` where it is older; when it was kept.
 
     Raises:
         StoreError: Nothing of it is kept, or the copy is damaged.
@@ -87,63 +110,100 @@ def bring_from(account: Account, instance: Instance, into: Path) -> tuple[CopyRe
     manifest = workspace.read_manifest(context.cloud, bucket, prefix)
     if manifest is None or manifest.at is None or manifest.launch_id != instance.launch_id:
         raise StoreError(f"{instance.name} has kept nothing in {bucket.name} yet")
+    if after is not None and manifest.at < after:
+        return None, manifest.at
     return keep.bring(context, bucket, manifest, into), manifest.at
 
 
 def bring_newest(account: Account, name: str, where: Sequence[Place]) -> datetime | None:
     """
-    Bring the newest of what was kept in some places into `work/NAME`, where it is newer than what is there.
+    Bring what was kept in some places into `work/NAME`: all since an instance that had got the work of those before it.
+
+    Of a file that differs from what an instance never got, both versions stay: see `lineage.other_versions`.
+
+    Args:
+        where: The newest first.
 
     Returns:
-        When it was kept; `None` when nothing was, or what is here is as new.
+        When the newest of it was kept; `None` when nothing was, or what is here is newer.
 
     Raises:
-        GpulabError: The bucket cannot be read, or the copy is damaged.
+        GpulabError: The bucket cannot be read, the copy is damaged, or this computer's disk is full.
     """
-    found = _newest(account, where)
-    if found is None:
-        return None
-    place, manifest, kept_at = found
-    context, keeping = account.context, account.keeping
-    assert keeping is not None
-    folder, note = folder_of(context, name), f"brought-home/{name}"
-    known = context.cache.get(note)
-    if known == kept_at.isoformat() and folder.is_dir():
-        return kept_at
-    if known != _UNFINISHED and folder.is_dir() and _saved_at(folder) >= kept_at:
-        return None
-    if place.instance_id and is_owed(context, place.instance_id):
-        _put_aside(folder, before=place.instance_id)
-    context.cache.put(note, _UNFINISHED, lasting=_IS_REMEMBERED)
-    keep.bring(context, keeping.role.bucket, manifest, folder)
-    with contextlib.suppress(OSError):
-        os.utime(folder, (kept_at.timestamp(), kept_at.timestamp()))
-    context.cache.put(note, kept_at.isoformat(), lasting=_IS_REMEMBERED)
-    return kept_at
+    copies = _copies(account, where)
+    for copy in reversed(copies):
+        _bring(account, name, copy)
+    known = held(account.context, name)
+    is_newest = bool(copies) and known.get(copies[0].key) == copies[0].at
+    return copies[0].at if is_newest else None
+
+
+def _copies(account: Account, where: Sequence[Place]) -> tuple[_Copy, ...]:
+    """Read what was kept, the newest first, until one that has the rest."""
+    found: list[_Copy] = []
+    if account.keeping is None:
+        return ()
+    bucket = account.keeping.role.bucket
+    for place in where:
+        manifest = workspace.read_manifest(account.context.cloud, bucket, place.prefix)
+        if manifest is None or manifest.at is None:
+            continue
+        found.append(_Copy(place, manifest, manifest.at))
+        if place.received_at and manifest.at > place.received_at + _CLOCKS_DIFFER:
+            break
+    return tuple(found)
+
+
+def _bring(account: Account, name: str, copy: _Copy) -> None:
+    """Bring one instance's copy, unless it is here."""
+    known = held(account.context, name)
+    mine = known.get(copy.key)
+    if mine is not None and mine >= copy.at:
+        return
+    is_later_here = any(at and at > copy.at for key, at in known.items() if key != copy.key)
+    note_begun(account.context, name, copy.key)
+    (_beneath if is_later_here else _above)(account, name, copy)
+    note_held(account.context, name, copy.key, at=copy.at)
+
+
+def _above(account: Account, name: str, copy: _Copy) -> None:
+    """Let a copy replace what is here; what its instance never got is put aside before."""
+    context, folder = account.context, folder_of(account.context, name)
+    is_heir = held(context, name).get(copy.key) is not None or not copy.place.instance_id
+    if not is_heir and not has_work(context, copy.place.instance_id):
+        put_aside(folder, _different(copy, folder), before=copy.key)
+    _fetch(account, copy.manifest, folder)
+    with contextlib.suppress(OSError):  # for people only: when it was kept
+        os.utime(folder, (copy.at.timestamp(), copy.at.timestamp()))
+
+
+def _beneath(account: Account, name: str, copy: _Copy) -> None:
+    """Let a copy add what is not here; where something newer is, its version goes beside it."""
+    folder = folder_of(account.context, name)
+    different = _different(copy, folder)
+    files = tuple(f for f in copy.manifest.files if f.path not in different)
+    if different:
+        rest = tuple(f for f in copy.manifest.files if f.path in different)
+        aside = folder.with_name(f"{name}-from-{copy.key}")
+        _fetch(account, replace(copy.manifest, files=rest), aside)
+    _fetch(account, replace(copy.manifest, files=files), folder)
+
+
+def _different(copy: _Copy, folder: Path) -> frozenset[str]:
+    here = read_local(folder).entries
+    return frozenset(
+        f.path for f in copy.manifest.files if f.path in here and here[f.path]["sha256"] != f.sha256
+    )
+
+
+def _fetch(account: Account, manifest: KeptManifest, folder: Path) -> None:
+    assert account.keeping is not None
+    keep.bring(account.context, account.keeping.role.bucket, manifest, folder)
 
 
 def folder_of(context: Context, name: str) -> Path:
     """Return where this computer keeps the work of a seat."""
     return context.folder.work / name
-
-
-def owe(context: Context, instance_id: str) -> None:
-    """Remember that an instance has still to get what was kept of its seat."""
-    context.cache.put(_owed(instance_id), value=True, lasting=_IS_REMEMBERED)
-
-
-def owe_nothing(context: Context, instance_id: str) -> None:
-    """Remember that an instance has what was kept of its seat, or that nothing was."""
-    context.cache.drop(_owed(instance_id))
-
-
-def is_owed(context: Context, instance_id: str) -> bool:
-    """Whether an instance has still to get what was kept of its seat."""
-    return bool(context.cache.get(_owed(instance_id)))
-
-
-def _owed(instance_id: str) -> str:
-    return f"owed-work/{instance_id}"
 
 
 def _all_places(
@@ -171,38 +231,3 @@ def _places_of(
     if account.keeping is not None and account.keeping.is_by_name:
         return (Place(account.keeping.place(name, "")),)
     return known.get(name, ())
-
-
-def _newest(
-    account: Account, where: Sequence[Place]
-) -> tuple[Place, KeptManifest, datetime] | None:
-    """Read what was kept last; an instance that ended before it kept anything is passed over."""
-    if account.keeping is None:
-        return None
-    bucket = account.keeping.role.bucket
-    for place in where:
-        manifest = workspace.read_manifest(account.context.cloud, bucket, place.prefix)
-        if manifest is not None and manifest.at is not None:
-            return place, manifest, manifest.at
-    return None
-
-
-def _put_aside(folder: Path, *, before: str) -> None:
-    """Leave what is here as it is: the instance whose work comes now never got it."""
-    aside = folder.with_name(f"{folder.name}-before-{before}")
-    if folder.is_dir() and not aside.exists():
-        try:
-            folder.rename(aside)
-        except OSError as error:
-            raise StoreError(
-                f"could not put {folder} aside: {error.strerror}", hint=disk_hint(error)
-            ) from error
-
-
-def _saved_at(folder: Path) -> datetime:
-    try:
-        return datetime.fromtimestamp(folder.stat().st_mtime, UTC)
-    except OSError as error:
-        raise StoreError(
-            f"could not read {folder}: {error.strerror}", hint=disk_hint(error)
-        ) from error

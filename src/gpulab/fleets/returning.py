@@ -5,21 +5,22 @@ remembered until it has it, so that a command that is killed, or an instance tha
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from gpulab.aws import workspace
-from gpulab.errors import GpulabError, RemoteError
+from gpulab.errors import GpulabError, RemoteError, StoreError
 from gpulab.fleets.accounts import Account, Accounts
-from gpulab.fleets.kept import bring_newest, folder_of, is_owed, owe, owe_nothing
+from gpulab.fleets.kept import bring_newest, folder_of
 from gpulab.fleets.launching import Halted
-from gpulab.fleets.seating import Place, places
+from gpulab.fleets.seating import Place, places, write_received
 from gpulab.launch.context import Context
 from gpulab.launch.events import Restored, Warned
 from gpulab.launch.running import booting
-from gpulab.launch.running.fetching import has_work, note_has_work
+from gpulab.launch.running.lineage import has_work, is_owed, other_versions, owe, settle
 from gpulab.model.fleet import AccountRef
 from gpulab.model.instance import Instance
 
@@ -80,7 +81,11 @@ class Returning:
         earlier = tuple(place for place in found if place.instance_id != instance.id)
         if not earlier and not folder_of(account.context, instance.name).is_dir():
             return None
-        owe(account.context, instance.id)
+        try:
+            owe(account.context, instance.id)
+        except StoreError as error:
+            said = f"its kept work is not on it: {error.message}; `gpulab fleet up` tries again"
+            return lambda: said
         context = replace(account.of(account.context.owner), sleep=self._sleep)
         waiting = replace(account, context=context)
         return lambda: self._returned(waiting, instance, earlier)
@@ -105,21 +110,34 @@ class Returning:
         self._accounts.outside.sleep(seconds)
 
     def _returned(self, account: Account, instance: Instance, earlier: tuple[Place, ...]) -> str:
-        context, keeping = account.context, account.keeping
         try:
-            if keeping is not None and keeping.is_by_name:
-                prefix, bucket = keeping.place(instance.name, ""), keeping.role.bucket
-                if workspace.read_manifest(context.cloud, bucket, prefix) is not None:
-                    return _settled(context, instance)  # the agent brings it back by itself
-            else:
-                bring_newest(account, instance.name, earlier)
-            if not folder_of(context, instance.name).is_dir():
-                return _settled(context, instance)
-            return _bring_back(account, instance)
+            said = self._brought(account, instance, earlier)
         except GpulabError as error:
             return (
                 f"its kept work is not on it: {error.message}; `gpulab fleet handout` tries again"
             )
+        keeping = account.keeping
+        if keeping is not None and not keeping.is_by_name:
+            # Another computer that does not read it keeps more than it has to.
+            with contextlib.suppress(GpulabError):
+                write_received(account, keeping, self._lab, instance)
+        return said
+
+    def _brought(self, account: Account, instance: Instance, earlier: tuple[Place, ...]) -> str:
+        context, keeping = account.context, account.keeping
+        if keeping is not None and keeping.is_by_name:
+            prefix, bucket = keeping.place(instance.name, ""), keeping.role.bucket
+            if workspace.read_manifest(context.cloud, bucket, prefix) is not None:
+                settle(context, instance.id)  # the agent brings it back by itself
+                return ""
+        else:
+            bring_newest(account, instance.name, earlier)
+        if not folder_of(context, instance.name).is_dir():
+            settle(context, instance.id)
+            return ""
+        said = _bring_back(account, instance)
+        others = other_versions(context, instance.name, said=said)
+        return "; ".join(filter(None, (said, others)))
 
 
 def _later_ones(context: Context) -> frozenset[str]:
@@ -129,12 +147,6 @@ def _later_ones(context: Context) -> frozenset[str]:
     for one in made:
         first.setdefault(one.name, one.instance_id)
     return frozenset(one.instance_id for one in made if first[one.name] != one.instance_id)
-
-
-def _settled(context: Context, instance: Instance) -> str:
-    owe_nothing(context, instance.id)
-    note_has_work(context, instance.id)
-    return ""
 
 
 def _bring_back(account: Account, instance: Instance) -> str:
@@ -149,8 +161,7 @@ def _bring_back(account: Account, instance: Instance) -> str:
         if isinstance(event, Warned):
             said = event.text
         if isinstance(event, Restored):
-            said = ""
-            owe_nothing(context, instance.id)
+            settle(context, instance.id)
             files = "1 file" if event.files == 1 else f"{event.files:,} files"
-            return f"its work is back: {files}"
+            return "; ".join(filter(None, (f"its work is back: {files}", said)))
     raise RemoteError(said or "nothing is kept of it on this computer")

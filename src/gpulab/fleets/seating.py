@@ -8,7 +8,7 @@ where no instance can write. What an instance says about itself is not asked, no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ from gpulab.model.moment import read_moment
 _AT_ONCE = 8
 # Longer than a lab's instances are looked at again.
 _RECORDED_FOR = timedelta(days=30)
+_COLUMNS = ("name", "instance", "at", "prefix")
 _LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
@@ -34,10 +35,12 @@ class Place:
 
     Attributes:
         instance_id: `""` where all instances of the seat share the place.
+        received_at: When it had got what those before it had kept; `None` where nobody wrote that down.
     """
 
     prefix: str
     instance_id: str = ""
+    received_at: datetime | None = None
 
 
 def places(
@@ -61,7 +64,10 @@ def places(
     for row in _by_bucket(account.context, keeping, lab) if is_asked else ():
         instance_id = str(row["instance"])
         at = read_moment(row["at"]) or _LONG_AGO
-        served[str(row["name"]), instance_id] = (at, Place(str(row["prefix"]), instance_id))
+        known = served.get((str(row["name"]), instance_id))
+        received_at = read_moment(row["received"]) or (known[1].received_at if known else None)
+        place = Place(str(row["prefix"]), instance_id, received_at)
+        served[str(row["name"]), instance_id] = (at, place)
     found: dict[str, tuple[Place, ...]] = {}
     for (name, _), (_, place) in sorted(
         served.items(), key=lambda item: (item[1][0], item[1][1].instance_id), reverse=True
@@ -82,20 +88,36 @@ def write_down(account: Account, keeping: Keeping, lab: str, up: Iterable[Instan
     seated = sorted(up, key=lambda i: (i.name, i.id))
     if {i.id for i in seated} <= known:
         return
-    rows = [
-        {
-            "name": i.name,
-            "instance": i.id,
-            "at": i.launched_at.isoformat(),
-            "prefix": keeping.place(i.name, i.id),
-        }
-        for i in seated
-    ]
+    _put(account, keeping, lab, [_row(keeping, i) for i in seated])
+    context.cache.put(key, sorted(known | {i.id for i in seated}), lasting=_RECORDED_FOR)
+
+
+def write_received(account: Account, keeping: Keeping, lab: str, instance: Instance) -> None:
+    """
+    Write down that an instance has got what those before it had kept: their copies need not be looked at for its seat any more.
+
+    Raises:
+        GpulabError: The bucket cannot be written; other computers then look at all of them, and keep both versions.
+    """
+    now = account.context.now().astimezone(UTC).isoformat()
+    _put(account, keeping, lab, [{**_row(keeping, instance), "received": now}])
+
+
+def _row(keeping: Keeping, instance: Instance) -> Mapping[str, str]:
+    return {
+        "name": instance.name,
+        "instance": instance.id,
+        "at": instance.launched_at.isoformat(),
+        "prefix": keeping.place(instance.name, instance.id),
+    }
+
+
+def _put(account: Account, keeping: Keeping, lab: str, rows: Sequence[Mapping[str, str]]) -> None:
+    context = account.context
     body = json.dumps({"version": 1, "lab": lab, "seats": rows}).encode()
     at = context.now().astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
     place, bucket = f"{_folder(keeping, lab)}{at}-{context.new_id()}.json", keeping.role.bucket
     patiently(context, lambda: workspace.put(context.cloud, bucket, place, body))
-    context.cache.put(key, sorted(known | {i.id for i in seated}), lasting=_RECORDED_FOR)
 
 
 def _folder(keeping: Keeping, lab: str) -> str:
@@ -115,9 +137,9 @@ def _rows(body: bytes, keeping: Keeping) -> list[Mapping[str, Any]]:
     try:
         rows = json.loads(body)["seats"]
         return [
-            {"name": r["name"], "instance": r["instance"], "at": r["at"], "prefix": r["prefix"]}
+            {**{key: r[key] for key in _COLUMNS}, "received": r.get("received")}
             for r in rows
             if str(r["prefix"]).startswith(f"{keeping.owner}/") and str(r["prefix"]).endswith("/")
         ]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []

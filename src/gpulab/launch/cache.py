@@ -18,7 +18,9 @@ from gpulab.store.files import write_atomically
 
 class Cache:
     """
-    Values by key, each with an end. Thread-safe; two processes may lose each other's last entry, which costs a call.
+    Values by key, each with an end. Threads share a file safely; two processes may lose each other's last entry, which costs a call.
+
+    So nothing belongs here that cannot be asked again: what guards somebody's work is a note (`store/notes.py`).
 
     Args:
         path: The file.
@@ -28,7 +30,7 @@ class Cache:
     def __init__(self, path: Path, now: Callable[[], datetime]) -> None:
         self._path = path
         self._now = now
-        self._lock = threading.RLock()
+        self._lock = _lock_of(path)
 
     def get(self, key: str) -> Any:
         """Return what is believed, or `None`."""
@@ -76,6 +78,16 @@ class Cache:
     def _write(self, entries: Mapping[str, Any]) -> None:
         body = json.dumps(entries).encode()
         write_atomically(self._path, _seal(body) + b"\n" + body)
+
+
+# Every context has a cache of its own: what is the same for all of them is the file.
+_LOCKS: dict[Path, threading.RLock] = {}
+_LOCKING = threading.Lock()
+
+
+def _lock_of(path: Path) -> threading.RLock:
+    with _LOCKING:
+        return _LOCKS.setdefault(path, threading.RLock())
 
 
 def _seal(body: bytes) -> bytes:

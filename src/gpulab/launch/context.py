@@ -16,6 +16,7 @@ from gpulab.store.config import Profile
 from gpulab.store.home import Folder
 from gpulab.store.journal import Journal
 from gpulab.store.ledger import Ledger
+from gpulab.store.notes import Notes
 
 if TYPE_CHECKING:
     from gpulab.aws.session import Cloud
@@ -80,6 +81,11 @@ class Context:
     def cache(self) -> Cache:
         """What AWS said a while ago."""
         return Cache(self.folder.cache / "aws.json", self.now)
+
+    @property
+    def notes(self) -> Notes:
+        """What must not be forgotten about kept work."""
+        return Notes(self.folder.notes)
 
     @cached_property
     def account(self) -> str:

@@ -64,6 +64,11 @@ class Folder:
         return private_folder(self.root / "cache")
 
     @property
+    def notes(self) -> Path:
+        """What guards the kept work, SQLite; it lies beside that."""
+        return (self.shared or self.root) / "notes.sqlite"
+
+    @property
     def tunnels(self) -> Path:
         """State files of detached tunnels."""
         return private_folder(self.root / "tunnels")

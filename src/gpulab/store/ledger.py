@@ -17,11 +17,11 @@ from gpulab.errors import StateDamaged, StoreError
 from gpulab.model.fact import Fact, FactKind, written
 from gpulab.store.fact_lines import details_text, facts_of
 from gpulab.store.files import private_folder
+from gpulab.store.log_ahead import log_ahead
 
 _VERSION = 1
 _APPLICATION = 0x67706C62  # "gplb"
 _BUSY_MS = 15_000
-_TRIES = 20
 _SCHEMA = """
 CREATE TABLE facts (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -136,7 +136,7 @@ class Ledger:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_BUSY_MS / 1000, isolation_level=None)
         try:
-            _log_ahead(connection)
+            log_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
         except BaseException:
@@ -164,23 +164,6 @@ class Ledger:
             raise kind(
                 f"could not {verb} the ledger {self.path}: {error}", hint=_hint(error)
             ) from error
-
-
-def _log_ahead(connection: sqlite3.Connection) -> None:
-    """
-    Let a file have a write-ahead log, once for all.
-
-    Changing to it is the one statement for which SQLite does not wait while a neighbour has the file; the neighbour is waited for apart.
-    """
-    for left in reversed(range(_TRIES)):
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or not left:
-                raise
-        connection.execute("BEGIN EXCLUSIVE")
-        connection.execute("ROLLBACK")
 
 
 def _create(connection: sqlite3.Connection) -> None:

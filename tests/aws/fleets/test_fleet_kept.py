@@ -14,8 +14,10 @@ from gpulab.fleets import acting, books, closing
 from gpulab.fleets import up as fleet_up
 from gpulab.fleets.events import Requested, Unkept
 from gpulab.fleets.keeping import heed
+from gpulab.fleets.kept import bring_newest
 from gpulab.fleets.members import members
 from gpulab.fleets.returning import Returning
+from gpulab.fleets.seating import places
 from gpulab.launch.running.lineage import is_owed
 from gpulab.model.status import read_status
 from gpulab.spending.facts import timeline_of
@@ -453,6 +455,175 @@ def test_costs_that_cannot_be_read_at_the_end_are_named(up, machines, sandbox, t
     text = standing_text(klass.course, (standing,), now=sandbox.now())
     assert "The last report may count too little:" in text
     assert "    a.jsonl in the work of w1-x is no file; it is left out" in text
-    assert [True] == [
-        line.startswith(f"{ann.instance_id}.jsonl: ") for line in standing.unheard[1:]
+    denied = (f"{ann.instance_id}.jsonl: ", "whose instances were in course-c1: ")
+    assert [True] * 2 == [
+        "not" in line and line.startswith(denied) for line in standing.unheard[1:]
+    ]
+
+
+def _replaced(klass, machines, machine, **outside):
+    """AWS takes an instance back, and the teacher launches for its seat again."""
+    machines.end(machine.instance_id)
+    accounts = klass.accounts(**{"connect": machines.connect, **outside})
+    (outcome,) = klass.up(accounts=accounts).outcomes
+    return accounts, outcome
+
+
+def test_work_that_comes_late_replaces_nothing_of_the_student(up, machines):
+    """They began without it, and went on where it was the same file: both versions stay, and that is said."""
+    klass, (ann,) = up(1)
+    ann.write("a.ipynb", b"before")
+    ann.write("b.ipynb", b"untouched")
+    ann.save()
+    accounts, outcome = _replaced(klass, machines, ann, connect=_silent)
+    new = machines.boot(outcome.instance.id)
+    new.write("a.ipynb", b"live")
+
+    accounts = klass.accounts(connect=machines.connect)
+    (again,) = klass.up(accounts=accounts).outcomes
+
+    aside = _work(accounts, outcome) / f"../{new.spec['name']}-before-{new.instance_id}"
+    assert {"a.ipynb": b"live", "b.ipynb": b"untouched"} == new.read()
+    assert {"a.ipynb": b"before"} == _files(aside)
+    assert again.detail.startswith("its work is back: 1 file; what the instance has already stays")
+    assert again.detail.endswith(aside.name)
+
+
+def test_stopping_an_instance_that_never_got_the_work_keeps_both(up, machines):
+    """Its push failed, its student worked on: neither their old notebook nor the new one may go."""
+    klass, (ann,) = up(1)
+    ann.write("a.ipynb", b"before")
+    ann.write("b.ipynb", b"untouched")
+    ann.save()
+    _, outcome = _replaced(klass, machines, ann, connect=_silent)
+    new = machines.boot(outcome.instance.id)
+    new.write("a.ipynb", b"after")
+    accounts, wish = klass.accounts(connect=machines.connect), klass.wish()
+    found = members(accounts, wish.lab, wish.everyone, with_extras=True)
+
+    (stopped,) = acting.stop(accounts, found, save=True)
+
+    work = _work(accounts, outcome)
+    aside = work / f"../{work.name}-before-{new.instance_id}"
+    assert f"other versions of some files are in {aside.resolve()}" in stopped.detail
+    assert {"a.ipynb": b"after", "b.ipynb": b"untouched"} == _files(work)
+    assert {"a.ipynb": b"before"} == _files(aside)
+
+
+def test_half_a_copy_does_not_pass_for_the_newest(up, machines, sandbox, tmp_path):
+    """The disk was full, or somebody put a file there by hand: the next look brings the rest."""
+    klass, (ann,) = up(1)
+    for name in ("a", "b", "c"):
+        ann.write(f"{name}.ipynb", name.encode())
+    ann.save()
+    machines.end(ann.instance_id)
+    accounts = klass.accounts()
+    account = accounts.account(klass.wish().everyone[0].account)
+    work = account.context.folder.work / ann.spec["name"]
+    work.mkdir(parents=True)
+    (work / ".DS_Store").write_bytes(b"mine")
+    sandbox.refuse("GetObject", "AccessDenied", status=403, times=1, skip=3)
+
+    failed, _ = collected(klass, accounts, tmp_path / "first")
+    said, files = collected(klass, klass.accounts(), tmp_path / "in")
+
+    assert "whether the bucket has newer is not known" in failed["s000000"]
+    assert "as the instance kept it in the bucket at" in said["s000000"]
+    assert {"s000000/a.ipynb", "s000000/b.ipynb", "s000000/c.ipynb"} <= set(files)
+
+
+def test_an_instance_that_only_booted_does_not_hide_the_work_of_the_one_before(
+    up, machines, tmp_path
+):
+    """It wrote a copy of nothing before it was taken back; the next instance, and another laptop, have the real work."""
+    klass, (ann,) = up(1)
+    ann.write("a.ipynb", b"real")
+    ann.save()
+    _, outcome = _replaced(klass, machines, ann, connect=_silent)
+    booted = machines.boot(outcome.instance.id)
+    booted.write("new.ipynb", b"begun")
+    booted.save()
+    machines.end(booted.instance_id)
+
+    accounts = klass.accounts(connect=machines.connect)
+    (third,) = klass.up(accounts=accounts).outcomes
+    mine = klass.home
+    _, files = collected_kept_of(klass, other_laptop(klass, tmp_path), third, tmp_path / "in")
+
+    klass.home = mine
+    assert {"a.ipynb": b"real", "new.ipynb": b"begun"} == machines.by_id[third.instance.id].read()
+    assert "its work is back: 2 files" == third.detail
+    assert {"a.ipynb": b"real", "new.ipynb": b"begun"} == files
+
+
+def test_what_has_got_the_work_speaks_for_those_before_it(up, machines, sandbox, tmp_path):
+    """A file that a student deleted does not come back from an instance of last week."""
+    klass, (ann,) = up(1)
+    ann.write("a.ipynb", b"1")
+    ann.write("gone.ipynb", b"1")
+    ann.save()
+    _, outcome = _replaced(klass, machines, ann)
+    new = machines.by_id[outcome.instance.id]
+    sandbox.advance(3600)
+    (new.here.work / "gone.ipynb").unlink()
+    new.write("a.ipynb", b"2")
+    new.save()
+    machines.end(new.instance_id)
+
+    _, files = collected(klass, other_laptop(klass, tmp_path), tmp_path / "in")
+
+    assert {"s000000/a.ipynb": b"2"} == files
+
+
+def collected_kept_of(klass, accounts, outcome, folder):
+    """What another computer has of a seat whose instance is up: what those before it have kept."""
+    account = accounts.find_keeping(outcome.account)
+    where = places(account, account.keeping, klass.lab.id)[outcome.instance.name]
+    found = bring_newest(account, outcome.instance.name, where)
+    return found, _files(account.context.folder.work / outcome.instance.name)
+
+
+def _work(accounts, outcome):
+    return accounts.account(outcome.account).context.folder.work / outcome.instance.name
+
+
+def _files(folder):
+    folder = folder.resolve()
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_instance_is_not_believed_about_whose_it_was_and_since_when(
+    up, machines, sandbox, tmp_path
+):
+    """Its student writes what it tells: in another's name, from the last century on, and of instances that never were."""
+    klass, (ann, bo) = up(2)
+    seats = klass.wish().everyone
+    s3, bucket = boto3.client("s3"), "gpulab-123456789012-us-east-1"
+    for machine in (ann, bo):
+        machine.save()
+    (key,) = [
+        one["Key"]
+        for one in s3.list_objects_v2(Bucket=bucket)["Contents"]
+        if one["Key"].endswith(f".ledger/{ann.instance_id}.jsonl")
+    ]
+    told = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+    owner, other = ann.here.spec["name"][3:], bo.here.spec["name"][3:]
+    forged = told.replace(owner, other) + "\n" + told.replace(f"{sandbox.now().year}-", "1999-")
+    s3.put_object(Bucket=bucket, Key=key, Body=forged.encode())
+    s3.put_object(Bucket=bucket, Key=key.replace(ann.instance_id, "i-0made"), Body=told.encode())
+    sandbox.advance(86_400)
+    accounts = other_laptop(klass, tmp_path)
+    work = accounts.account(seats[0].account).context.folder.work
+    fetched = work / ann.here.spec["name"] / ".gpulab" / "ledger" / f"{bo.instance_id}.jsonl"
+    fetched.parent.mkdir(parents=True)
+    fetched.write_text(told.replace(ann.instance_id, bo.instance_id))
+
+    (standing,) = closing.look(accounts, [seats[0].account], seats)
+
+    launches = timeline_of(books.facts(accounts, [seats[0].account])).launches
+    assert {bo.instance_id: other} == {one.instance_id: one.owner for one in launches.values()}
+    assert [True] * 3 == [
+        "i-0made.jsonl: nobody" in " ".join(standing.unheard),
+        f"{ann.instance_id}.jsonl: " in " ".join(standing.unheard),
+        f"{bo.instance_id}.jsonl in the work of" in " ".join(standing.unheard),
     ]

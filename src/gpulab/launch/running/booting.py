@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from gpulab.aws import instances as ec2
 from gpulab.aws import workspace
@@ -34,11 +35,13 @@ from gpulab.launch.events import (
     Warned,
 )
 from gpulab.launch.running import instances, notebooks
-from gpulab.launch.running.fetching import note_has_work
+from gpulab.launch.running.lineage import note_has_work, put_aside
 from gpulab.model.course import Notebooks
 from gpulab.model.instance import Instance
 from gpulab.model.status import AgentStatus
 from gpulab.remote import copying, hostkeys
+from gpulab.remote.host import Host
+from gpulab.remote.manifest import differing, read_local, read_remote
 
 _HOST_KEY_WITHIN = timedelta(minutes=10)
 _LOGIN_WITHIN = timedelta(minutes=8)
@@ -79,6 +82,8 @@ def bring_back(context: Context, instance: Instance) -> Generator[Event, None, N
     """
     Wait until a login is possible, and copy what is kept of the name on this computer to its new instance.
 
+    It may be in use already: what is there stays as it is, and what is kept of the same files is put aside here.
+
     Yields:
         What happens; the last event is `Restored`, or `Warned` where the work is not there.
 
@@ -87,7 +92,7 @@ def bring_back(context: Context, instance: Instance) -> Generator[Event, None, N
     """
     yield from pin(context, instance)
     yield from _log_in(context, instance)
-    yield from _bring_home_work(context, instance)
+    yield from _bring_home_work(context, instance, may_be_in_use=True)
 
 
 def pin(context: Context, instance: Instance) -> Generator[Event, None, None]:
@@ -159,22 +164,40 @@ def _admit(context: Context, instance: Instance) -> Generator[Event, None, None]
         yield Warned(context.now(), error.message)
 
 
-def _bring_home_work(context: Context, instance: Instance) -> Generator[Event, None, None]:
+def _bring_home_work(
+    context: Context, instance: Instance, *, may_be_in_use: bool = False
+) -> Generator[Event, None, None]:
     """Copy what is kept of the name on this computer to its new instance; what is in the bucket, the agent brings back itself."""
     folder = context.folder.work / instance.name
-    if not folder.is_dir():
-        note_has_work(context, instance.id)
-        return
     try:
+        if not folder.is_dir():
+            note_has_work(context, instance.id)
+            return
         if _is_in_bucket(context, instance):
             return
-        report = copying.push(instances.host(context, instance), folder, "work")
+        host = instances.host(context, instance)
+        taken = _taken(host, folder) if may_be_in_use else frozenset()
+        aside = put_aside(folder, taken, before=instance.id)
+        free = [path for path in read_local(folder).entries if path not in taken] if taken else []
+        # An empty list would mean all of it.
+        report = copying.push(host, folder, "work", only=free) if free or not taken else None
+        note_has_work(context, instance.id)
     except GpulabError as error:
         text = f"the kept work is not on the instance: {error.message}; `gpulab push {instance.name} {folder}` repeats it"
         yield Warned(context.now(), text)
         return
-    note_has_work(context, instance.id)
-    yield Restored(context.now(), report.files, report.bytes)
+    if aside is not None:
+        text = f"what the instance has already stays there, as kept before it is in {aside}"
+        yield Warned(context.now(), text)
+    files, size = (report.files, report.bytes) if report else (0, 0)
+    yield Restored(context.now(), files, size)
+
+
+def _taken(host: Host, folder: Path) -> frozenset[str]:
+    """Name what is on the instance in another version, which may be newer."""
+    there = read_remote(host, "work")
+    different = differing(read_local(folder), there)
+    return frozenset(path for path in different if path in there.entries)
 
 
 def _is_in_bucket(context: Context, instance: Instance) -> bool:

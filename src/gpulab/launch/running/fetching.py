@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
-from gpulab.errors import GpulabError, Unreachable
+from gpulab.errors import GpulabError, StoreError, Unreachable
 from gpulab.launch.account.storage import has_bucket
 from gpulab.launch.context import Context
 from gpulab.launch.running import agent
+from gpulab.launch.running.lineage import has_work, note_has_work, note_part
 from gpulab.model.instance import Instance
 from gpulab.remote import copying
 from gpulab.remote.glance import Glance, glance
@@ -26,23 +26,7 @@ EVERY_S = 30.0
 LARGEST_BYTES = 100 << 20
 # What `gpulab-agent` leaves out of a kept copy as well, as far as it is a plain name.
 EXCLUDED = ("__pycache__", ".cache", ".virtual_documents", "lost+found", "node_modules")
-# Longer than an instance may live.
-_IS_REMEMBERED = timedelta(days=30)
 _ENDS_WITHIN_S = 5.0
-
-
-def note_has_work(context: Context, instance_id: str) -> None:
-    """Remember that an instance has what was kept of its name, so that its work may follow into the same folder."""
-    context.cache.put(_key(instance_id), value=True, lasting=_IS_REMEMBERED)
-
-
-def has_work(context: Context, instance_id: str) -> bool:
-    """Whether this computer knows that an instance has what was kept of its name."""
-    return bool(context.cache.get(_key(instance_id)))
-
-
-def _key(instance_id: str) -> str:
-    return f"has-work/{instance_id}"
 
 
 @contextmanager
@@ -68,10 +52,16 @@ def fetching(
 
     def look() -> None:
         reached = target()
-        if not folder.exists():
-            note_has_work(context, reached.instance_id)
-        may_fetch = has_work(context, reached.instance_id)
-        fetcher.round(context.host(reached) if may_fetch else None)
+        try:
+            if not folder.exists():
+                note_has_work(context, reached.instance_id)
+            may_fetch = has_work(context, reached.instance_id)
+            if may_fetch:
+                note_part(context, instance.name, reached.instance_id)
+        except StoreError as error:
+            fetcher.refuse(error)
+        else:
+            fetcher.round(context.host(reached) if may_fetch else None)
 
     with _beside(look):
         yield
@@ -89,10 +79,13 @@ def fetching_by_ticket(
     Args:
         say: As for `fetching`; told where the work goes, too.
     """
-    folder = context.folder.work / name
-    if folder.exists() and not has_work(context, reached.instance_id):
-        folder = folder.with_name(f"{name}-{reached.instance_id}")
-    note_has_work(context, reached.instance_id)
+    try:
+        folder = _folder_for(context, name, reached.instance_id)
+    except StoreError as error:
+        # The student's tunnel needs no notes.
+        say(f"The work is not copied here: {error.message}")
+        yield
+        return
     fetcher = Fetcher(folder, say)
     said: list[str] = []
 
@@ -107,6 +100,14 @@ def fetching_by_ticket(
 
     with _beside(look):
         yield
+
+
+def _folder_for(context: Context, name: str, instance_id: str) -> Path:
+    folder = context.folder.work / name
+    if folder.exists() and not has_work(context, instance_id):
+        return folder.with_name(f"{name}-{instance_id}")
+    note_has_work(context, instance_id)
+    return folder
 
 
 def _keeps_by_itself(host: Host) -> bool:
@@ -175,6 +176,10 @@ class Fetcher:
             self._once(f"The work is not copied here: {error.message}")
         else:
             self._said = ""
+
+    def refuse(self, error: StoreError) -> None:
+        """Fetch nothing this time, and say why: without its notes nothing may be replaced."""
+        self._once(f"The work is not copied here: {error.message}")
 
     def _fetch(self, host: Host) -> None:
         seen = glance(host, self._source, self._known, exclude=EXCLUDED)

@@ -20,6 +20,7 @@ from gpulab.launch.money.facts import record_end, record_usage
 from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.protocol import scheduled_end
 from gpulab.launch.running import agent, instances
+from gpulab.launch.running.lineage import has_work, held, note_begun, note_held, put_aside
 from gpulab.model.instance import Instance, State
 from gpulab.model.timeline import EndedBy
 from gpulab.remote import copying, hostkeys
@@ -177,9 +178,17 @@ def _compared_bucket(
 
 
 def _into_folder(context: Context, instance: Instance, host: Host) -> Generator[Event, None, None]:
-    """Fetch the work over ssh and compare it; what was kept before and is gone on the instance stays."""
-    folder = context.folder.work / instance.name
+    """
+    Fetch the work over ssh and compare it; what was kept before and is gone on the instance stays.
+
+    What the instance never got is put aside before its own takes the place.
+    """
+    folder, name = context.folder.work / instance.name, instance.name
     yield Saving(context.now(), str(folder))
+    if not has_work(context, instance.id) and instance.id not in held(context, name):
+        yield from _put_aside(context, instance, host)
+    note_begun(context, name, instance.id)
+    at = context.now()
     report = copying.pull(host, "work", folder)
     if report.changing:
         raise StoreError(
@@ -191,9 +200,22 @@ def _into_folder(context: Context, instance: Instance, host: Host) -> Generator[
         first = (*compared.missing, *compared.different)[0]
         raise StoreError(f"the copy of {first} in {folder} differs from the instance")
     folder.touch()
+    note_held(context, name, instance.id, instance.launch_id, at=at)
     for skipped in compared.skipped:
         yield Warned(context.now(), f"{skipped.path} is not kept: {skipped.reason}")
     yield Saved(context.now(), str(folder), compared.files, compared.bytes)
+
+
+def _put_aside(context: Context, instance: Instance, host: Host) -> Generator[Event, None, None]:
+    folder = context.folder.work / instance.name
+    if not folder.is_dir():
+        return
+    different = copying.verify(host, "work", folder).different
+    aside = put_aside(folder, different, before=instance.id)
+    if aside is not None:
+        files = "1 file" if len(different) == 1 else f"{len(different):,} files"
+        text = f"{files} kept before, which {instance.id} did not get, stay in {aside}"
+        yield Warned(context.now(), text)
 
 
 def _until_gone(

@@ -20,6 +20,7 @@ from tests.fuzzing.oracle import Target, Wrong
 
 from gpulab.aws.told_costs import by_id
 from gpulab.launch.money.told_costs import _sort
+from gpulab.launch.money.whose import Served
 from gpulab.model import fact
 from gpulab.model.fact import Fact, Source
 from gpulab.model.market import Market
@@ -198,6 +199,14 @@ def _told(given: bytes) -> None:
     problems: list[str] = []
     context: Any = SimpleNamespace(now=lambda: _NOW)
     _sort(context, by_id("s1", "i-1"), given, facts, problems)
+    of_class, since = list[Fact](), _NOW - timedelta(days=1)
+    served = Served("w1-s1", ("s1",), since)
+    _sort(context, by_id("course-c1", "i-1"), given, of_class, [], served=served)
+    if any(
+        one.details.get("owner", "") not in ("", "s1") or one.at < since - timedelta(minutes=5)
+        for one in of_class
+    ):
+        raise Wrong(f"in another's name, or before its launch: {of_class}")
     if any(one.subject not in ("i-1", "i-1/root") for one in facts) or len(problems) > 2:
         raise Wrong(f"{facts} {problems}")
     _facts_are_reported(facts)
@@ -378,7 +387,13 @@ TARGETS = (
         words=(b"0001-01-01T00:00:00Z", b"\\ud800", b"1E+999999"),
     ),
     Target("ledger-file", "store", _ledger, (_ledger_seed(),), names=("ledger",)),
-    Target("told-costs", "launch", _told, (_told_seed(),), words=(b"i-1/root", b"999999999")),
+    Target(
+        "told-costs",
+        "launch",
+        _told,
+        (_told_seed(),),
+        words=(b"i-1/root", b"999999999", b"s2", b"1999-"),
+    ),
     Target(
         "ledger-rows",
         "store",

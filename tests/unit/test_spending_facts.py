@@ -458,3 +458,31 @@ def test_use_after_a_restart_does_not_undo_the_stop_before_it():
     life = timeline_of([a_launch(), stop, again, *uses]).timeline.instances[0]
 
     assert (Run(T0, after(60), EndedBy.USER), Run(after(195))) == life.runs
+
+
+@pytest.mark.parametrize("source", [Source.LAPTOP, Source.AWS])
+def test_an_instance_is_not_believed_about_its_launch_before_others(source):
+    """Its user writes what it tells: another's name, a price of nothing, a year in which nobody rented anything."""
+    forged = a_launch(
+        at=T0.replace(year=1999),
+        owner="other",
+        usd_per_hour=Decimal(0),
+        market=Market.ON_DEMAND,
+        source=Source.AGENT,
+    )
+
+    reading = timeline_of([forged, a_launch(owner="s123", source=source)])
+
+    launch = reading.launches["i-1"]
+    assert (T0, "s123", Market.SPOT) == (launch.launched_at, launch.owner, launch.market)
+    assert (Run(T0),) == reading.timeline.instances[0].runs
+
+
+def test_an_instance_that_was_stopped_remembers_its_first_run_itself():
+    """On a new computer AWS tells the launch time of the restart only; the first run is in what the instance wrote."""
+    stop = ended("i-1", at=after(30), by=EndedBy.USER, is_final=False, source=Source.AGENT)
+    facts = [a_launch(source=Source.AGENT), stop, a_launch(at=after(60), source=Source.AWS)]
+
+    runs = timeline_of(facts).timeline.instances[0].runs
+
+    assert (Run(T0, after(30), EndedBy.USER), Run(after(60))) == runs

@@ -7,13 +7,18 @@ only: `COURSE/ROLE:INSTANCE/.ledger/INSTANCE.jsonl`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+from gpulab.aws import workspace
 from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.aws.workspace import Bucket
+from gpulab.model.moment import read_moment
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 1 << 20
 # A course's part of a bucket begins so; students' are named after their opaque ids.
 COURSE = "course-"
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,21 @@ class ToldCosts:
     def is_of_course(self) -> bool:
         """Whether the instances that write there belong to many: the names of their owners stand in what they wrote."""
         return self.folder.startswith(COURSE)
+
+
+@dataclass(frozen=True)
+class Seated:
+    """
+    Which seat an instance served.
+
+    Attributes:
+        name: Of the seat and of the instance.
+        at: When it was launched.
+    """
+
+    instance_id: str
+    name: str
+    at: datetime
 
 
 def by_id(folder: str, instance_id: str) -> ToldCosts:
@@ -91,6 +112,24 @@ def read(cloud: Cloud, bucket: Bucket, told: ToldCosts) -> bytes:
             Range=f"bytes=0-{MOST_BYTES - 1}",
         )
         return reply["Body"].read()
+
+
+@explained("read whose instances were")
+def seats(cloud: Cloud, bucket: Bucket, folder: str) -> tuple[Seated, ...]:
+    """Read which instances of a course served whom, as teachers wrote it down; what is damaged is left out."""
+    keys = workspace.keys(cloud, bucket, prefix=f"{folder}/.seats/")
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        bodies = pool.map(lambda key: workspace.read(cloud, bucket, key), keys)
+        return tuple(one for body in bodies for one in _seated(body))
+
+
+def _seated(body: bytes) -> Iterator[Seated]:
+    try:
+        rows = json.loads(body)["seats"]
+        found = [(str(r["instance"]), str(r["name"]), read_moment(str(r["at"]))) for r in rows]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return
+    yield from (Seated(instance, name, at) for instance, name, at in found if at is not None)
 
 
 def _under_own_ids(cloud: Cloud, bucket: Bucket, folder: str) -> Iterator[ToldCosts]:

@@ -10,7 +10,7 @@ from gpulab.errors import GpulabError, StoreError
 from gpulab.fleets.accounts import Accounts
 from gpulab.launch.money.forgotten import open_launches
 from gpulab.launch.money.rebuilding import hear_course, refresh
-from gpulab.model.fleet import AccountRef
+from gpulab.model.fleet import AccountRef, Seat
 from gpulab.spending.facts import timeline_of
 
 # A class is looked at every few seconds, and EC2 may not show yet what it has just made.
@@ -18,9 +18,14 @@ _ASKED_AGAIN_AFTER = timedelta(minutes=1)
 _ASKED = "books/asked-about"
 
 
-def complete(accounts: Accounts, ref: AccountRef, regions: Container[str]) -> tuple[str, ...]:
+def complete(
+    accounts: Accounts, ref: AccountRef, regions: Container[str], seats: Iterable[Seat]
+) -> tuple[str, ...]:
     """
     Let the ledger know what the instances cost that ended by themselves, or were launched from a laptop that is lost.
+
+    Args:
+        seats: Of everybody in the roster: in a student's own account there are their instances only.
 
     Returns:
         Sentences about what could not be read, so that the sum may be too low, or is not theirs to tell.
@@ -30,7 +35,9 @@ def complete(accounts: Accounts, ref: AccountRef, regions: Container[str]) -> tu
     """
     account, unheard = accounts.find_keeping(ref), list[str]()
     if account.keeping is not None:
-        unheard += hear_course(account.launching(""), account.keeping.owner, regions)
+        owners = {seat.owner for seat in seats if ref.role_arn and seat.account.key == ref.key}
+        folder = account.keeping.owner
+        unheard += hear_course(account.launching(""), folder, regions, owners=owners)
     try:
         refresh(account.looking, at_once=True, is_heard=True)
     except StoreError:

@@ -135,7 +135,7 @@ def _standing(accounts: Accounts, ref: AccountRef, known: dict[tuple[str, str], 
     names = {name for key, name in known if key == ref.key}
     settled = settle(account, names, listed, may_write=True)
     ours = [*listed, *(i for i in settled.unlisted if i.course == course)]
-    unheard = _completed(accounts, ref, regions)
+    unheard = _completed(accounts, ref, regions, known.values())
     made = _launched_here(account, course) | {i.id for i in ours}
     owner = account.context.owner
     found = tuple(
@@ -156,10 +156,12 @@ def _standing(accounts: Accounts, ref: AccountRef, known: dict[tuple[str, str], 
     )
 
 
-def _completed(accounts: Accounts, ref: AccountRef, regions: tuple[str, ...]) -> tuple[str, ...]:
+def _completed(
+    accounts: Accounts, ref: AccountRef, regions: tuple[str, ...], seats: Iterable[Seat]
+) -> tuple[str, ...]:
     """Complete the account's books, and say of what they may know too little; that keeps nobody from ending the term."""
     try:
-        return bookkeeping.complete(accounts, ref, regions)
+        return bookkeeping.complete(accounts, ref, regions, seats)
     except GpulabError as error:
         return (f"its costs could not be written down: {error.message}",)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -27,6 +27,7 @@ from gpulab.model.timeline import (
 )
 
 _BELIEVED = {Source.AWS: 0, Source.AGENT: 1, Source.LAPTOP: 2}
+_SEEN_TO_BEGIN = {Source.AWS: 0, Source.LAPTOP: 1, Source.AGENT: 2}
 _MARKETS = {market.value: market for market in Market}
 _ENDERS = {by.value: by for by in EndedBy}
 
@@ -192,7 +193,7 @@ class _Reader:
 
     def _launch(self, instance_id: str, facts: list[Fact]) -> LaunchRecord | None:
         best = _most_believed(facts)
-        said = _merged_details(facts)
+        said = _merged_details(facts, _seen_to_begin)
         try:
             market = _MARKETS[said["market"]]
             zone, instance_type = said["zone"], said["instance_type"]
@@ -209,10 +210,26 @@ class _Reader:
             zone=zone,
             instance_type=instance_type,
             market=market,
-            launched_at=min(fact.at for fact in facts),
+            launched_at=self._launched_at(instance_id, facts),
             gpus=_whole(said.get("gpus", "")),
             on_demand_usd_per_hour=_amount(said.get("on_demand_usd_per_hour")),
             expires_at=self._planned_end(instance_id) or read_moment(said.get("expires_at")),
+        )
+
+    def _launched_at(self, instance_id: str, facts: list[Fact]) -> datetime:
+        """
+        Take the first moment that somebody else than the instance itself has seen.
+
+        Its own word counts where there is no other, and before a stop, since EC2 overwrites the launch time at a restart.
+        """
+        seen = [fact for fact in facts if fact.source is not Source.AGENT]
+        first = min(fact.at for fact in seen or facts)
+        if not seen or len(seen) == len(facts) or any(f.source is Source.LAPTOP for f in seen):
+            return first
+        stops = [fact.at for fact in self._facts(FactKind.ENDED, instance_id)]
+        told = {fact.at for fact in facts if fact.source is Source.AGENT}
+        return min(
+            at for at in {first, *told} if at == first or any(at <= s <= first for s in stops)
         )
 
     def _planned_end(self, instance_id: str) -> datetime | None:
@@ -221,7 +238,7 @@ class _Reader:
         return read_moment(newest.details.get("until")) if newest else None
 
     def _instance(self, launch: LaunchRecord, series: Mapping[str, PriceSeries]) -> InstanceLife:
-        said = _merged_details(self._facts(FactKind.LAUNCHED, launch.instance_id))
+        said = _merged_details(self._facts(FactKind.LAUNCHED, launch.instance_id), _seen_to_begin)
         address = self._facts(FactKind.ADDRESS, launch.instance_id)
         return InstanceLife(
             id=launch.instance_id,
@@ -441,12 +458,19 @@ def _belief(fact: Fact) -> tuple[int, datetime]:
     return _BELIEVED[fact.source], fact.at
 
 
-def _merged_details(facts: list[Fact]) -> Mapping[str, str]:
+def _seen_to_begin(fact: Fact) -> tuple[int, datetime]:
+    """Order who tells of a launch: whoever asked for it has AWS's answer, and the instance has its user's word."""
+    return _SEEN_TO_BEGIN[fact.source], fact.at
+
+
+def _merged_details(
+    facts: list[Fact], belief: Callable[[Fact], tuple[int, datetime]] = _belief
+) -> Mapping[str, str]:
     """Join what several sources say; the most believed one wins each key."""
     if len(facts) == 1:
         return facts[0].details
     merged: dict[str, str] = {}
-    for fact in sorted(facts, key=_belief, reverse=True):
+    for fact in sorted(facts, key=belief, reverse=True):
         merged |= fact.details
     return merged
 

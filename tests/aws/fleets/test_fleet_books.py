@@ -15,7 +15,6 @@ from gpulab.spending.charging import cost_of
 from gpulab.spending.exact import Usd
 from gpulab.spending.facts import timeline_of
 
-
 _spec = importlib.util.spec_from_file_location(
     "instances_that_keep", Path(__file__).with_name("instances_that_keep.py")
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from gpulab.launch.money.rebuilding import Rebuilt, rebuild, refresh
 from gpulab.launch.running import keep, stop
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.fact import FactKind, Source
+from gpulab.model.fact import launched as fact_launched
 from gpulab.model.market import Market
 from gpulab.reporting.report import Question, report_of
 from gpulab.sandbox import Sandbox
@@ -31,6 +33,13 @@ SCRIPTS = Path(__file__).parents[3] / "scripts"
 #: In the past: files are compared with this computer's clock, which must not be behind them.
 MONDAY = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 REGION = "us-east-1"
+PLACE: dict[str, Any] = {
+    "zone": f"{REGION}a",
+    "instance_type": "g4dn.xlarge",
+    "market": Market.SPOT,
+    "usd_per_hour": Decimal("0.2"),
+    "on_demand_usd_per_hour": Decimal("0.526"),
+}
 SPOT_PRICES = ("0.19", "0.23", "0.21")
 
 
@@ -255,7 +264,15 @@ def test_a_teacher_rebuilds_what_everybody_spent(school):
     owner, bucket = laptop.context.owner, laptop.context.profile.keep_bucket
     s3, id_ = boto3.client("s3"), machine.birth.instance_id
     told = s3.get_object(Bucket=bucket, Key=f"{owner}/.ledger/{id_}.jsonl")["Body"].read().decode()
-    for place, instance in (("course-c1/AROA1:i-0seat", "i-0seat"), ("0ther", "i-0thief")):
+    row = {"name": f"w1-{owner}", "instance": "i-0seat", "at": MONDAY.isoformat(), "prefix": ""}
+    seats = json.dumps({"version": 1, "lab": "w1", "seats": [row]}).encode()
+    s3.put_object(Bucket=bucket, Key="course-c1/.seats/w1/1.json", Body=seats)
+    told_places = (
+        ("course-c1/AROA1:i-0seat", "i-0seat"),
+        ("course-c1/AROA1:i-0made", "i-0made"),
+        ("0ther", "i-0thief"),
+    )
+    for place, instance in told_places:
         body = told.replace(id_, instance).encode()
         s3.put_object(Bucket=bucket, Key=f"{place}/.ledger/{instance}.jsonl", Body=body)
 
@@ -269,7 +286,10 @@ def test_a_teacher_rebuilds_what_everybody_spent(school):
     assert {(id_, owner), ("i-0seat", owner)} == {
         (one.instance_id, one.owner) for one in reading.launches.values()
     }
-    assert [True] == ["i-0thief.jsonl: 2 facts are not of this" in t for t in rebuilt.unknown]
+    assert {
+        "i-0made.jsonl: nobody has written down whose instance it was; it is left out",
+        "i-0thief.jsonl: 2 facts are not of this instance, or cannot be; they are left out",
+    } == set(rebuilt.unknown)
 
 
 def test_a_stop_leaves_its_usage_to_every_laptop(school):
@@ -370,3 +390,22 @@ def test_a_folder_where_a_file_is_expected_hides_nobody_else(school):
     assert {
         f"{name} in the work of a is no file; it is left out" for name in ("a.jsonl", "b.jsonl")
     } == set(rebuilt.unknown)
+
+
+def test_an_invented_instance_in_a_class_s_fetched_work_is_not_believed(school):
+    """A student's work that came home to the teacher holds a file of an id that nobody knows: it would be a charge from nowhere."""
+    laptop = school.laptop("one")
+    launched = laptop.context.ledger
+    launched.append(
+        [fact_launched("i-0hers", at=MONDAY, name="w1-neighbour", owner="neighbour", **PLACE)]
+    )
+    line = fact_launched("i-0made", at=MONDAY, owner="", source=Source.AGENT, **PLACE).line()
+    forged = laptop.context.folder.work / "w1-neighbour" / ".gpulab" / "ledger" / "i-0made.jsonl"
+    forged.parent.mkdir(parents=True)
+    forged.write_text(line + "\n")
+
+    rebuilt = school.rebuilt(laptop)
+
+    assert {"i-0hers"} == {one.subject for one in launched.facts(FactKind.LAUNCHED)}
+    said = "i-0made.jsonl in the work of w1-neighbour is not its own; it is left out"
+    assert said in rebuilt.unknown

@@ -78,13 +78,16 @@ def rebuild(context: Context, regions: tuple[str, ...], *, of_everyone: bool = F
     return Rebuilt(len(facts), new + more, tuple(unknown))
 
 
-def hear_course(context: Context, folder: str, regions: Container[str]) -> tuple[str, ...]:
+def hear_course(
+    context: Context, folder: str, regions: Container[str], *, owners: Container[str] = ()
+) -> tuple[str, ...]:
     """
     Add what a course's instances wrote of their costs, also on a computer that launched none of them; those whose end is known are left out.
 
     Args:
         folder: The course's part of the bucket.
         regions: Where spot prices may be asked for.
+        owners: Of whom any instance there is, where the account is a student's own; elsewhere each must be known, or written down.
 
     Returns:
         Sentences about what could not be read, or is not theirs to tell.
@@ -95,7 +98,7 @@ def hear_course(context: Context, folder: str, regions: Container[str]) -> tuple
     facts = context.ledger.facts(FactKind.LAUNCHED, FactKind.ENDED)
     ended = {one.subject for one in facts if one.kind is FactKind.ENDED and not is_guessed(one)}
     launched = {one.subject for one in facts if one.kind is FactKind.LAUNCHED}
-    told = told_costs(context, folder=folder, besides=ended & launched)
+    told = told_costs(context, folder=folder, besides=ended & launched, owners=owners)
     prices, unread = forgotten_prices(context, told.facts, regions)
     context.ledger.append([*told.facts, *prices])
     return *told.problems, *unread

@@ -19,6 +19,7 @@ from gpulab.aws.workspace import Bucket
 from gpulab.errors import GpulabError, NotAllowed, NotFound, WrongUsage
 from gpulab.launch.account.storage import our_bucket
 from gpulab.launch.context import Context
+from gpulab.launch.money.whose import Served, Whose
 from gpulab.model.fact import Fact, FactKind, Source, root_disk_of
 from gpulab.store.fact_lines import import_lines
 
@@ -60,6 +61,7 @@ def told_costs(
     folder: str = "",
     of_everyone: bool = False,
     besides: Container[str] = frozenset(),
+    owners: Container[str] = (),
 ) -> Told:
     """
     Read everything that instances wrote of their costs; what cannot be read is named, and the rest counts.
@@ -68,21 +70,27 @@ def told_costs(
         folder: Whose part of the bucket; one's own if empty.
         of_everyone: All students and courses of a shared account's bucket instead.
         besides: Instances of which enough is known.
+        owners: Of whom any instance of the course is, where its account is a student's own.
+
+    Raises:
+        StoreError: The ledger cannot be read.
     """
     mine = folder or context.owner
     facts: list[Fact] = []
     problems: list[str] = []
+    whose = Whose(context, owners=owners)
     with _going_on(problems):
-        for path in _fetched(context, problems):
+        for path in _fetched(context, mine, whose, problems):
             with _going_on(problems):
-                _sort(context, told.by_id(mine, path.stem), _head(path), facts, problems)
+                one = told.by_id(mine, path.stem)
+                _sort(context, one, _head(path), facts, problems, served=whose.of(one))
     with _going_on(problems):
         if context.profile.keep_bucket:
             bucket = our_bucket(context)
             folders = _folders(context, bucket, problems) if of_everyone else (mine,)
             for one, content in _objects(context, bucket, folders, besides, problems):
-                _sort(context, one, content, facts, problems)
-    return Told(tuple(facts), tuple(problems))
+                _sort(context, one, content, facts, problems, served=whose.of(one))
+    return Told(tuple(facts), (*problems, *whose.problems))
 
 
 def told_by(
@@ -97,7 +105,7 @@ def told_by(
     if not context.profile.keep_bucket:
         return ()
     mine = folder or context.owner
-    bucket, found = our_bucket(context), list[Fact]()
+    bucket, found, whose = our_bucket(context), list[Fact](), Whose(context)
     if mine.startswith(told.COURSE):
         listed: tuple[ToldCosts, ...] = ()
         with contextlib.suppress(GpulabError):
@@ -107,7 +115,7 @@ def told_by(
         chosen = [told.by_id(mine, instance_id) for instance_id in instance_ids]
     for one in chosen:
         content, _ = _read(context, bucket, one)
-        _sort(context, one, content, found, [])
+        _sort(context, one, content, found, [], served=whose.of(one))
     return tuple(found)
 
 
@@ -120,20 +128,21 @@ def _going_on(problems: list[str]) -> Iterator[None]:
         problems.append(f"what instances wrote of their costs could not be read: {error}")
 
 
-def _fetched(context: Context, problems: list[str]) -> Iterator[Path]:
+def _fetched(context: Context, mine: str, whose: Whose, problems: list[str]) -> Iterator[Path]:
     """
     Name what lies in the work that came to this computer, of the instances whose work it is.
 
-    A class's teacher has everybody's here, and a file of one student may bear the id of another's instance.
+    A class's teacher has everybody's here, and a file of one student may bear the id of another's instance, or of none.
     """
-    launched = context.ledger.facts(FactKind.LAUNCHED)
-    names = {one.subject: one.details.get("name", "") for one in launched}
     for path in sorted(context.folder.work.glob(f"*/{_IN_WORK}/*.jsonl")):
-        whose = path.relative_to(context.folder.work).parts[0]
-        if names.get(path.stem, whose) not in ("", whose):
-            problems.append(f"{path.name} in the work of {whose} is not its own; it is left out")
+        name = path.relative_to(context.folder.work).parts[0]
+        one = told.by_id(mine, path.stem)
+        served = whose.of(one)
+        is_another_s = served is None and whose.owner_of(name) not in ("", mine)
+        if is_another_s or (served is not None and served.name not in ("", name)):
+            problems.append(f"{path.name} in the work of {name} is not its own; it is left out")
         elif not path.is_file():
-            problems.append(f"{path.name} in the work of {whose} is no file; it is left out")
+            problems.append(f"{path.name} in the work of {name} is no file; it is left out")
         else:
             yield path
 
@@ -181,9 +190,24 @@ def _head(path: Path) -> bytes:
 
 
 def _sort(
-    context: Context, one: ToldCosts, content: bytes, facts: list[Fact], problems: list[str]
+    context: Context,
+    one: ToldCosts,
+    content: bytes,
+    facts: list[Fact],
+    problems: list[str],
+    *,
+    served: Served | None = None,
 ) -> None:
-    """Take what an instance may tell; one line that a full disk has cut short does not take the others with it."""
+    """
+    Take what an instance may tell; one line that a full disk has cut short does not take the others with it.
+
+    Args:
+        served: Whom it serves, by another word than its own; an instance of a course of which nobody knows it is not heard.
+    """
+    if content and one.is_of_course and served is None:
+        text = "nobody has written down whose instance it was; it is left out"
+        problems.append(f"{one.instance_id}.jsonl: {text}")
+        return
     wrong: list[str] = []
     strange = 0
     for number, line in enumerate(content.split(b"\n"), 1):
@@ -194,7 +218,7 @@ def _sort(
             if len(wrong) == _MOST_WRONG:
                 break
             continue
-        likely = [x for x in found if _is_own(x, one) and not _is_ahead(x, context.now())]
+        likely = [x for x in found if _is_own(x, one, served) and not _is_ahead(x, context.now())]
         facts += likely
         strange += len(found) - len(likely)
     name = f"{one.instance_id}.jsonl"
@@ -206,14 +230,20 @@ def _sort(
         problems.append(f"{name}: {text}")
 
 
-def _is_own(fact: Fact, one: ToldCosts) -> bool:
-    """Whether a fact is about the instance that tells it, in its owner's name."""
-    owners = ("", fact.details.get("owner", "") if one.is_of_course else one.folder)
+def _is_own(fact: Fact, one: ToldCosts, served: Served | None) -> bool:
+    """Whether a fact is about the instance that tells it, in its owner's name and of its own time."""
+    owner, is_launch = fact.details.get("owner", ""), fact.kind is FactKind.LAUNCHED
+    if one.is_of_course:
+        is_owner_s = served is not None and (owner in served.owners or not (owner or is_launch))
+    else:
+        is_owner_s = owner in ("", one.folder)
+    since = served.since if served else None
     return (
-        fact.source is Source.AGENT
+        is_owner_s
+        and (since is None or fact.at >= since - _CLOCKS_DIFFER)
+        and fact.source is Source.AGENT
         and fact.kind in _ITS_OWN
         and fact.subject in (one.instance_id, root_disk_of(one.instance_id))
-        and fact.details.get("owner", "") in owners
     )
 
 

@@ -372,7 +372,7 @@ def collect(
 
     Of whoever has no instance any more, or one that does not answer, it is what `stop` saved here or the instance kept in the account's bucket.
 
-    Running it again fetches what is new. Exits with 4 when somebody's work could not be brought home; `--failed` tries those again.
+    Running it again fetches what is new; what came from an instance itself is never replaced by an older copy. Exits with 4 when somebody's work could not be brought home; `--failed` tries those again.
 
     With --hand-in, each notebook is copied as the student saved it, and a page beside it shows its cells, texts and pictures. Nothing that a
     notebook holds runs in that page.

@@ -13,8 +13,9 @@ from pathlib import Path
 from gpulab.errors import CommandFailed, GpulabError, NotFound, RemoteError
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleet.ticket import expiry
-from gpulab.fleets import kept
+from gpulab.fleets import collected, kept
 from gpulab.fleets.accounts import Accounts
+from gpulab.fleets.collected import Collected
 from gpulab.fleets.extending import extending
 from gpulab.fleets.keeping import heed
 from gpulab.fleets.kept import Home
@@ -22,6 +23,8 @@ from gpulab.fleets.members import Member, each, reached
 from gpulab.launch.context import Context
 from gpulab.launch.running import instances, keep
 from gpulab.launch.running import stop as stopping
+from gpulab.launch.running.keep import KeptWork
+from gpulab.launch.running.lineage import other_versions
 from gpulab.model.course import Lab
 from gpulab.model.fleet import Outcome, Result
 from gpulab.model.instance import Instance
@@ -50,7 +53,8 @@ def stop(accounts: Accounts, chosen: Sequence[Member], *, save: bool) -> Iterato
             reached(accounts.account(member.account), instance)
         for _ in stopping.stop(context, instance, save=save):
             pass
-        return f"its work is in {context.folder.work / instance.name}" if save else "not saved"
+        said = f"its work is in {context.folder.work / instance.name}" if save else "not saved"
+        return "; ".join(filter(None, (said, other_versions(context, instance.name))))
 
     return each(accounts, chosen, act, done=Result.ENDED)
 
@@ -139,6 +143,8 @@ def collect(
     """
     Bring the work of each home into a folder of its own, compared by hash; what is there already is not fetched again.
 
+    What was collected over ssh is never replaced by an older copy.
+
     Args:
         is_anonymous: Whether folders are named by opaque ids, for peer grading; else by the roster's ids.
     """
@@ -148,7 +154,9 @@ def collect(
         try:
             reached(accounts.account(member.account), instance)
             host = context.host(instances.target(context, instance))
+            begun = collected.starting(context, host)
             report = copying.pull(host, "work", into)
+            collected.remember(context, into, begun)
             compared = copying.verify(host, "work", into)
         except RemoteError as error:
             return _from_bucket(accounts, member, instance, into, error)
@@ -169,14 +177,15 @@ def _from_bucket(
 ) -> str:
     """Take what the instance has kept by itself, since it does not answer; if nothing is, its silence is the trouble."""
     account = accounts.find_keeping(member.account)
+    before = collected.recall(account.context, into)
     try:
-        report, at = kept.bring_from(account, instance, into)
+        report, at = kept.bring_from(account, instance, into, after=before.at if before else None)
     except GpulabError:
         raise error from None
-    return (
-        f"{report.files} new, {report.unchanged} unchanged, {_kept_at(at)}:"
-        f" it does not answer itself ({error.message})"
-    )
+    silent = f"it does not answer itself ({error.message})"
+    if report is None:
+        return f"{_left(_kept_at(at))}; {silent}"
+    return f"{report.files} new, {report.unchanged} unchanged, {_kept_at(at)}: {silent}"
 
 
 def homes(accounts: Accounts, lab: Lab, gone: Sequence[Member]) -> Mapping[str, Home]:
@@ -214,12 +223,29 @@ def collect_kept(
             work = keep.kept_here(context, member.name)
             if work is None:
                 raise home.error or NotFound(f"nothing is kept of {member.label}")
-            report = keep.fetch(context, work, into)
+            if _is_older(work, home, collected.recall(context, into)):
+                said = _left(_whence(home))
+            else:
+                report = keep.fetch(context, work, into)
+                said = f"{report.files} new, {report.unchanged} unchanged, {_whence(home)}"
+            others = other_versions(context, member.name)
         except GpulabError as error:
             yield replace(outcome, result=Result.FAILED, trouble=trouble_of(error))
         else:
-            said = f"{report.files} new, {report.unchanged} unchanged, {_whence(home)}"
-            yield replace(outcome, detail=said)
+            yield replace(outcome, detail="; ".join(filter(None, (said, others))))
+
+
+def _is_older(work: KeptWork, home: Home, before: Collected | None) -> bool:
+    """Whether kept work is older than what was collected over ssh, by the clock that says when it was kept."""
+    if before is None:
+        return False
+    if home.kept_at is not None:
+        return home.kept_at < before.at
+    return work.saved_at is not None and work.saved_at < before.here_at
+
+
+def _left(whence: str) -> str:
+    return f"left as it was collected, which is newer than what is kept ({whence})"
 
 
 def _whence(home: Home) -> str:

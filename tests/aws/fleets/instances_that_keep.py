@@ -107,7 +107,7 @@ class Machine:
         phase = {"name": "jupyter", "state": "done", "seconds": 1.0, "message": ""}
         return {
             "version": 1,
-            "at": "2026-11-16T09:10:00Z",
+            "at": self.agent.iso(self.sandbox.now().timestamp()),
             "phases": [phase],
             "idle_minutes": 60,
             "jupyter": {"port": 8888, "ready": True},

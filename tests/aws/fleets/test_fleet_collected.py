@@ -1,0 +1,130 @@
+"""What was collected stays as new as it was: an older copy from elsewhere never replaces it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import boto3
+import pytest
+
+from gpulab.fleets import acting
+from gpulab.fleets.members import members
+
+_spec = importlib.util.spec_from_file_location(
+    "instances_that_keep", Path(__file__).with_name("instances_that_keep.py")
+)
+keeping = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(keeping)
+
+
+@pytest.fixture
+def machines(sandbox, tmp_path):
+    return keeping.Machines(sandbox, tmp_path / "machines")
+
+
+@pytest.fixture
+def ann(make_class, machines, sandbox, tmp_path):
+    """One student whose work was saved at nine and collected over ssh a minute later, with what was written between."""
+    klass = make_class(1)
+    (outcome,) = klass.up().outcomes
+    ann = machines.boot(outcome.instance.id)
+    ann.klass, ann.accounts = klass, klass.accounts(connect=machines.connect)
+    ann.context = ann.accounts.account(outcome.account).context
+    ann.name = outcome.instance.name
+    keeping.pin(ann.context.folder.known_hosts, ann.instance_id)
+    ann.write("a.ipynb", b"old")
+    ann.save()
+    sandbox.advance(60)
+    ann.write("a.ipynb", b"new")
+    assert "1 new, 0 unchanged, 1 verified by hash" == collect(ann, tmp_path / "in")
+    return ann
+
+
+def collect(ann, folder):
+    """What `fleet collect` says of her."""
+    wish = ann.klass.wish()
+    found = members(ann.accounts, wish.lab, wish.everyone, with_extras=True)
+    live = [m for m in found if m.instance]
+    gone = [m for m in found if not m.instance]
+    homes = acting.homes(ann.accounts, wish.lab, gone)
+    (outcome,) = (
+        *acting.collect(ann.accounts, live, folder, is_anonymous=False),
+        *acting.collect_kept(ann.accounts, gone, homes, folder, is_anonymous=False),
+    )
+    return outcome.detail or outcome.trouble.message
+
+
+def handed_in(folder):
+    return (folder / "s000000" / "a.ipynb").read_bytes()
+
+
+def test_an_instance_that_has_died_since_does_not_take_back_what_was_collected(ann, tmp_path):
+    """It hung a minute after the hand-in; what it kept by itself is from the minute before."""
+    ann.is_off = True
+
+    said = collect(ann, tmp_path / "in")
+
+    assert b"new" == handed_in(tmp_path / "in")
+    assert said.startswith("left as it was collected, which is newer than what is kept (as the")
+    assert said.endswith("it does not answer itself (Connection timed out)")
+
+
+def test_what_an_instance_kept_later_is_collected(ann, sandbox, tmp_path):
+    """The students worked on after the first collection, and that is what counts."""
+    sandbox.advance(60)
+    ann.write("a.ipynb", b"last")
+    ann.save()
+    ann.is_off = True
+
+    said = collect(ann, tmp_path / "in")
+
+    assert b"last" == handed_in(tmp_path / "in")
+    assert said.startswith("1 new, 0 unchanged, as the instance kept it in the bucket")
+
+
+@pytest.mark.parametrize(("kept_later", "expected"), [(False, b"new"), (True, b"last")])
+def test_of_an_instance_that_is_gone_only_newer_work_is_collected(
+    ann, machines, sandbox, tmp_path, kept_later, expected
+):
+    """AWS took it back without a notice, so that the last minute is nowhere but in the collected folder; or with one."""
+    sandbox.advance(60)
+    if kept_later:
+        ann.write("a.ipynb", b"last")
+        ann.save()
+    machines.end(ann.instance_id)
+
+    said = collect(ann, tmp_path / "in")
+
+    assert expected == handed_in(tmp_path / "in")
+    assert kept_later == (not said.startswith("left as it was collected"))
+
+
+def test_what_stop_saved_before_does_not_replace_what_was_collected_since(ann, machines, tmp_path):
+    """This computer's own copy is of an earlier instance; both moments are by this computer's clock."""
+    keep = ann.spec["keep"]
+    place = keep["prefix"].replace("{instance}", ann.instance_id)
+    boto3.client("s3").delete_object(Bucket=keep["bucket"], Key=f"{place}manifest.json")
+    saved = ann.context.folder.work / ann.name / "a.ipynb"
+    saved.parent.mkdir(parents=True)
+    saved.write_bytes(b"stopped")
+    earlier = ann.context.now().timestamp() - 3600
+    os.utime(saved.parent, (earlier, earlier))
+    machines.end(ann.instance_id)
+
+    said = collect(ann, tmp_path / "in")
+
+    assert b"new" == handed_in(tmp_path / "in")
+    assert said.endswith("(from the saved work)")
+
+
+def test_an_emptied_folder_is_filled_with_what_there_is(ann, tmp_path):
+    """Whoever moved the first collection away wants a copy, an older one rather than none."""
+    ann.is_off = True
+    (tmp_path / "in" / "s000000").rename(tmp_path / "first")
+
+    said = collect(ann, tmp_path / "in")
+
+    assert b"old" == handed_in(tmp_path / "in")
+    assert said.startswith("1 new, 0 unchanged, as the instance kept it in the bucket")

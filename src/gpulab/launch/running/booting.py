@@ -70,7 +70,7 @@ def until_ready(
     yield from pin(context, instance)
     yield from _log_in(context, instance)
     if is_new:
-        yield from _bring_home_work(context, instance)
+        yield from _push_kept_work(context, instance)
     said = yield from _follow_phases(context, instance)
     if wanted is not None and not (is_new and has_bucket(context)):
         yield from _bring_notebooks(context, instance, wanted)
@@ -92,7 +92,7 @@ def bring_back(context: Context, instance: Instance) -> Generator[Event, None, N
     """
     yield from pin(context, instance)
     yield from _log_in(context, instance)
-    yield from _bring_home_work(context, instance, may_be_in_use=True)
+    yield from _push_kept_work(context, instance, may_be_in_use=True)
 
 
 def pin(context: Context, instance: Instance) -> Generator[Event, None, None]:
@@ -164,7 +164,7 @@ def _admit(context: Context, instance: Instance) -> Generator[Event, None, None]
         yield Warned(context.now(), error.message)
 
 
-def _bring_home_work(
+def _push_kept_work(
     context: Context, instance: Instance, *, may_be_in_use: bool = False
 ) -> Generator[Event, None, None]:
     """Copy what is kept of the name on this computer to its new instance; what is in the bucket, the agent brings back itself."""

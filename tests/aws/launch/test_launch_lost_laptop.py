@@ -409,3 +409,33 @@ def test_an_invented_instance_in_a_class_s_fetched_work_is_not_believed(school):
     assert {"i-0hers"} == {one.subject for one in launched.facts(FactKind.LAUNCHED)}
     said = "i-0made.jsonl in the work of w1-neighbour is not its own; it is left out"
     assert said in rebuilt.unknown
+
+
+def test_a_thousand_places_told_by_one_instance_are_not_asked_for(school):
+    """A mebibyte of lines is thousands of zones and types, and a call for each would take the teacher's evening."""
+    lost = school.laptop("lost")
+    owner, bucket = lost.context.owner, lost.context.profile.keep_bucket
+    kinds = {"i-0many": [f"g{n}.large" for n in range(20)], "i-0real": ["g4dn.xlarge", "g5.xlarge"]}
+    for instance, types in kinds.items():
+        told = [
+            fact_launched(
+                instance,
+                at=MONDAY - timedelta(hours=number),
+                owner=owner,
+                source=Source.AGENT,
+                **(PLACE | {"instance_type": kind}),
+            ).line()
+            for number, kind in enumerate(types)
+        ]
+        key, body = f"{owner}/.ledger/{instance}.jsonl", "\n".join(told).encode()
+        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=body)
+    found = school.laptop("found")
+    before = len(school.world.calls)
+
+    rebuilt = school.rebuilt(found)
+
+    operations = [call.operation for call in list(school.world.calls)[before:]]
+    # Once for what it told, once because it is gone.
+    assert 2 == operations.count("DescribeSpotPriceHistory")
+    said = "i-0many: its spot prices are not asked for, it is of no known type"
+    assert [said] == [text for text in rebuilt.unknown if "type" in text]

@@ -17,6 +17,7 @@ from gpulab.launch.context import Context
 from gpulab.launch.money.told_costs import told_by, told_by_themselves
 from gpulab.model.fact import Fact, FactKind, Source, ended
 from gpulab.model.market import Market
+from gpulab.planning.catalogue import instance_types
 from gpulab.spending.facts import LaunchRecord, LedgerReading, timeline_of
 
 _SURELY_THERE = timedelta(minutes=10)
@@ -80,6 +81,9 @@ def forgotten_prices(
     """
     Read what spot cost from some launches on: of instances that EC2 does not show any more, nobody has looked since.
 
+    One place for each instance, and of a type that instances alone tell of only what there is: whoever works on one can write a thousand
+    places there, and each costs calls.
+
     Args:
         launched: Facts; other kinds and what ran in other regions are left out.
 
@@ -87,21 +91,40 @@ def forgotten_prices(
         The prices, and sentences about what could not be read.
     """
     since: dict[tuple[str, str], datetime] = {}
-    for one in launched:
-        place = one.details.get("zone", ""), one.details.get("instance_type", "")
-        is_spot = one.kind is FactKind.LAUNCHED and one.details.get("market") == Market.SPOT
-        if is_spot and region_of(place[0]) in regions:
-            since[place] = min(since.get(place, one.at), one.at)
     prices: list[Fact] = []
     unread: list[str] = []
+    for one in _one_each(launched):
+        zone, kind = one.details.get("zone", ""), one.details.get("instance_type", "")
+        if one.details.get("market") != Market.SPOT or region_of(zone) not in regions:
+            continue
+        if one.source is Source.AGENT and not _is_type(kind):
+            unread.append(
+                f"{one.subject}: its spot prices are not asked for, it is of no known type"
+            )
+            continue
+        since[zone, kind] = min(since.get((zone, kind), one.at), one.at)
     for (zone, kind), begin in sorted(since.items()):
         try:
             prices += spot_price_facts(
                 context.cloud, region_of(zone), zone, kind, begin=begin, end=context.now()
             )
-        except GpulabError as error:  # an instance may call its type what it likes
+        except GpulabError as error:  # an instance may call its zone what it likes
             unread.append(f"the spot prices of {kind} in {zone}: {error.message}")
     return prices, unread
+
+
+def _one_each(launched: Iterable[Fact]) -> Iterable[Fact]:
+    """Take one launch of each instance: the first that somebody else has seen, or else its own word of it."""
+    found: dict[str, Fact] = {}
+    for one in launched:
+        if one.kind is FactKind.LAUNCHED:
+            other = found.setdefault(one.subject, one)
+            found[one.subject] = min(other, one, key=lambda f: (f.source is Source.AGENT, f.at))
+    return found.values()
+
+
+def _is_type(name: str) -> bool:
+    return any(kind.name == name for kind in instance_types())
 
 
 def open_launches(reading: LedgerReading) -> list[LaunchRecord]:

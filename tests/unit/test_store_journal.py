@@ -52,6 +52,25 @@ def test_a_result_closes_its_intent_and_names_the_instance(path):
     assert ((), made) == (story.open_intents, story.made)
 
 
+@pytest.mark.parametrize(
+    ("role", "prefix", "read"),
+    [
+        ({"Name": "r"}, "c/ROLE:{instance}/", "c/ROLE:{instance}/"),
+        ({"Name": "r"}, None, None),
+        (None, "", ""),
+        (None, None, ""),
+    ],
+)
+def test_where_an_instance_was_born_to_keep_its_work_is_known(path, role, prefix, read):
+    """The role may be made anew under another id; and without a role it keeps nothing, whoever did not write it down."""
+    named = {"IamInstanceProfile": role} if role else {}
+    intent = replace(INTENT, parameters={**INTENT.parameters, **named}, keep_prefix=prefix)
+    Journal(path).intend(intent)
+    Journal(path).conclude(intent, "launched", instance_id="i-0abc", at=NOW)
+
+    assert [read] == [made.keep_prefix for made in Journal(path).read().made]
+
+
 def test_a_refused_attempt_leaves_the_next_one_open(path):
     """Each attempt is its own question: the second place may have been asked when the laptop died."""
     journal, second = Journal(path), replace(INTENT, attempt=2, token="l1-2")

@@ -169,12 +169,24 @@ def _bring(account: Account, name: str, copy: _Copy) -> None:
 def _above(account: Account, name: str, copy: _Copy) -> None:
     """Let a copy replace what is here; what its instance never got is put aside before."""
     context, folder = account.context, folder_of(account.context, name)
-    is_heir = held(context, name).get(copy.key) is not None or not copy.place.instance_id
-    if not is_heir and not has_work(context, copy.place.instance_id):
+    if not _is_heir(context, name, copy):
         put_aside(folder, _different(copy, folder), before=copy.key)
     _fetch(account, copy.manifest, folder)
     with contextlib.suppress(OSError):  # for people only: when it was kept
         os.utime(folder, (copy.at.timestamp(), copy.at.timestamp()))
+
+
+def _is_heir(context: Context, name: str, copy: _Copy) -> bool:
+    """Whether an instance had got what is here, or it is its own from before."""
+    known = held(context, name)
+    if known.get(copy.key) is not None:
+        return True
+    if copy.place.instance_id:
+        return has_work(context, copy.place.instance_id)
+    # Each agent brings back what lies under the seat's name; what could not be kept there it has not got.
+    return not any(
+        m.keep_prefix == "" and m.instance_id in known for m in context.journal.read().made
+    )
 
 
 def _beneath(account: Account, name: str, copy: _Copy) -> None:

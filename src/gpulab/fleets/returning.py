@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from gpulab.aws import workspace
+from gpulab.aws.workspace import KeptManifest
 from gpulab.errors import GpulabError, RemoteError, StoreError
 from gpulab.fleets.accounts import Account, Accounts
 from gpulab.fleets.kept import bring_newest, folder_of
@@ -20,7 +21,7 @@ from gpulab.fleets.seating import Place, places, write_received
 from gpulab.launch.context import Context
 from gpulab.launch.events import Restored, Warned
 from gpulab.launch.running import booting
-from gpulab.launch.running.lineage import has_work, is_owed, other_versions, owe, settle
+from gpulab.launch.running.lineage import has_work, held, is_owed, other_versions, owe, settle
 from gpulab.model.fleet import AccountRef
 from gpulab.model.instance import Instance
 
@@ -78,6 +79,10 @@ class Returning:
         """
         account = self._accounts.account(ref)
         found = self._known.get(ref.key, {}).get(instance.name, ())
+        if account.keeping is not None and account.keeping.is_by_name:
+            found = (Place(account.keeping.place(instance.name, "")),)
+            if _keeps_by_itself(account.context, instance):
+                found = ()  # its agent brings it back, but for what only this computer has
         earlier = tuple(place for place in found if place.instance_id != instance.id)
         if not earlier and not folder_of(account.context, instance.name).is_dir():
             return None
@@ -125,13 +130,13 @@ class Returning:
 
     def _brought(self, account: Account, instance: Instance, earlier: tuple[Place, ...]) -> str:
         context, keeping = account.context, account.keeping
-        if keeping is not None and keeping.is_by_name:
-            prefix, bucket = keeping.place(instance.name, ""), keeping.role.bucket
-            if workspace.read_manifest(context.cloud, bucket, prefix) is not None:
-                settle(context, instance.id)  # the agent brings it back by itself
+        if keeping is not None and keeping.is_by_name and not earlier:
+            prefix = keeping.place(instance.name, "")
+            kept = workspace.read_manifest(context.cloud, keeping.role.bucket, prefix)
+            if kept is not None and not _has_later(context, instance.name, kept):
+                settle(context, instance.id)  # the agent brings it back
                 return ""
-        else:
-            bring_newest(account, instance.name, earlier)
+        bring_newest(account, instance.name, earlier)
         if not folder_of(context, instance.name).is_dir():
             settle(context, instance.id)
             return ""
@@ -147,6 +152,21 @@ def _later_ones(context: Context) -> frozenset[str]:
     for one in made:
         first.setdefault(one.name, one.instance_id)
     return frozenset(one.instance_id for one in made if first[one.name] != one.instance_id)
+
+
+def _keeps_by_itself(context: Context, instance: Instance) -> bool:
+    """Whether an instance was born with a bucket; the account may have had one only before or after."""
+    made = context.journal.read().made
+    return any(one.keep_prefix != "" for one in made if one.instance_id == instance.id)
+
+
+def _has_later(context: Context, name: str, kept: KeptManifest) -> bool:
+    """Whether this computer holds work of a seat that is later than what the bucket has, from an instance that could not keep it there."""
+    known = held(context, name)
+    latest = max(filter(None, known.values()), default=None)
+    if latest is None or kept.at is None or latest <= kept.at:
+        return False
+    return known.get(kept.launch_id) != latest
 
 
 def _bring_back(account: Account, instance: Instance) -> str:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpulab.aws import workspace
+from gpulab.bootstrap import Keep
 from gpulab.fleets.accounts import Account
 from gpulab.fleets.keeping import Keeping, patiently
 from gpulab.launch.context import Context
@@ -58,15 +59,18 @@ def places(
         GpulabError: The bucket cannot be read.
     """
     served: dict[tuple[str, str], tuple[datetime, Place]] = {}
+    born = _born(account.context, keeping)
     for made in account.context.journal.read().made:
-        place = Place(keeping.place(made.name, made.instance_id), made.instance_id)
-        served[made.name, made.instance_id] = (made.at, place)
+        prefix = born.get(made.instance_id, keeping.place(made.name, made.instance_id))
+        if prefix:
+            served[made.name, made.instance_id] = (made.at, Place(prefix, made.instance_id))
     for row in _by_bucket(account.context, keeping, lab) if is_asked else ():
         instance_id = str(row["instance"])
         at = read_moment(row["at"]) or _LONG_AGO
         known = served.get((str(row["name"]), instance_id))
         received_at = read_moment(row["received"]) or (known[1].received_at if known else None)
-        place = Place(str(row["prefix"]), instance_id, received_at)
+        prefix = born.get(instance_id) or str(row["prefix"])
+        place = Place(prefix, instance_id, received_at)
         served[str(row["name"]), instance_id] = (at, place)
     found: dict[str, tuple[Place, ...]] = {}
     for (name, _), (_, place) in sorted(
@@ -88,7 +92,8 @@ def write_down(account: Account, keeping: Keeping, lab: str, up: Iterable[Instan
     seated = sorted(up, key=lambda i: (i.name, i.id))
     if {i.id for i in seated} <= known:
         return
-    _put(account, keeping, lab, [_row(keeping, i) for i in seated])
+    born = _born(context, keeping)
+    _put(account, keeping, lab, [_row(keeping, i, born) for i in seated])
     context.cache.put(key, sorted(known | {i.id for i in seated}), lasting=_RECORDED_FOR)
 
 
@@ -99,16 +104,31 @@ def write_received(account: Account, keeping: Keeping, lab: str, instance: Insta
     Raises:
         GpulabError: The bucket cannot be written; other computers then look at all of them, and keep both versions.
     """
-    now = account.context.now().astimezone(UTC).isoformat()
-    _put(account, keeping, lab, [{**_row(keeping, instance), "received": now}])
+    context = account.context
+    now, born = context.now().astimezone(UTC).isoformat(), _born(context, keeping)
+    _put(account, keeping, lab, [{**_row(keeping, instance, born), "received": now}])
 
 
-def _row(keeping: Keeping, instance: Instance) -> Mapping[str, str]:
+def _born(context: Context, keeping: Keeping) -> Mapping[str, str]:
+    """
+    Say where instances keep their work by what this computer wrote down at their launch, by their ids; `""` for nowhere.
+
+    The role may have been made anew since, under another id. Left out is who was launched before that was written down.
+    """
+    found = {}
+    for made in context.journal.read().made:
+        prefix = (made.keep_prefix or "").replace(Keep.INSTANCE, made.instance_id)
+        if made.keep_prefix is not None:
+            found[made.instance_id] = prefix if prefix.startswith(f"{keeping.owner}/") else ""
+    return found
+
+
+def _row(keeping: Keeping, instance: Instance, born: Mapping[str, str]) -> Mapping[str, str]:
     return {
         "name": instance.name,
         "instance": instance.id,
         "at": instance.launched_at.isoformat(),
-        "prefix": keeping.place(instance.name, instance.id),
+        "prefix": born.get(instance.id) or keeping.place(instance.name, instance.id),
     }
 
 

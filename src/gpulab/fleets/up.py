@@ -46,6 +46,7 @@ from gpulab.launch.protocol.outcome import (
 )
 from gpulab.launch.protocol.scheduled_end import arm_at
 from gpulab.launch.running import booting, stop
+from gpulab.launch.running.lineage import other_versions
 from gpulab.model.course import Course, Lab
 from gpulab.model.fact import FactKind
 from gpulab.model.fleet import AccountRef, Action, FleetPlan, Outcome, Result, Seat, Step
@@ -307,7 +308,10 @@ class _Run:
             self._end(step, step.instance)
         except GpulabError as error:
             return self._failed(step, error, instance=step.instance)
-        return self._outcome(step, Result.ENDED, detail=step.reason)
+        context = self._accounts.account(step.account).context
+        others = other_versions(context, step.instance.name)
+        detail = "; ".join(filter(None, (step.reason, others)))
+        return self._outcome(step, Result.ENDED, detail=detail)
 
     def _request(
         self, pool: ThreadPoolExecutor, jobs: Sequence[_Job]

@@ -38,6 +38,7 @@ class Intent:
         parameters: Of `RunInstances`, plain JSON, without the user data.
         user_data: Raw bytes.
         at: When it was written; aware UTC.
+        keep_prefix: Where in a bucket the instance keeps its work; `""` for nowhere, `None` where nobody wrote it down.
     """
 
     launch_id: str
@@ -48,6 +49,7 @@ class Intent:
     parameters: Mapping[str, Any]
     user_data: bytes
     at: datetime
+    keep_prefix: str | None = None
 
     def tag(self, key: str) -> str:
         """Return what the call tags its instance with; `""` if it says nothing."""
@@ -65,6 +67,7 @@ class Made:
         at: When its result was written; aware UTC.
         environment: Which lab environment it was launched with; `""` if its tags did not say.
         disk_gib: Size of the root volume that was asked for; `None` if the call did not say.
+        keep_prefix: Where in a bucket it keeps its work by itself; `""` for nowhere, `None` where only its role is known.
     """
 
     launch_id: str
@@ -74,6 +77,7 @@ class Made:
     at: datetime
     environment: str = ""
     disk_gib: int | None = None
+    keep_prefix: str | None = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Journal:
                 "region": intent.region,
                 "parameters": intent.parameters,
                 "user_data": base64.b64encode(intent.user_data).decode("ascii"),
+                "keep": intent.keep_prefix,
             }
         )
 
@@ -241,7 +246,14 @@ def _intent(record: Mapping[str, Any]) -> Intent:
         parameters=parameters,
         user_data=base64.b64decode(record["user_data"], validate=True),
         at=_moment(record["at"]),
+        keep_prefix=_text_or_none(record.get("keep")),
     )
+
+
+def _text_or_none(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("not a text")
+    return value
 
 
 def _text(value: Any) -> str:
@@ -266,6 +278,8 @@ def _made(intent: Intent, instance_id: str, at: datetime) -> Made:
         at,
         intent.tag(TAG_ENVIRONMENT),
         _disk_gib(intent.parameters),
+        # Without a role it could not, whoever did not write it down.
+        intent.keep_prefix if intent.parameters.get("IamInstanceProfile") else "",
     )
 
 

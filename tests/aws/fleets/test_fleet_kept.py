@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -573,6 +574,66 @@ def test_what_has_got_the_work_speaks_for_those_before_it(up, machines, sandbox,
     _, files = collected(klass, other_laptop(klass, tmp_path), tmp_path / "in")
 
     assert {"s000000/a.ipynb": b"2"} == files
+
+
+def test_an_instance_without_a_bucket_gets_the_work_from_this_computer(up, machines, sandbox):
+    """The agent could not be put into the bucket: nothing there brings the work back, whatever an old copy says."""
+    klass, (ann,) = up(1, kind="own")
+    ann.write("a.ipynb", b"mine")
+    ann.save()
+    machines.end(ann.instance_id)
+    heed(klass.accounts().account(klass.wish().everyone[0].account).context, "c1", _no_agent())
+    sandbox.refuse("PutObject", "AccessDenied", status=403, times=None)
+
+    (outcome,) = klass.up(accounts=klass.accounts(connect=machines.connect)).outcomes
+
+    new = machines.by_id[outcome.instance.id]
+    assert new.spec["keep"] is None
+    assert outcome.detail.endswith("its work is back: 1 file")
+    assert {"a.ipynb": b"mine"} == new.read()
+
+
+def test_work_that_no_bucket_has_comes_back_beside_an_older_copy(up, machines, sandbox):
+    """One instance could keep nothing, and was stopped: the next one's agent knows only what is older."""
+    klass, (ann,) = up(1, kind="own")
+    ann.write("a.ipynb", b"mine")
+    ann.save()
+    machines.end(ann.instance_id)
+    heed(klass.accounts().account(klass.wish().everyone[0].account).context, "c1", _no_agent())
+    sandbox.refuse("PutObject", "AccessDenied", status=403, times=1)
+    accounts = klass.accounts(connect=machines.connect)
+    (second,) = klass.up(accounts=accounts).outcomes
+    sandbox.advance(60)
+    machines.by_id[second.instance.id].write("later.ipynb", b"2")
+    wish = klass.wish()
+    found = members(accounts, wish.lab, wish.everyone, with_extras=True)
+    assert [None] == [o.trouble for o in acting.stop(accounts, found, save=True)]
+
+    (third,) = klass.up(accounts=klass.accounts(connect=machines.connect)).outcomes
+
+    new = machines.by_id[third.instance.id]
+    assert new.spec["keep"] is not None
+    assert {"a.ipynb": b"mine", "later.ipynb": b"2"} == new.read()
+
+
+def test_work_under_a_role_that_is_made_anew_is_found(up, machines, sandbox, tmp_path):
+    """A course was closed and opened again; the bucket cannot say who sat where, but this computer knows where they kept it."""
+    klass, (ann,) = up(1)
+    ann.write("a.ipynb", b"1")
+    ann.save()
+    machines.end(ann.instance_id)
+    account = klass.accounts().account(klass.wish().everyone[0].account)
+    anew = replace(account.keeping, role=replace(account.keeping.role, id="AROANEW"))
+
+    (place,) = places(account, anew, klass.lab.id, is_asked=False)[ann.spec["name"]]
+
+    assert account.keeping.place(ann.spec["name"], ann.instance_id) == place.prefix
+
+
+def _no_agent():
+    said = "/kept-work/course-c1/.agent/agent-1.py in the bucket cannot be read (404)"
+    phase = {"name": "jupyter", "state": "failed", "seconds": 90.0, "message": said}
+    return read_status(json.dumps({"version": 1, "at": "2026-11-16T09:10:00Z", "phases": [phase]}))
 
 
 def collected_kept_of(klass, accounts, outcome, folder):

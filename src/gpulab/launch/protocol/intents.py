@@ -66,6 +66,7 @@ def intent_of(
         parameters=instances.launch_parameters(call),
         user_data=call.user_data,
         at=context.now(),
+        keep_prefix=keep.prefix if keep else "",
     )
 
 

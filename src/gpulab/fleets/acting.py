@@ -154,7 +154,8 @@ def collect(
         try:
             reached(accounts.account(member.account), instance)
             host = context.host(instances.target(context, instance))
-            begun = collected.starting(context, host)
+            aside = collected.put_aside(context, host, instance.id, into)
+            begun = collected.starting(context, host, instance.id)
             report = copying.pull(host, "work", into)
             collected.remember(context, into, begun)
             compared = copying.verify(host, "work", into)
@@ -165,9 +166,10 @@ def collect(
             raise RemoteError(
                 f"the copy of {first} differs from the instance", hint="Collect again"
             )
-        return (
+        said = (
             f"{report.files} new, {report.unchanged} unchanged, {compared.files} verified by hash"
         )
+        return f"{said}; what it never got is in {aside}" if aside else said
 
     return each(accounts, chosen, act)
 

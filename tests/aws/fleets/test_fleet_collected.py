@@ -128,3 +128,26 @@ def test_an_emptied_folder_is_filled_with_what_there_is(ann, tmp_path):
 
     assert b"old" == handed_in(tmp_path / "in")
     assert said.startswith("1 new, 0 unchanged, as the instance kept it in the bucket")
+
+
+def test_a_new_instance_that_has_only_the_handout_does_not_replace_the_hand_in(
+    ann, machines, tmp_path
+):
+    """AWS took the first one back, and the teacher's laptop was shut before the work was on the second: it has the empty notebook."""
+    machines.end(ann.instance_id)
+    (outcome,) = ann.klass.up(accounts=ann.klass.accounts(connect=_silent)).outcomes
+    second = machines.boot(outcome.instance.id)
+    second.write("a.ipynb", b"empty")
+
+    said = collect(ann, tmp_path / "in")
+    second.write("a.ipynb", b"begun")
+    again = collect(ann, tmp_path / "in")
+
+    aside = tmp_path / "in" / f"s000000-before-{second.instance_id}"
+    assert said.endswith(f"; what it never got is in {aside}")
+    assert "1 new, 0 unchanged, 1 verified by hash" == again
+    assert (b"new", b"begun") == ((aside / "a.ipynb").read_bytes(), handed_in(tmp_path / "in"))
+
+
+def _silent(target):
+    return keeping.soaking().Host(keeping.Machines(None, Path()), target)

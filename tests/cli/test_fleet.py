@@ -215,6 +215,21 @@ def test_nobody_up_is_listed_as_such(course, capsys):
     assert ["-", "-", "-"] == [m["state"] for m in found]
 
 
+def test_a_damaged_ledger_is_told_once_and_the_class_is_listed(course, capsys):
+    """What ends by itself is not written down any more, and the class's costs go wrong in silence otherwise."""
+    ledger = Home(Path(os.environ["GPULAB_HOME"])).folder("default").ledger
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    ledger.write_bytes(b"no ledger " * 1000)
+
+    code = run(["fleet", "ls", "week1", "--quick"])
+
+    err = capsys.readouterr().err
+    assert 0 == code
+    assert 1 == err.count("What ended by itself is not in the books: ")
+    assert str(ledger) in err
+    assert err.endswith("3 not up\n")
+
+
 def test_after_the_lab_the_saved_work_is_collected(course, tmp_path, capsys):
     """The evening after `stop`: the notebooks are on this computer, and nothing runs that could be asked for them."""
     home = Home(Path(os.environ["GPULAB_HOME"]))

@@ -536,6 +536,10 @@ def _members(
     refs = {seat.account for seat in everyone}
     left = former(accounts, refs, secret=sound.secret, lab=lab.id) if is_all and with_former else ()
     found = members(accounts, lab, seats, with_extras=is_all, former=left)
+    for error in accounts.damaged.values():
+        context.console.say(
+            f"What ended by itself is not in the books: {error.message}. {error.hint}"
+        )
     refuse_nobody(found)
     return accounts, lab, found
 

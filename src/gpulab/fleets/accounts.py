@@ -115,10 +115,16 @@ class Account:
 
 @dataclass
 class Accounts:
-    """The accounts of one course; the same `Account` for the same reference."""
+    """
+    The accounts of one course; the same `Account` for the same reference.
+
+    Attributes:
+        damaged: By account, why its books could not be kept at a look.
+    """
 
     outside: Outside
     course: Course
+    damaged: dict[str, GpulabError] = field(default_factory=dict, init=False)
     _open: dict[str, Account] = field(default_factory=dict)
     _clouds: dict[str, Cloud] = field(default_factory=dict)
     _crowded: set[str] = field(default_factory=set)

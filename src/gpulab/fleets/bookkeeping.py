@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Container, Iterable
 from datetime import timedelta
 
-from gpulab.errors import GpulabError, StoreError
+from gpulab.errors import GpulabError, StateDamaged, StoreError
 from gpulab.fleets.accounts import Accounts
 from gpulab.launch.money.forgotten import open_launches
 from gpulab.launch.money.rebuilding import hear_course, refresh
@@ -15,7 +14,6 @@ from gpulab.spending.facts import timeline_of
 
 # A class is looked at every few seconds, and EC2 may not show yet what it has just made.
 _ASKED_AGAIN_AFTER = timedelta(minutes=1)
-_ASKED = "books/asked-about"
 
 
 def complete(
@@ -51,21 +49,26 @@ def close_ended(accounts: Accounts, ref: AccountRef, lab: str, alive: Iterable[s
     """
     Close in an account's ledger what is not alive any more: taken back by AWS, or ended by its own timer while nobody looked.
 
-    Nothing is asked while ledger and account agree. What cannot be read or written now is left for the next look.
+    Nothing is asked while ledger and account agree. What cannot be read or written now is left for the next look; a damaged
+    ledger, which no look mends, is noted in `Accounts.damaged`.
 
     Args:
         lab: The lab that was listed.
         alive: Ids of its instances that AWS shows alive.
     """
-    context = accounts.account(ref).looking
-    with contextlib.suppress(GpulabError):
+    context, asked = accounts.account(ref).looking, f"books/asked-about/{accounts.course.id}/{lab}"
+    try:
         believed = open_launches(timeline_of(context.ledger.facts()))
         lab_runs = {
             o.instance_id for o in believed if (o.course, o.lab) == (accounts.course.id, lab)
         }
         lost = sorted(lab_runs.difference(alive))
-        if lost and context.cache.get(_ASKED) != lost:
-            context.cache.put(_ASKED, lost, lasting=_ASKED_AGAIN_AFTER)
+        if lost and context.cache.get(asked) != lost:
+            context.cache.put(asked, lost, lasting=_ASKED_AGAIN_AFTER)
             account = accounts.find_keeping(ref)
             folder = account.keeping.owner if account.keeping else ""
             refresh(account.launching(""), at_once=True, folder=folder)
+    except StateDamaged as error:
+        accounts.damaged[ref.key] = error
+    except GpulabError:
+        pass

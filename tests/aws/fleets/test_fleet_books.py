@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from gpulab.errors import StateDamaged
 from gpulab.fleets.members import members
 from gpulab.model.fact import FactKind, Source
 from gpulab.model.timeline import EndedBy
@@ -132,3 +134,39 @@ def test_an_instance_that_aws_has_forgotten_is_asked_itself(make_class, sandbox,
     told = [(f.source, f.details["reason"]) for f in facts(klass, FactKind.ENDED)]
     assert [(Source.AGENT, "idle")] == told
     assert abs(counted(klass) - billed) <= billed * Decimal("0.01")
+
+
+def test_two_labs_do_not_make_each_other_ask_at_every_look(klass, sandbox):
+    """Two teachers watch a lab each in one account; what cannot be closed is asked for once a minute, not by turns every few seconds."""
+    first = klass.lab
+    second = replace(first, id="w2")
+    klass.course = replace(klass.course, labs=(first, second))
+    klass.lab = second
+    klass.up()
+    sandbox.advance(seconds=600)
+    for instance in sandbox.instances("running"):
+        sandbox.interrupt(instance["InstanceId"], in_seconds=30)
+    sandbox.advance(seconds=60)
+    sandbox.refuse("DescribeVolumes", "InternalError", status=500)
+    for klass.lab in (first, second):
+        look(klass)
+    before = len(list(sandbox.calls))
+
+    for klass.lab in (first, second):
+        look(klass)
+
+    assert ["DescribeInstances"] * 2 == klass.operations(before)
+
+
+def test_a_damaged_ledger_is_noted_and_hides_nobody(klass):
+    """Nothing that ends by itself is written down any more, which no later look mends: the teacher must hear of it."""
+    accounts, wish = klass.accounts(), klass.wish()
+    ref = wish.seats[0].account
+    path = accounts.account(ref).context.folder.ledger
+    path.write_bytes(b"no ledger " * 1000)
+
+    found = members(accounts, wish.lab, wish.seats, with_extras=True)
+
+    assert [True, True] == [m.instance is not None for m in found]
+    assert [StateDamaged] == [type(error) for error in accounts.damaged.values()]
+    assert str(path) in accounts.damaged[ref.key].message

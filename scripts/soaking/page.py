@@ -89,9 +89,9 @@ def _end_unknown(too_high: list[Decimal]) -> list[str]:
     if not too_high:
         return []
     return [
-        f"{len(too_high)} instances are estimated too high, by {sum(too_high):.2f} USD together and {max(too_high):.2f} at most: they ended while nobody looked, EC2 had forgotten"
-        " them and their spot requests by the next command, and no agent's word had been kept. Likely, not looked at one by one: cut without a notice, or without a bucket. The ledger counts them to their"
-        " planned end and says so.",
+        f"{len(too_high)} instances are estimated too high, by {sum(too_high):.2f} USD together and {max(too_high):.2f} at most: they were cut off while nobody looked, and"
+        " EC2 had forgotten them and their spot requests by the next command. The ledger counts them to six minutes after their agent's last word, or to their planned end if that is"
+        " sooner, and says so.",
         "",
     ]
 
@@ -177,8 +177,7 @@ project at any time. Three students in ten have keys that expire after four hour
 without a notice. Zones are full for up to an hour, and three times a week AWS has an outage of 2 to 9 min, once of them at the peak. One session in four ends by itself because
 nobody stops it; now and then a laptop's lid is closed in the middle of a command. Files are real, and are kept and brought back by the agent's own code; booting, JupyterLab and ssh are
 played. Students share nothing but the weather, so they are played in shares, each with a process and a simulated AWS of its own. A student whose `gpulab init` could not make the bucket in an outage
-runs it again; an instance whose launch could not write to the bucket has none, and `gpulab stop` fetches its work by gpulab's own copying. What an open tunnel would fetch meanwhile is not played, and
-classes by `gpulab fleet` are not in it.
+runs it again, and a launch that cannot write to the bucket is repeated when S3 is well again. Classes by `gpulab fleet` are not in it.
 
 **A tunnel** is the real one before a real sshd of its own, with two clients asking through it all the time while ssh and sshd are killed and frozen, the network swallows everything, and the
 clock jumps by ten minutes as after a sleep. The process is looked at while all of its tunnels are up. Their pace is a tenth of the usual one, so that a loss is noticed after one second.

@@ -90,8 +90,7 @@ def _end_unknown(too_high: list[Decimal]) -> list[str]:
         return []
     return [
         f"{len(too_high)} instances are estimated too high, by {sum(too_high):.2f} USD together and {max(too_high):.2f} at most: they were cut off while nobody looked, and"
-        " EC2 had forgotten them and their spot requests by the next command. The ledger counts them to six minutes after their agent's last word, or to their planned end if that is"
-        " sooner, and says so.",
+        " EC2 had forgotten them and their spot requests by the next command. The ledger says of each what it is counted to: a while after its agent's last word, or its planned end.",
         "",
     ]
 

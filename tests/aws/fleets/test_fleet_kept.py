@@ -511,6 +511,29 @@ def test_stopping_an_instance_that_never_got_the_work_keeps_both(up, machines):
     assert {"a.ipynb": b"before"} == _files(aside)
 
 
+def test_notes_that_cannot_be_written_stop_what_relies_on_them(up, machines):
+    """The laptop's disk is full: the instance runs on with its work, and what was kept is as it was."""
+    klass, (ann,) = up(1)
+    ann.write("a.ipynb", b"new")
+    accounts, wish = klass.accounts(connect=machines.connect), klass.wish()
+    account = accounts.account(wish.everyone[0].account)
+    keeping.pin(account.context.folder.known_hosts, ann.instance_id)
+    work = account.context.folder.work / ann.spec["name"]
+    work.mkdir()
+    (work / "a.ipynb").write_bytes(b"kept")
+    account.context.folder.notes.mkdir()
+    found = members(accounts, wish.lab, wish.everyone, with_extras=True)
+
+    (stopped,) = acting.stop(accounts, found, save=True)
+
+    assert "could not read the notes" in stopped.trouble.message
+    assert {"a.ipynb": b"kept"} == _files(work)
+    assert not ann.is_off
+    assert ["running"] == [
+        m.instance.state.value for m in members(accounts, wish.lab, wish.everyone, with_extras=True)
+    ]
+
+
 def test_half_a_copy_does_not_pass_for_the_newest(up, machines, sandbox, tmp_path):
     """The disk was full, or somebody put a file there by hand: the next look brings the rest."""
     klass, (ann,) = up(1)

@@ -152,7 +152,7 @@ def test_work_that_cannot_be_brought_back_is_told_and_stops_nothing(sandbox, stu
     (folder / "a.ipynb").write_text("cells", encoding="utf-8")
     host = FakeHost(status=[a_status(ready=True)])
     host.start = lambda command: (_ for _ in ()).throw(Unreachable("no answer"))
-    instance, context, steps = booted(student, host)
+    _, context, steps = booted(student, host)
 
     events = list(steps)
 

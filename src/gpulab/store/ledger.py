@@ -17,7 +17,7 @@ from gpulab.errors import StateDamaged, StoreError
 from gpulab.model.fact import Fact, FactKind, written
 from gpulab.store.fact_lines import details_text, facts_of
 from gpulab.store.files import private_folder
-from gpulab.store.log_ahead import log_ahead
+from gpulab.store.sqlite_files import connected
 
 _VERSION = 1
 _APPLICATION = 0x67706C62  # "gplb"
@@ -134,21 +134,7 @@ class Ledger:
                     raise
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=_BUSY_MS / 1000, isolation_level=None)
-        try:
-            log_ahead(connection)
-            connection.execute("PRAGMA synchronous = FULL")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-        except BaseException:
-            connection.close()
-            raise
-        if version > _VERSION:
-            connection.close()
-            raise StoreError(
-                f"{self.path} was written by a newer gpulab (version {version})",
-                hint="Update gpulab on this computer",
-            )
-        return connection
+        return connected(self.path, newest=_VERSION, busy_s=_BUSY_MS / 1000)
 
     def _make_private(self) -> None:
         """Create the file closed to others before SQLite does; its side files take over the mode."""

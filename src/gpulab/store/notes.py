@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gpulab.errors import StateDamaged, StoreError
 from gpulab.store.files import private_folder
-from gpulab.store.log_ahead import log_ahead
+from gpulab.store.sqlite_files import connected
 
 _VERSION = 1
 _BUSY_S = 15.0
@@ -108,21 +108,7 @@ class Notes:
                     raise
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
-        try:
-            log_ahead(connection)
-            connection.execute("PRAGMA synchronous = FULL")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-        except BaseException:
-            connection.close()
-            raise
-        if version > _VERSION:
-            connection.close()
-            raise StoreError(
-                f"{self.path} was written by a newer gpulab (version {version})",
-                hint="Update gpulab on this computer",
-            )
-        return connection
+        return connected(self.path, newest=_VERSION, busy_s=_BUSY_S)
 
     @contextmanager
     def _explained(self, verb: str) -> Iterator[None]:

@@ -53,7 +53,7 @@ def forget_former_world(context: Context) -> None:
         if path.name in ("keys", "work"):
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    former = ("owner", "keep_bucket", "instance_role", "scheduler_role")
+    former = ("owner", "keep_bucket", "keep_region", "instance_role", "scheduler_role")
     change_profile(context.home.config_file, PROFILE, dict.fromkeys(former))
 
 

@@ -97,6 +97,7 @@ class Account:
         profile = replace(
             context.profile,
             keep_bucket=keeping.role.bucket.name,
+            keep_region=keeping.role.bucket.region,
             instance_role=keeping.role.name,
         )
         return replace(context, profile=profile)
@@ -220,7 +221,7 @@ class Accounts:
                 made = keeping.make(
                     context,
                     self.course.id,
-                    bucket=mine.keep_bucket,
+                    mine,
                     region=self.course.regions[0],
                 )
             except GpulabError as error:
@@ -249,6 +250,7 @@ class Accounts:
             regions=self.course.regions,
             # The profile's own role reaches one owner's prefix; the course has its own, see `keeping`.
             keep_bucket="",
+            keep_region="",
             instance_role="",
             scheduler_role=f"arn:aws:iam::{ref.number}:role/{course_role_name(self.course.id)}"
             if ref.role_arn

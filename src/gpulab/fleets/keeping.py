@@ -28,6 +28,7 @@ from gpulab.launch.account.storage import bucket_region
 from gpulab.launch.context import Context
 from gpulab.launch.protocol.asking import pauses
 from gpulab.model.status import AgentStatus
+from gpulab.store.config import Profile
 
 Answer = TypeVar("Answer")
 
@@ -119,12 +120,12 @@ def confirmed(context: Context, known: Keeping) -> Keeping | None:
     return replace(known, role=role)
 
 
-def make(context: Context, course: str, *, bucket: str, region: str) -> Keeping:
+def make(context: Context, course: str, mine: Profile, *, region: str) -> Keeping:
     """
     Make sure of bucket and role in an account that is reached by a profile.
 
     Args:
-        bucket: The one that `gpulab init` has made for the profile; `""` for none.
+        mine: The assistant's own profile, whose bucket serves, if `gpulab init` has made one.
         region: Where a bucket is made.
 
     Raises:
@@ -136,8 +137,8 @@ def make(context: Context, course: str, *, bucket: str, region: str) -> Keeping:
         known = read_class_role(cloud, course=course, account_id=number)
         if known is not None:
             where = known.bucket
-        elif bucket:
-            where = Bucket(bucket, bucket_region(bucket), number)
+        elif mine.keep_bucket:
+            where = Bucket(mine.keep_bucket, bucket_region(mine), number)
         else:
             where = ensure_bucket(cloud, number, region)
         try:

@@ -41,6 +41,7 @@ class Profile:
         budget_usd: What the user allows for the term; `None` for no limit of our own.
         credit_usd: What the user says the credit was; `None` if never typed.
         keep_bucket: S3 bucket of the kept work; `""` to keep it in a folder on this computer.
+        keep_region: Where that bucket is; `""` when its name ends in the region, as the one that `gpulab init` makes.
         instance_role: Instance profile that may write to the bucket; `""` for none.
         scheduler_role: ARN of the role that ends instances on schedule; `""` for none.
         login_user: User of the images.
@@ -68,6 +69,7 @@ class Profile:
     budget_usd: Decimal | None = None
     credit_usd: Decimal | None = None
     keep_bucket: str = ""
+    keep_region: str = ""
     instance_role: str = ""
     scheduler_role: str = ""
     login_user: str = "ubuntu"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gpulab.aws.workspace import Bucket
 from gpulab.fleets import closing
 from gpulab.fleets.events import Unwritten
+from gpulab.launch.account.storage import bucket_region, our_bucket
+from gpulab.store.config import Profile
 from gpulab.view.fleet import sentence
 
 _spec = importlib.util.spec_from_file_location(
@@ -99,3 +103,25 @@ def test_seats_that_could_not_be_written_down_are_said(make_class, sandbox):
     assert sentence(said, now=sandbox.now()).startswith(
         "In profile default it could not be written down whose instance is whose ("
     )
+
+
+def test_a_stack_s_bucket_is_looked_for_in_the_region_it_is_in(make_class, sandbox):
+    """CloudFormation names the bucket of a student's own account, and that name says nothing of where it is."""
+    klass = make_class(1, kind="own")
+    klass.up()
+    accounts, (seat,) = klass.accounts(), klass.wish().everyone
+    account = accounts.find_keeping(seat.account)
+    there = Bucket("student-work-1a2b3c", "eu-west-1", seat.account.number)
+    role = replace(account.keeping.role, bucket=there)
+    account = replace(account, keeping=replace(account.keeping, role=role))
+
+    assert there == our_bucket(account.launching(seat.owner))
+
+
+def test_a_bucket_of_one_s_own_is_where_the_configuration_says():
+    """A university's bucket is named as the university names it; signed for another region, S3 refuses every save."""
+    named = Profile(name="p", keep_bucket="gpulab-1-eu-north-1")
+
+    assert "eu-north-1" == bucket_region(named)
+    assert "eu-west-1" == bucket_region(Profile(name="p", keep_bucket="x", keep_region="eu-west-1"))
+    assert "us-east-1" == bucket_region(Profile(name="p", keep_bucket="x"))

@@ -8,12 +8,13 @@ from datetime import timedelta
 from gpulab.aws.accounts import identity
 from gpulab.aws.workspace import Bucket
 from gpulab.launch.context import Context
+from gpulab.store.config import Profile
 
 
-def bucket_region(bucket: str) -> str:
-    """Return the region of our bucket; its name ends in it."""
-    found = re.search(r"[a-z]{2}(?:-[a-z]+)+-\d+$", bucket)
-    return found[0] if found else "us-east-1"
+def bucket_region(profile: Profile) -> str:
+    """Return the region of a profile's bucket: the one written down, or the one that its name ends in."""
+    found = re.search(r"[a-z]{2}(?:-[a-z]+)+-\d+$", profile.keep_bucket)
+    return profile.keep_region or (found[0] if found else "us-east-1")
 
 
 def prefix(context: Context, name: str) -> str:
@@ -50,5 +51,5 @@ def our_bucket(context: Context) -> Bucket:
     if not account_id:
         account_id = identity(context.cloud).account_id
         context.cache.put(key, account_id, lasting=timedelta(days=365))
-    name = context.profile.keep_bucket
-    return Bucket(name, bucket_region(name), account_id)
+    profile = context.profile
+    return Bucket(profile.keep_bucket, bucket_region(profile), account_id)

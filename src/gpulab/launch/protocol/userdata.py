@@ -68,7 +68,7 @@ def keep_for(context: Context, request: LaunchRequest) -> Keep | None:
     if not has_bucket(context):
         return None
     bucket = context.profile.keep_bucket
-    region = bucket_region(bucket)
+    region = bucket_region(context.profile)
     endpoint = context.cloud.client("s3", region).meta.endpoint_url
     environment = load_environment(request.environment, context.profile.environment_folders)
     place = baking_prefix(context, environment.name) if request.is_bake else None

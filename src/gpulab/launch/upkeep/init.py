@@ -120,6 +120,7 @@ def set_up(context: Context, home: Home, *, with_resources: bool) -> SetUp:
         {
             "owner": made.owner,
             "keep_bucket": made.keep_bucket or None,
+            "keep_region": None,
             "instance_role": made.instance_role or None,
             "scheduler_role": made.scheduler_role or None,
         },

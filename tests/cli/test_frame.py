@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+from gpulab.cli.context import SANDBOX
 from gpulab.cli.main import COMMANDS, run
 from gpulab.sandbox import Sandbox
+from gpulab.sandbox.control import PROFILE
 from gpulab.store.config import change_profile
 from gpulab.store.home import Home
 from gpulab.store.names import remember_names
@@ -41,6 +43,7 @@ def test_an_unknown_command_names_the_nearest(capsys):
         (["up", "--until", "2020-01-01T00:00"], "lies in the past"),
         (["extend"], "name one of `--hours`, `--until` and `--idle`"),
         (["--profile", "nope", "ls"], "there is no profile `nope`"),
+        (["--profile", "sandbox", "ls"], "there is no profile `sandbox`"),
         (["push", "x", "/nowhere/at/all"], "does not exist"),
         (["completion", "tcsh"], "is not one of"),
         (["completion"], "missing argument 'SHELL'. Choose from: bash, zsh, fish"),
@@ -63,6 +66,14 @@ def test_wrong_usage_is_one_line_naming_it_and_exit_2(words, said, capsys):
     assert "\n" not in captured.err.partition("\n\nhint: ")[0].rstrip("\n")
     assert "Traceback" not in captured.err
     assert "" == captured.out
+
+
+def test_whoever_names_the_sandbox_before_it_runs_is_told_how_to_start_it(capsys):
+    """`GPULAB_PROFILE=sandbox` is the README's second line, and some begin with it."""
+    run(["--profile", "sandbox", "up"])
+
+    assert "hint: `gpulab sandbox start` makes it" in capsys.readouterr().err
+    assert SANDBOX == PROFILE
 
 
 @pytest.mark.parametrize(

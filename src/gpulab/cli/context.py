@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from gpulab.errors import WrongUsage
 from gpulab.store.config import Profile
 from gpulab.store.home import Folder, Home
 from gpulab.view.console import Console
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     import random
 
     from gpulab.launch.context import Context as LaunchContext
+
+
+#: The profile that leads to the simulated AWS; its own command makes it (`sandbox.control.PROFILE`, which is not loaded for a name).
+SANDBOX = "sandbox"
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,15 @@ class Context:
     @cached_property
     def profile(self) -> Profile:
         """The chosen profile; reading it may raise `WrongUsage`."""
-        return self.home.config().profile(
-            self.profile_name or self.environment.get("GPULAB_PROFILE")
-        )
+        config = self.home.config()
+        name = self.profile_name or self.environment.get("GPULAB_PROFILE")
+        try:
+            return config.profile(name)
+        except WrongUsage as error:
+            if name != SANDBOX:
+                raise
+            hint = "`gpulab sandbox start` makes it, and starts what it leads to"
+            raise error.reworded(error.message, hint=hint) from error
 
     @cached_property
     def folder(self) -> Folder:

@@ -80,6 +80,9 @@ def run(
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(folder)
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+            # Whoever was started in the background ignores the first two, and Python the third; a new terminal's shell ignores none.
+            signal.signal(number, signal.SIG_DFL)
         os.execvpe("bash", ["bash", "-c", command], dict(environment))  # noqa: S606 - a line of shell is what is asked for
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
     try:

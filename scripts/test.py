@@ -487,11 +487,11 @@ STEPS = (
     Step("lint", "ruff check", _lint, is_fast=True),
     Step("types", "mypy, strict", _types, is_fast=True),
     Step("layers", "import-linter: arrows point down", _layers, is_fast=True),
+    # First of the tests: it is the longest, and waits more than it computes.
+    Step("machine", "machines behind simulated instances", _machine, until="coverage"),
     Step("unit", "decisions, without any outside world", _tier("unit"), is_fast=True),
     Step("docs", "the documents agree with the program", _tier("docs")),
     Step("reference", "docs/reference.md is what --help prints", _reference),
-    # First of the long ones: it waits more than it computes.
-    Step("machine", "machines behind simulated instances", _machine, until="coverage"),
     Step("aws", "boto3 code against the sandbox", _tier("aws")),
     Step("cli", "commands end to end", _tier("cli")),
     Step("coverage", "branches the tests took", _coverage),

@@ -457,6 +457,36 @@ def test_the_kept_work_of_what_is_up_is_not_deleted(up, capsys, monkeypatch):
     assert ["notes.txt"] == [f.name for f in folder.iterdir()]
 
 
+@pytest.fixture
+def unread_region(sandbox):
+    """Kept work of a name, and a region that does not answer."""
+    folder = Home.of(os.environ).folder("default").work / "week4"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    sandbox.refuse("DescribeInstances", "InternalError", region="us-east-2", times=None)
+    return folder
+
+
+def test_the_kept_work_of_what_may_be_up_is_not_deleted(unread_region, capsys):
+    """An instance in the region that did not answer would save beside a copy that is gone."""
+    code = run(["rm", "week4", "--yes"])
+
+    said = capsys.readouterr().err
+    assert 1 == code
+    assert "error: week4 may be up, and what it saves belongs to the kept work: us-east-2" in said
+    assert ["notes.txt"] == [f.name for f in unread_region.iterdir()]
+
+
+def test_pull_says_that_a_newer_copy_may_run(unread_region, capsys, tmp_path):
+    """Yesterday's notebook over this morning's must not read as all there is."""
+    code = run(["pull", "week4", str(tmp_path / "here")])
+
+    said = capsys.readouterr().err
+    assert 0 == code
+    assert "What comes is the kept copy, and a newer one may run: us-east-2 was not read" in said
+    assert "mine" == (tmp_path / "here" / "notes.txt").read_text()
+
+
 def test_the_plan_says_where_the_work_is(sandbox, capsys):
     """Where yesterday's notebook is, and whether it comes back, is asked before every start."""
     code = run(["up", "week4", "--dry-run", "--hours", "2"])

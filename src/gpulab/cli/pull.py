@@ -70,8 +70,11 @@ def command(
 
     if is_lab and source != "work":
         raise WrongUsage("`--lab` and `--from` exclude each other", hint="Leave one of them out")
-    instance = None if is_kept else instances.find_alive(context.launch, name)
+    sought = instances.Sought(None) if is_kept else instances.find_alive(context.launch, name)
+    instance = sought.instance
     if instance is None:
+        for doubt in sought.doubts:
+            context.console.say(f"What comes is the kept copy, and a newer one may run: {doubt}")
         work = keep.find(context.launch, name)
         below = lab_folder.of_kept(context.launch, work) if is_lab else ""
         into = destination or Path(PurePosixPath(below).name or work.name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpulab.cli.options import json_option, name_argument, yes_option
-from gpulab.errors import WrongUsage
+from gpulab.errors import AwsError, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -22,7 +22,7 @@ def command(context: Context, name: str, yes: bool, as_json: bool) -> None:
     """
     Delete kept work.
 
-    Names what will be deleted and asks. It cannot be undone. While an instance of the name is up, nothing is deleted.
+    Names what will be deleted and asks. It cannot be undone. While an instance of the name is up, or may be, nothing is deleted.
 
     \b
     Example:
@@ -33,10 +33,16 @@ def command(context: Context, name: str, yes: bool, as_json: bool) -> None:
     from gpulab.view.words import local_time
 
     work = keep.find(context.launch, name)
-    if instances.find_alive(context.launch, name) is not None:
+    sought = instances.find_alive(context.launch, name)
+    if sought.instance is not None:
         raise WrongUsage(
             f"{name} is up, and what it saves belongs to the kept work",
             hint=f"`gpulab stop {name}` first",
+        )
+    if sought.doubts:
+        raise AwsError(
+            f"{name} may be up, and what it saves belongs to the kept work: {'; '.join(sought.doubts)}",
+            hint="Repeat the command once AWS answers; nothing was deleted",
         )
     when = local_time(work.saved_at, now=context.now()) if work.saved_at else "an unknown time"
     said = f"the kept work of {work.name}: {file_count(work.files)}, {size(work.bytes)}, saved {when}, in {work.where}"

@@ -187,7 +187,7 @@ class _Finder:
         self.target = instances.target(context, instance)
 
     def refresh(self, target: SshTarget) -> SshTarget | Gone | None:
-        found = instances.find_alive(self._context, self._name)
+        found = instances.find_alive(self._context, self._name).instance
         if found is not None and found.address:
             if found.id != target.instance_id:
                 for _ in booting.pin(self._context, found):

@@ -19,6 +19,7 @@ from gpulab.model.instance import TAG_OWNER, Instance
 from gpulab.model.status import AgentStatus
 from gpulab.remote.host import Host
 from gpulab.remote.target import SshTarget
+from gpulab.store.journal import Intent
 from gpulab.store.names import remember_names
 
 
@@ -46,11 +47,32 @@ class Listing:
 
     Attributes:
         instances: Newest first.
-        notes: Sentences about what could not be read or is still open.
+        unread: Sentences about regions that did not answer.
+        still_open: Launches that nobody can tell the result of yet.
     """
 
     instances: tuple[Instance, ...]
-    notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    still_open: tuple[Intent, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what could not be read or is still open."""
+        return (*self.unread, *map(_still_open, self.still_open))
+
+
+@dataclass(frozen=True)
+class Sought:
+    """
+    The live instance of a name.
+
+    Attributes:
+        instance: `None` where none was seen.
+        doubts: Sentences about why one may be up that was not seen; without any, `None` is sure.
+    """
+
+    instance: Instance | None
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +81,7 @@ class _Found:
 
     fitting: tuple[Instance, ...]
     live: tuple[Instance, ...]
-    notes: tuple[str, ...]
+    seen: Listing
 
 
 def mine(context: Context, regions: Sequence[str] = ()) -> tuple[Instance, ...]:
@@ -92,13 +114,8 @@ def listing(context: Context, regions: Sequence[str] = (), *, with_ended: bool =
     remember_names(context.folder.cache, (i.name for i in found if i.name and not i.state.is_over))
     return Listing(
         instances=tuple(sorted(found, key=lambda i: (i.launched_at, i.id), reverse=True)),
-        notes=(
-            *(f"{region} was not read: {e.message}" for region, e in answers.failed.items()),
-            *(
-                f"a launch of {i.name} in {i.region} is still open; `gpulab up {i.name}` settles it"
-                for i in still_open
-            ),
-        ),
+        unread=tuple(f"{region} was not read: {e.message}" for region, e in answers.failed.items()),
+        still_open=still_open,
     )
 
 
@@ -118,9 +135,9 @@ def find(context: Context, name: str | None) -> Instance:
     raise _none_or_many(context, name, found)
 
 
-def find_alive(context: Context, name: str | None) -> Instance | None:
+def find_alive(context: Context, name: str | None) -> Sought:
     """
-    Find one live instance of mine, or `None` when there is none of that name (or none at all).
+    Find one live instance of mine, where there is one of that name (or any at all).
 
     Raises:
         WrongUsage: More than one fits.
@@ -128,7 +145,10 @@ def find_alive(context: Context, name: str | None) -> Instance | None:
     found = _found(context, name)
     if len(found.fitting) > 1:
         raise _none_or_many(context, name, found)
-    return found.fitting[0] if found.fitting else None
+    if found.fitting:
+        return Sought(found.fitting[0])
+    still_open = (i for i in found.seen.still_open if name in (None, i.name))
+    return Sought(None, (*found.seen.unread, *map(_still_open, still_open)))
 
 
 def target(context: Context, instance: Instance) -> SshTarget:
@@ -218,7 +238,11 @@ def admit_here(context: Context, instance: Instance) -> bool:
 def _found(context: Context, name: str | None) -> _Found:
     seen = listing(context)
     live = tuple(i for i in seen.instances if not i.state.is_over)
-    return _Found(tuple(i for i in live if name in (None, i.name, i.id)), live, seen.notes)
+    return _Found(tuple(i for i in live if name in (None, i.name, i.id)), live, seen)
+
+
+def _still_open(intent: Intent) -> str:
+    return f"a launch of {intent.name} in {intent.region} is still open; `gpulab up {intent.name}` settles it"
 
 
 def _none_or_many(context: Context, name: str | None, found: _Found) -> WrongUsage:
@@ -227,7 +251,7 @@ def _none_or_many(context: Context, name: str | None, found: _Found) -> WrongUsa
         count = len(found.fitting)
         what = f"{count} instances are called `{name}`" if name else f"{count} instances are up"
         return WrongUsage(f"{what}: {shown}", hint="Name one of them")
-    unread = "".join(f"; {note}" for note in found.notes)
+    unread = "".join(f"; {note}" for note in found.seen.notes)
     former = past_of(context, name) if name or not found.live else None
     if former is not None:
         beside = "" if name else "no instance is up; "

@@ -29,15 +29,10 @@ from gpulab.model.course import Lab
 from gpulab.model.fleet import Outcome, Result
 from gpulab.model.instance import Instance
 from gpulab.model.status import AgentStatus
-from gpulab.remote import copying
+from gpulab.remote import authorized_keys, copying
 
 _OUTPUT_BYTES = 4 << 20
 _STATUS_S = 12.0
-# `$1` is for sed.
-_EDIT_KEYS = (
-    'f=~/.ssh/authorized_keys; if [ -e "$f" ]; then umask 077; '
-    'sed "$1" "$f" > "$f.gpulab" && mv "$f.gpulab" "$f"; fi'
-)
 
 
 def stop(accounts: Accounts, chosen: Sequence[Member], *, save: bool) -> Iterator[Outcome]:
@@ -76,10 +71,8 @@ def extend(accounts: Accounts, chosen: Sequence[Member], *, until: datetime) -> 
 
 
 def _let_in_until(context: Context, instance: Instance, until: datetime) -> None:
-    """Move the end of the keys that were let in for a lab; only lines of ours begin with one."""
-    edit = f's/^expiry-time="[0-9]*Z"/{expiry(until)}/'
     host = context.host(instances.target(context, instance))
-    host.run(["sh", "-c", _EDIT_KEYS, "sh", edit], timeout_s=_STATUS_S)
+    authorized_keys.move_ends(host, expiry(until), timeout_s=_STATUS_S)
 
 
 def run(

@@ -22,16 +22,11 @@ from gpulab.launch.running.lineage import is_owed
 from gpulab.model.course import Lab
 from gpulab.model.fleet import Outcome
 from gpulab.model.instance import Instance
-from gpulab.remote import hostkeys
+from gpulab.remote import authorized_keys, hostkeys
 from gpulab.remote.keys import make_key_pair
 from gpulab.store.courses import course_home
 from gpulab.store.files import write_atomically
 
-# One line for one key: a second handout, with another end, replaces the first. `$1` is the line, `$2` the key's own words.
-_LET_IN = (
-    'umask 077; mkdir -p ~/.ssh; f=~/.ssh/authorized_keys; touch "$f"; '
-    'grep -vF -- "$2" "$f" > "$f.gpulab"; printf "%s\\n" "$1" >> "$f.gpulab"; mv "$f.gpulab" "$f"'
-)
 _WITHIN_S = 60.0
 _NO_NOTEBOOKS = "Run it again once their repository answers, or with `--no-notebooks`"
 
@@ -113,7 +108,7 @@ def _let_in(context: Context, instance: Instance, public: str, ends_at: datetime
     words = public.split()[1]
     line = authorized_line(public, ends_at=ends_at)
     host = context.host(target(context, instance))
-    host.run(["sh", "-c", _LET_IN, "sh", line, words], timeout_s=_WITHIN_S)
+    authorized_keys.let_in(host, line, key=words, timeout_s=_WITHIN_S)
 
 
 def _ticket(context: Context, instance: Instance, ends_at: datetime, private: str) -> Ticket:

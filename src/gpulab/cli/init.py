@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from gpulab.errors import CredentialsInvalid, WrongUsage
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
+    from gpulab.view.console import Console
 
 
 @click.command(name="init")
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--paste",
     is_flag=True,
-    help="Read credentials from stdin: the whole block of a class page, [default] aws_access_key_id=...",
+    help="Take the credentials that a class page shows: paste the whole block, [default] aws_access_key_id=..., when asked, or pipe it in.",
 )
 @click.option(
     "--region",
@@ -73,7 +75,8 @@ def command(
     Example:
       gpulab init
       gpulab init --aws-profile course --region eu-north-1 --credit 100 --budget 60
-      pbpaste | gpulab init --paste
+      gpulab init --paste
+      pbpaste | gpulab init --paste --yes
     """
     from gpulab.cli.context import context_of
     from gpulab.launch.upkeep import init
@@ -87,7 +90,7 @@ def command(
         or context.environment.get("GPULAB_PROFILE")
         or context.home.config().default_profile
     )
-    pasted = sys.stdin.read(65537) if paste else None
+    pasted = _pasted(context.console) if paste else None
     changes = init.profile_changes(
         context.home,
         name,
@@ -124,6 +127,14 @@ _CREDENTIALS = (
     "`gpulab init --paste` takes the credentials of a class page, `--aws-profile NAME` a profile of the AWS CLI"
     " (log in there first, such as with `aws sso login`); `gpulab sandbox start` needs none"
 )
+
+
+def _pasted(console: Console) -> str:
+    """Read what is pasted or piped in; a person at a terminal is told how the block ends, and would wait for ever otherwise."""
+    if console.ask is not None:
+        end = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
+        console.say(f"Paste the block, then Enter and {end}")
+    return sys.stdin.read(65537)
 
 
 def _asks(context: Context) -> bool:

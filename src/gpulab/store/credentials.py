@@ -76,7 +76,7 @@ def write_credentials(path: Path, credentials: Credentials, *, profile: str) -> 
     write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
-_HINT = "Copy the whole block, from `[default]` to the end of the token, and pipe it to `gpulab init --paste`"
+_HINT = "Copy the whole block, from `[default]` to the end of the token, for `gpulab init --paste`"
 
 
 def _values(text: str) -> Mapping[str, str]:

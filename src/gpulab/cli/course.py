@@ -50,7 +50,8 @@ def new(context: Context, folder: Path, name: str | None, shared: bool, as_json:
     """
     Write a course.toml and a roster.csv to fill in.
 
-    Files that are there are never changed. The folder can be kept in Git: a .gitignore keeps the roster, which is personal data, out.
+    Files that are there are never changed. The folder can be kept in Git: a .gitignore keeps personal data out, which is the roster,
+    templates/, and students' work in handed-in/ and to-grade/.
 
     \b
     Example:

@@ -107,7 +107,7 @@ def read_classroom(home: Home, folder: Path) -> Classroom:
 
 def write_new_course(folder: Path, *, name: str, is_shared: bool, today: date) -> tuple[Path, ...]:
     """
-    Write a course to fill in: a first lab next Monday afternoon, an empty roster, and a `.gitignore` that keeps the roster out of Git.
+    Write a course to fill in: a first lab next Monday afternoon, an empty roster, and a `.gitignore` that keeps personal data out of Git.
 
     Returns:
         The files, in the order they are read.
@@ -127,7 +127,7 @@ def write_new_course(folder: Path, *, name: str, is_shared: bool, today: date) -
         last=monday + timedelta(weeks=13),
         accounts=_SHARED if is_shared else _OWN,
     )
-    files = {COURSE_FILE: plan, ROSTER_FILE: _HEADER, ".gitignore": f"{ROSTER_FILE}\n"}
+    files = {COURSE_FILE: plan, ROSTER_FILE: _HEADER, ".gitignore": _PRIVATE}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in files.items():
@@ -254,6 +254,8 @@ def _read(file: Path) -> bytes:
 
 _NEW = "`gpulab course new FOLDER` writes one"
 _ROSTER = f"Put {ROSTER_FILE} with the columns id, name, email beside {COURSE_FILE}"
+# Besides the roster, what the guide for teachers tells them to write beside it: addresses, account numbers and students' work.
+_PRIVATE = f"{ROSTER_FILE}\ntemplates/\nhanded-in/\nto-grade/\n"
 _HEADER = "id,name,email,group,account,role,profile,ssh_public_key\n"
 _SHARED = """\
 kind = "shared"         # one course account pays

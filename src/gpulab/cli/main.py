@@ -127,7 +127,7 @@ def group(ctx: click.Context, profile: str | None) -> None:
 
     \b
     gpulab up          start a GPU instance and open JupyterLab
-    gpulab stop        save the work and pay no more
+    gpulab stop        save the work and end the instance
     gpulab ls          what runs, what it costs, when it ends
     """
     from gpulab.cli.context import context_of

@@ -16,9 +16,9 @@ from typing import BinaryIO, cast
 
 import paramiko
 
-from gpulab.errors import HostKeyMismatch, LoginRefused, Unreachable
+from gpulab.errors import HostKeyMismatch, Unreachable
 from gpulab.remote import hostkeys
-from gpulab.remote.process import SSH_FAILED, Ended
+from gpulab.remote.process import SSH_FAILED, Ended, login_refused
 from gpulab.remote.target import SshTarget, proxy_argv
 
 # What paramiko logs about a lost connection reaches the user as our error, not as a traceback.
@@ -152,10 +152,7 @@ def _log_in(transport: paramiko.Transport, target: SshTarget) -> None:
         key = paramiko.Ed25519Key.from_private_key_file(str(target.key_file))
         transport.auth_publickey(target.user, key)
     except paramiko.AuthenticationException as error:
-        raise LoginRefused(
-            f"{target.instance_id} does not accept the key {target.key_file.name} for {target.user}",
-            hint="The instance was launched with another key; end it and launch a new one",
-        ) from error
+        raise login_refused(target) from error
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise _unreachable(target, error) from error
 

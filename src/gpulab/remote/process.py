@@ -169,13 +169,19 @@ def classify(target: SshTarget, complaint: str, *, pinned: Iterable[HostKey] = (
     if "Host key verification failed" in complaint or "IDENTIFICATION HAS CHANGED" in complaint:
         return _host_key_error(target, complaint, pinned=tuple(pinned))
     if "Permission denied" in complaint or "Too many authentication failures" in complaint:
-        return LoginRefused(
-            f"{target.instance_id} does not accept the key {target.key_file.name} for {target.user}",
-            hint="The instance was launched with another key; end it and launch a new one",
-        )
+        return login_refused(target)
     return Unreachable(
         f"no answer from {target.instance_id} at {target.address} ({last_line(complaint)})",
         hint="See with `gpulab ls` whether the instance still runs",
+    )
+
+
+def login_refused(target: SshTarget) -> LoginRefused:
+    """Say that an instance does not let this computer's key in."""
+    return LoginRefused(
+        f"{target.instance_id} does not accept the key {target.key_file.name} for {target.user}",
+        hint="It was launched with another key: copy `~/.gpulab` from the computer that has it, or end it with"
+        " `gpulab stop NAME --no-save`; what it kept in a bucket stays",
     )
 
 

@@ -137,6 +137,8 @@ def test_a_foreign_key_is_refused(sshd, starter, tmp_path):
         Host(sshd.target(key_file=tmp_path / "foreign"), starter=starter).run(["true"])
 
     assert error.value.message.startswith("i-0123456789abcdef0 does not accept the key foreign for")
+    # On the computer after the lost one this is the only way to end it at once.
+    assert "`gpulab stop NAME --no-save`; what it kept in a bucket stays" in error.value.hint
 
 
 def test_nobody_listening_is_unreachable(sshd, starter):

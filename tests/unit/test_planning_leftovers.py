@@ -64,6 +64,21 @@ def test_an_instance_is_left_over_when_its_time_is_over(resource, verdict):
     assert verdict == judged(resource)
 
 
+@pytest.mark.parametrize("state", ["stopping", "stopped"])
+@pytest.mark.parametrize("expires_at", [NOW - timedelta(hours=1), None])
+def test_an_instance_that_was_stopped_stays_with_its_disk(state, expires_at):
+    """AWS stops one for maintenance; nobody has saved what is on its disk, and ending it deletes that."""
+    off = replace(LIVE, launch_id="l9", state=state, expires_at=expires_at)
+
+    is_over, why = judged(off)
+
+    assert not is_over
+    assert (
+        f"it is {state}, and its disk may hold work that is kept nowhere else; `gpulab stop --no-save` ends it"
+        == why
+    )
+
+
 @pytest.mark.parametrize("kind", [Kind.VOLUME, Kind.SNAPSHOT, Kind.IMAGE])
 def test_what_may_hold_the_only_copy_of_work_is_never_deleted(kind):
     """A forgotten disk costs cents; the thesis on it does not come back."""

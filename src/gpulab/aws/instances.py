@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _IDS_A_CALL = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LIVE_STATES = ["pending", "running", "shutting-down", "stopping", "stopped"]
+# Of its first run an instance's interface is as old as the run; a stop and a start take longer than this.
+_ONE_RUN = timedelta(seconds=30)
 # `User initiated (2026-11-16 09:00:00 GMT)`
 _WHEN = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)")
 
@@ -269,6 +271,7 @@ def read_instance(row: Mapping[str, Any], region: str) -> Instance:
         volume_ids=tuple(sorted(v for v in volumes if v)),
         ended_at=end_in(row),
         disk_gib=disk_gib_in(tags),
+        has_run_before=_has_run_before(row),
     )
 
 
@@ -282,6 +285,12 @@ def end_in(row: Mapping[str, Any]) -> datetime | None:
     """Return when EC2 says that the last run ended; `None` while it runs, and after an end from inside, whose time EC2 does not tell."""
     found = _WHEN.search(row.get("StateTransitionReason", ""))
     return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) if found else None
+
+
+def _has_run_before(row: Mapping[str, Any]) -> bool:
+    """Whether its network interface was there well before this run: a stop keeps it, and a start moves `LaunchTime`."""
+    attached = [i.get("Attachment", {}).get("AttachTime") for i in row.get("NetworkInterfaces", [])]
+    return any(at and row["LaunchTime"] - at > _ONE_RUN for at in attached)
 
 
 def _name(tag: str, instance_id: str) -> str:

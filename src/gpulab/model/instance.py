@@ -67,6 +67,7 @@ class Instance:
         launch_id: From the tag; which journal entry made it.
         ended_at: When AWS stopped charging for its last run; `None` while it runs, and where AWS does not say.
         disk_gib: Its root disk's size, from the tag; `None` if absent or unreadable.
+        has_run_before: It was stopped and started again, so that its disk may hold work before it runs.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Instance:
     volume_ids: tuple[str, ...] = ()
     ended_at: datetime | None = None
     disk_gib: int | None = None
+    has_run_before: bool = False
 
     @property
     def market(self) -> Market:

@@ -98,7 +98,16 @@ def _judge(
 
 
 def _instance(resource: Tagged, known: Collection[str], now: datetime) -> tuple[str, bool]:
-    """An instance within its time may hold the only copy of somebody's work, whichever computer launched it; it ends by itself."""
+    """
+    An instance within its time may hold the only copy of somebody's work, whichever computer launched it; it ends by itself. One that was
+    stopped does not, and its work cannot be saved.
+    """
+    if resource.state in ("stopping", "stopped"):
+        ends = "`gpulab stop --no-save` ends it"
+        return (
+            f"it is {resource.state}, and its disk may hold work that is kept nowhere else; {ends}",
+            False,
+        )
     is_known = resource.launch_id in known
     if resource.expires_at is None:
         return ("it has no end", not is_known)

@@ -28,7 +28,9 @@ from gpulab.launch.running import extend, instances, keep, lab_folder, stop
 from gpulab.launch.upkeep import doctor, sweep
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.fact import FactKind
+from gpulab.model.instance import State
 from gpulab.model.leftover import Kind
+from gpulab.model.market import Market
 from gpulab.remote.process import Completed
 from gpulab.view.leftovers import leftovers_text
 
@@ -301,6 +303,67 @@ def test_stop_without_saving_asks_the_instance_nothing(prepared):
     list(stop.stop(context, prepared.instance, save=False))
 
     assert ([], []) == (host.asked, prepared.live())
+
+
+@pytest.fixture
+def off(prepared, ec2):
+    """The same computer, after AWS has stopped an on-demand instance of it."""
+    bought = prepared.up("bought", markets=(Market.ON_DEMAND,)).instance
+    prepared.sandbox.advance(seconds=600)
+    ec2.stop_instances(InstanceIds=[bought.id])
+    prepared.sandbox.advance(seconds=300)
+    return prepared
+
+
+def test_an_instance_that_was_stopped_is_not_ended_with_its_work(off, ec2):
+    """AWS stops an instance for maintenance; its disk holds the day's work and goes with it."""
+    instance = instances.find(off.context, "bought")
+    _, context = with_host(off)
+
+    with pytest.raises(Unreachable) as refused:
+        list(stop.stop(context, instance))
+
+    assert (
+        "bought is stopped, so its work cannot be saved; it was not ended" == refused.value.message
+    )
+    start = f"aws ec2 start-instances --region us-east-1 --instance-ids {instance.id}"
+    assert start in refused.value.hint
+    assert "`gpulab stop bought --no-save` ends it without its work" in refused.value.hint
+    assert State.STOPPED is instances.find(off.context, "bought").state
+
+
+def test_an_instance_that_starts_again_is_not_ended_with_its_work(off, ec2):
+    """It is as pending as one that never ran, and has everything to lose."""
+    ec2.start_instances(InstanceIds=[instances.find(off.context, "bought").id])
+    again = instances.find(off.context, "bought")
+    _, context = with_host(off)
+
+    with pytest.raises(Unreachable, match="bought is pending, so its work cannot be saved"):
+        list(stop.stop(context, again))
+
+    assert (State.PENDING, True) == (again.state, again.has_run_before)
+
+
+def test_an_instance_that_starts_for_the_first_time_is_ended_at_once(prepared):
+    """Started by mistake and stopped in the same breath: there is nothing to save."""
+    pending = replace(prepared.instance, state=State.PENDING)
+    host, context = with_host(prepared)
+
+    events = list(stop.stop(context, pending))
+
+    assert not pending.has_run_before
+    assert (Ended, [], []) == (type(events[-1]), host.asked, prepared.live())
+
+
+def test_an_instance_that_was_stopped_is_ended_without_its_work_when_told(off):
+    """Whoever knows that nothing is on it must not have to start it first."""
+    instance = instances.find(off.context, "bought")
+    _, context = with_host(off)
+
+    events = list(stop.stop(context, instance, save=False))
+
+    assert Ended is type(events[-1])
+    assert [off.instance.id] == off.live()
 
 
 def test_stop_leaves_no_schedule_and_writes_the_end_down(prepared):

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from gpulab.aws import instances as ec2
 from gpulab.aws import workspace
-from gpulab.errors import AwsError, NotFound, RemoteError, StoreError
+from gpulab.errors import AwsError, NotFound, RemoteError, StoreError, Unreachable
 from gpulab.launch.account.storage import has_bucket, our_bucket, prefix, where
 from gpulab.launch.context import Context
 from gpulab.launch.events import Ended, Ending, Event, Saved, Saving, WaitingFor, Warned
@@ -43,9 +43,12 @@ def stop(context: Context, instance: Instance, *, save: bool = True) -> Iterator
         `Saving`, `Saved`, `Ending`, at last `Ended`.
 
     Raises:
+        Unreachable: It does not run, and its disk may hold work; nothing was ended, and the hint says what can be done.
         RemoteError, StoreError: The work could not be kept; the instance runs on, and the hint says what can be done.
         AwsError: AWS does not end it, or does not say so within ten minutes.
     """
+    if save and _is_off(instance):
+        raise _off(instance)
     if save and instance.state is State.RUNNING:
         try:
             yield from keep_work(context, instance)
@@ -78,6 +81,26 @@ def keep_work(context: Context, instance: Instance) -> Generator[Event, None, No
     # Whoever is ended from outside writes no word about its use any more.
     with contextlib.suppress(RemoteError, StoreError):
         record_usage(context, instance, agent.status(host).used)
+
+
+def _is_off(instance: Instance) -> bool:
+    """Whether its disk may hold work that nobody can save now; one that starts for the first time has none."""
+    if instance.state is State.PENDING:
+        return instance.has_run_before
+    return instance.state in (State.STOPPING, State.STOPPED)
+
+
+def _off(instance: Instance) -> Unreachable:
+    name, region = instance.name or instance.id, instance.place.region
+    if instance.state is State.PENDING:
+        start = "Stop it again once `gpulab ls` shows it running"
+    else:
+        command = f"aws ec2 start-instances --region {region} --instance-ids {instance.id}"
+        start = f"Start it (in the EC2 console, or `{command}`) and stop again once it runs"
+    return Unreachable(
+        f"{name} is {instance.state}, so its work cannot be saved; it was not ended",
+        hint=f"{start}, or `gpulab stop {name} --no-save` ends it without its work",
+    )
 
 
 def _kept_key(instance: Instance) -> str:

@@ -178,7 +178,8 @@ def extra_hint(extra: str) -> str:
     which = f"'.[{extra}]'"
     return (
         f"Install gpulab again with it, as you did before, in its checkout: `pipx install --force {which}`,"
-        f" `uv tool install --force {which}` or `pip install {which}`"
+        f" `uv tool install --force {which}` or `pip install {which}`;"
+        " name the other extras that you use there, too"
     )
 
 

@@ -210,7 +210,8 @@ def test_without_the_extra_it_says_how_to_install_it(capsys, monkeypatch):
     assert (
         "error: this needs uvicorn, which is not installed\n\n"
         "hint: Install gpulab again with it, as you did before, in its checkout: `pipx install --force '.[dashboard]'`,"
-        " `uv tool install --force '.[dashboard]'` or `pip install '.[dashboard]'`\n"
+        " `uv tool install --force '.[dashboard]'` or `pip install '.[dashboard]'`;"
+        " name the other extras that you use there, too\n"
     ) == captured.err
 
 

@@ -179,8 +179,8 @@ def enrol(
     """
     Write a template for each student that lets the course launch in their own account.
 
-    It is for CloudFormation (Create stack, Upload a template), makes two roles with least rights, and is taken back by deleting the
-    stack. Each asks for an external id of that student only. Where the course has a budget, the account forbids the course's launches
+    It is for CloudFormation (Create stack, Upload a template), makes three roles with least rights and a bucket for the work, and is taken
+    back by deleting the stack, all but the bucket. The role you use asks for an external id of that student only. Where the course has a budget, the account forbids the course's launches
     when it is spent, and tells the student by e-mail at 50, 80 and 100 %.
 
     \b

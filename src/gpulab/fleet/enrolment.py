@@ -81,7 +81,7 @@ def template(
         external_id: The student's own.
         end_role: Name of the role that the scheduler assumes.
         account: Whose it is, so that two are not confused; `""` when nobody knows yet.
-        guards: Written where the course has a budget; `None` for a template of the two roles only.
+        guards: Written where the course has a budget; `None` for a template without guards.
 
     Raises:
         WrongUsage: The course names no role.

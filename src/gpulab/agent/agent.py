@@ -1082,8 +1082,6 @@ def _sort_in(found: Scan, folders: list[str], path: str, entry: os.DirEntry[str]
 # file, in the bucket that the work is kept in, under a key and hash that the specification names. Where there is no bucket,
 # what follows the line `reaching the bucket` does not travel either: the locks take its place.
 KEEPING: dict[str, Callable[[Here, Metadata], int]] = {}
-# Told by the watcher what failed of each save.
-AFTER_SAVE: list[Callable[[Watch, list[str]], None]] = []
 
 
 def keeping(word: str) -> Callable[[Here, Metadata], int]:
@@ -1109,6 +1107,24 @@ def become_whole(here: Here, metadata: Metadata, word: str) -> int:
         print("{}")  # the laptop fetches the work over ssh
         return 0
     return _run_whole(here, metadata, word)
+
+
+class Laptop:
+    """Keeps the work where there is no bucket: it is fetched over ssh, and the watcher has nothing to do for it."""
+
+    def begin(self, watch: Watch) -> None:
+        """Begin a save, if none is under way."""
+
+    def collect(self, watch: Watch) -> None:
+        """Take in what came of a save, if one has ended."""
+
+    def promise(self, watch: Watch, words: str) -> str:
+        """Say what becomes of the work: these words, where they are true."""
+        return "An open tunnel or `gpulab pull` keeps the work"
+
+
+# What the watcher keeps the work with: without a bucket, and with one.
+KEEPERS = [Laptop()]
 
 
 # Every word, and the option that it takes.
@@ -1226,15 +1242,59 @@ def _fetch_whole(keep: dict[str, str], metadata: Metadata) -> bytes:
     return source
 
 
-def _say_what_became(watch: Watch, failed: list[str]) -> None:
-    """On a notice, say once that the work is safe, or what of it is not."""
-    notice, saved_at = watch.live["notice"], watch.live["saved_at"]
-    if notice and (failed or (saved_at and seconds_of(saved_at) >= int(watch.noticed_at))):
-        words = f"Not all of the work is saved ({failed[0]})" if failed else "The work is saved"
-        watch._say("safe", f"{words}. {_TAKEN.format(notice['time'][11:16])}{_BACK}.")
+class InBucket(Laptop):
+    """Keeps the work with `save`, in a process of its own."""
+
+    def begin(self, watch: Watch) -> None:
+        """Begin one; its errors go into the log."""
+        if watch.saving is not None:
+            return
+        root = ["--root", watch.here.root] if watch.here.root else []
+        argv = [sys.executable, __file__, *root, "save"]
+        with watch.here.open_log() as log:
+            watch.saving = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
+            )
+
+    def collect(self, watch: Watch) -> None:
+        """Show in the status what it brought and what it did not, and answer a notice."""
+        if watch.saving is None or watch.saving.poll() is None:
+            return
+        summary = read_json(watch.here.path("run/gpulab/saved.json"))
+        is_complete = watch.saving.returncode == 0
+        watch.live["saved_at"] = summary.get("saved_at") or watch.live["saved_at"]
+        failed = summary.get("failed") or (
+            [] if is_complete else [summary.get("error") or "could not be saved"]
+        )
+        watch.live["keep"] = {
+            "files": summary.get("files"),
+            "skipped": summary.get("skipped"),
+            "failed": failed,
+        }
+        if not is_complete:
+            watch.saved_print = 0  # tried again at the next look
+        watch.saving = None
+        self._say_what_became(watch)
+
+    def promise(self, watch: Watch, words: str) -> str:
+        """Promise nothing that the last save did not hold."""
+        failed = watch.failed()
+        return f"Not all of the work is saved ({failed[0]}); {_PULL}" if failed else words
+
+    def _say_what_became(self, watch: Watch) -> None:
+        """On a notice, say once that the work is safe, or what of it is not."""
+        notice, saved_at = watch.live["notice"], watch.live["saved_at"]
+        if not notice:
+            return
+        taken = _TAKEN.format(notice["time"][11:16])
+        if watch.failed():
+            watch._say("safe", f"{self.promise(watch, '')}. {taken}".rstrip())
+        elif saved_at and seconds_of(saved_at) >= int(watch.noticed_at):
+            watch._say("safe", f"The work is saved. {taken}{_BACK}.")
 
 
-AFTER_SAVE.append(_say_what_became)
+_PULL = "`gpulab pull` brings it to the laptop"
+KEEPERS.append(InBucket())
 
 
 # --- is anyone there? ---------------------------------------------------------------------------------------------
@@ -1481,6 +1541,7 @@ class Watch:
         self.told: dict[str, str] = {}
         self.ooms: list[str] = []
         self.due: dict[str, float] = {}
+        self.keeper = KEEPERS[here.spec["keep"] is not None]
         self.saving: subprocess.Popen[bytes] | None = None
         self.saved_print = 0
         self.newest_source = 0.0
@@ -1515,7 +1576,7 @@ class Watch:
             self._sample(now)
         if self._is_due("tags", now, 60):
             self._read_tags()
-        self._collect_save()
+        self.keeper.collect(self)
         self._end(now)
         self._look_for_trouble()
         if self._is_due("beat", now, BEAT_S):
@@ -1562,7 +1623,7 @@ class Watch:
                 self._write_down(now, at, by="aws", reason="Server.SpotInstanceTermination")
                 tell(
                     self.here,
-                    f"{_TAKEN.format(at[11:16])}{self._work('The work is being saved now')}; {_BACK}.",
+                    f"{_TAKEN.format(at[11:16])}{self.keeper.promise(self, 'The work is being saved now')}; {_BACK}.",
                     kind="error",
                 )
                 self.noticed_at = now
@@ -1573,7 +1634,7 @@ class Watch:
                 self.rebalance = body
                 tell(
                     self.here,
-                    f"AWS may take this spot instance back soon. {self._work('The work is being saved now')}.",
+                    f"AWS may take this spot instance back soon. {self.keeper.promise(self, 'The work is being saved now')}.",
                 )
                 self._start_save()
 
@@ -1651,44 +1712,11 @@ class Watch:
         self.look_s = look_every_s(time.process_time() - began)
 
     def _start_save(self) -> None:
-        if self.here.spec["keep"] is None or self.saving is not None:
-            return
-        argv = [
-            sys.executable,
-            __file__,
-            *(["--root", self.here.root] if self.here.root else []),
-            "save",
-        ]
-        with self.here.open_log() as log:
-            self.saving = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
-            )
+        self.keeper.begin(self)
 
-    def _collect_save(self) -> None:
-        if self.saving is None or self.saving.poll() is None:
-            return
-        summary = read_json(self.here.path("run/gpulab/saved.json"))
-        is_complete = self.saving.returncode == 0
-        self.live["saved_at"] = summary.get("saved_at") or self.live["saved_at"]
-        failed = summary.get("failed") or (
-            [] if is_complete else [summary.get("error") or "could not be saved"]
-        )
-        self.live["keep"] = {
-            "files": summary.get("files"),
-            "skipped": summary.get("skipped"),
-            "failed": failed,
-        }
-        if not is_complete:
-            self.saved_print = 0  # tried again at the next look
-        self.saving = None
-        for tell_of_it in AFTER_SAVE:
-            tell_of_it(self, failed)
-
-    def _work(self, with_bucket: str) -> str:
-        """Say what becomes of the work; without a bucket nobody but the laptop keeps it."""
-        if self.here.spec["keep"]:
-            return with_bucket
-        return "An open tunnel or `gpulab pull` keeps the work"
+    def failed(self) -> list[str]:
+        """What of the work the last save did not bring; none before the first."""
+        return (self.live["keep"] or {}).get("failed") or []
 
     # the end
 
@@ -1711,7 +1739,7 @@ class Watch:
             power_off(self.here, f"{reason}; {self._saved()}", is_late=left < -70)
 
     def _saved(self) -> str:
-        failed = (self.live["keep"] or {}).get("failed")
+        failed = self.failed()
         return f"saved {self.live['saved_at']}" + (f", then not: {failed[0]}" if failed else "")
 
     def _write_down(self, now: float, at: str | None, *, by: str, reason: str) -> None:
@@ -1744,7 +1772,7 @@ class Watch:
         at = (iso(end) or "")[11:16]
         tell(
             self.here,
-            f"This instance ends at {at} UTC, within {minutes} minutes: {why}. {self._work('The work is saved first')}; {cure}.",
+            f"This instance ends at {at} UTC, within {minutes} minutes: {why}. {self.keeper.promise(self, 'The work is saved first')}; {cure}.",
         )
         self._start_save()
 
@@ -1882,10 +1910,10 @@ class Bucket:
         Make a signed request, again where S3 asks for patience.
 
         Returns:
-            Status (below 400, or 404), headers, body.
+            Status (below 300, or 404 where an object is asked for that is not there), headers, body.
 
         Raises:
-            Problem: Refused, or no answer after so many tries.
+            Problem: Refused, no bucket, or no answer after so many tries.
         """
         said = ""
         for attempt in range(tries):
@@ -1897,10 +1925,13 @@ class Bucket:
                 self.local.connection = None
                 said = str(error) or type(error).__name__
                 continue
-            if status < 400 or status == 404:
+            if status < 300:
                 return status, headers, answer
             found = re.search(rb"<Code>(\w+)</Code>", answer)
             said = found[1].decode() if found else f"HTTP {status}"
+            # A 404 to what is written: the bucket has gone, or the upload that it is a part of, and it is nowhere.
+            if status == 404 and method not in ("PUT", "POST") and said != "NoSuchBucket":
+                return status, headers, answer
             if said in ("ExpiredToken", "RequestTimeTooSkewed", "InvalidToken"):
                 self.role_key = {}
             elif status < 500 and status != 429:
@@ -2151,6 +2182,9 @@ def save(here: Here, metadata: Metadata) -> dict[str, Any]:
     if not here.path("var/lib/gpulab/kept.json").exists():
         restore(here, metadata)
     known = read_json(here.path("var/lib/gpulab/kept.json"))
+    # Asked also when nothing changed: what was kept an hour ago is not saved if the copy has gone since.
+    if bucket.ask("GET", f"{bucket.keep['prefix']}manifest.json", span="0-0")[0] == 404:
+        known = {}  # all of it is brought again
     old: dict[str, Any] = known.get("entries", {})
     began = metadata.now()
     entries: dict[str, Any] = {}

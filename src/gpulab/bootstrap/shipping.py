@@ -186,6 +186,7 @@ class _Bare(ast.NodeTransformer):
         self.generic_visit(node)
         node.returns = None
         node.body = [_untyped(statement) for statement in _without_docstring(node.body)]
+        node.body = node.body or [ast.Pass()]
         return node
 
     def visit_arg(self, node: ast.arg) -> ast.arg:

@@ -245,6 +245,7 @@ def test_the_notice_is_told_written_down_and_seen_in_the_status(here, metadata, 
 NOTICE = '{"action": "terminate", "time": "2026-11-23T14:30:00Z"}'
 TAKEN = "AWS takes this spot instance back at 14:30 UTC. "
 BACK = "`gpulab up` brings it back on another instance."
+PULL = "`gpulab pull` brings it to the laptop"
 
 
 class Saving:
@@ -264,12 +265,12 @@ class Saving:
         (
             {"saved_at": "2026-11-23T13:01:02Z", "failed": ["a.h5: Input/output error"]},
             1,
-            f"Not all of the work is saved (a.h5: Input/output error). {TAKEN}{BACK}",
+            f"Not all of the work is saved (a.h5: Input/output error); {PULL}. {TAKEN[:-1]}",
         ),
         (
             {"error": "S3 does not answer"},
             1,
-            f"Not all of the work is saved (S3 does not answer). {TAKEN}{BACK}",
+            f"Not all of the work is saved (S3 does not answer); {PULL}. {TAKEN[:-1]}",
         ),
         ({"saved_at": "2026-11-23T13:00:59Z"}, 0, ""),  # begun before the notice
     ],

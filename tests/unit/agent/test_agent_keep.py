@@ -653,12 +653,107 @@ def test_the_watcher_saves_what_changed_and_shows_it(
 
     watch._save_if_changed(now)
     watch.saving.wait(60)
-    watch._collect_save()
+    watch.keeper.collect(watch)
     watch._save_if_changed(now)
 
     assert {"files": 1, "skipped": [], "failed": []} == watch.live["keep"]
     assert isinstance(watch.live["saved_at"], str)
     assert watch.saving is None
+
+
+def _delete_the_copy(s3) -> None:
+    for kind in ("Versions", "DeleteMarkers"):
+        for one in s3.list_object_versions(Bucket="kept-work", Prefix=PREFIX).get(kind, []):
+            s3.delete_object(Bucket="kept-work", Key=one["Key"], VersionId=one["VersionId"])
+
+
+@pytest.mark.parametrize("changes", [True, False])
+def test_a_bucket_that_has_gone_since_the_last_save_keeps_nothing(keeper, metadata, s3, changes):
+    """Somebody tidies up the account during a lab: all that was saved is gone, and nothing may say otherwise."""
+    here = keeper()
+    put(here, "a.ipynb", b"{}")
+    save(here, metadata)
+    if changes:
+        put(here, "b.ipynb", b"{}")
+    _delete_the_copy(s3)
+    s3.delete_bucket(Bucket="kept-work")
+
+    with pytest.raises(Problem, match=r"S3 does not GET kept-work/s-1/week4/.*: NoSuchBucket"):
+        save(here, metadata)
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "said"),
+    [
+        ("PUT", f"{PREFIX}work/a.ipynb", "NoSuchBucket"),
+        ("POST", f"{PREFIX}work/a.ipynb", "NoSuchBucket"),
+        ("PUT", f"{PREFIX}work/a.ipynb?elsewhere", "PermanentRedirect"),
+    ],
+)
+def test_what_s3_did_not_take_is_never_taken_for_saved(
+    keeper, metadata, monkeypatch, method, key, said
+):
+    """It may also go while a save is under way; an answer that is no success is a failure, whatever its number."""
+    status = 301 if said == "PermanentRedirect" else 404
+    answer = (status, {}, f"<Error><Code>{said}</Code></Error>".encode())
+    monkeypatch.setattr(agent.Bucket, "_ask", lambda *_: answer)
+
+    with pytest.raises(Problem, match=f"S3 does not {method} kept-work/{PREFIX}.*: {said}"):
+        agent.Bucket(keeper(), metadata).ask(method, key, body=b"{}")
+
+
+def test_a_copy_that_was_deleted_is_made_again_from_all_that_is_here(keeper, metadata, s3):
+    """`rm` while the instance is up: a manifest that names what was deleted could never be restored."""
+    here, other = keeper("one"), keeper("other")
+    put(here, "a.ipynb", b"old")
+    save(here, metadata)
+    put(here, "b.ipynb", b"new")
+    _delete_the_copy(s3)
+
+    summary = save(here, metadata)
+    restore(other, metadata)
+
+    assert (2, []) == (summary["uploaded"], summary["failed"])
+    assert {"a.ipynb": b"old", "b.ipynb": b"new"} == tree(other)
+
+
+def test_where_the_bucket_has_gone_the_status_and_the_notice_say_so(
+    keeper, metadata, monkeypatch, metadata_service, s3
+):
+    """Two minutes are enough for `gpulab pull`, if a student is not told that the work is safe."""
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata_service.url)
+    here = keeper()
+    put(here, "a.ipynb", b"{}")
+    watch = Watch(here, metadata)
+    watch._keep_armed = lambda now: None  # type: ignore[method-assign]
+    watch._look_for_trouble = lambda: None  # type: ignore[method-assign]
+    for phase in ("before", "after"):
+        watch._start_save()
+        assert watch.saving is not None
+        watch.saving.wait(60)
+        watch.step(NOW)
+        if phase == "before":
+            saved_at = watch.live["saved_at"]
+            _delete_the_copy(s3)
+            s3.delete_bucket(Bucket="kept-work")
+    metadata_service.said["meta-data/spot/instance-action"] = (
+        '{"action": "terminate", "time": "2026-11-23T14:30:00Z"}'
+    )
+
+    watch.step(NOW + 5)
+    assert watch.saving is not None
+    watch.saving.wait(60)
+    watch.step(NOW + 10)
+
+    why = "(S3 does not GET kept-work/s-1/week4/manifest.json: NoSuchBucket)"
+    not_saved = f"Not all of the work is saved {why}; `gpulab pull` brings it to the laptop"
+    taken = "AWS takes this spot instance back at 14:30 UTC."
+    back = "`gpulab up` brings it back on another instance."
+    status = read_json(here.path("run/gpulab/status.json"))
+    assert (saved_at, [why[1:-1]]) == (status["saved_at"], status["keep"]["failed"])
+    assert [f"gpulab: {taken} {not_saved}; {back}", f"gpulab: {not_saved}. {taken}"] == here.path(
+        "wall"
+    ).read_text().splitlines()
 
 
 def test_the_shipped_agent_fetches_the_rest_of_itself_and_checks_it(
@@ -885,7 +980,6 @@ def test_an_instance_says_that_it_lives_though_nothing_changes(keeper, metadata)
     watch._look_for_trouble = lambda: None  # type: ignore[method-assign]
 
     for now in (began + s for s in range(0, 1000, 5)):
-        watch._collect_save()
         watch.due.update(arm=now, sample=now, tags=now)
         watch.step(now)
 

@@ -33,7 +33,11 @@ def _term(said: Said) -> str:
             len(figures["unknown_resources"]),
             "0",
         ),
-        ("instances estimated more than a cent off", len(figures["apart"]), "0"),
+        (
+            "instances estimated more than a cent off, but for those named below",
+            len(figures["apart"]),
+            "0",
+        ),
         ("billed, USD", f"{float(figures['billed_usd']):.2f}", ""),
         ("estimated by the ledgers, USD", f"{float(figures['estimated_usd']):.2f}", ""),
         ("commands nobody foresaw the end of (tracebacks)", len(figures["tracebacks"]), "0"),

@@ -192,3 +192,16 @@ def test_an_instance_that_did_not_answer_is_told_from_one_that_was_not_asked():
 
     assert ("no answer", "-") == (row_json(asked)["doing"], row_json(not_asked)["doing"])
     assert "  no answer  " in rows_text([asked], now=NOW)
+
+
+def test_a_list_says_whose_work_is_not_saved():
+    """Nobody runs `show` for thirty students; one whose bucket has gone must stand out in the list."""
+    kept = {"files": None, "skipped": None, "failed": ["S3 does not PUT b/k: NoSuchBucket"]}
+    done = [{"name": "gpu", "state": "done", "seconds": 1.0, "message": ""}]
+
+    said = [
+        row_json(a_row(a_status(keep=keep, phases=done)))["doing"]
+        for keep in (kept, {**kept, "failed": []})
+    ]
+
+    assert ["not all is saved", "ready"] == said

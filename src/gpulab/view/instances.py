@@ -131,6 +131,8 @@ def doing(status: AgentStatus | None) -> str:
     running = [phase.name for phase in status.phases if phase.state in ("running", "waiting")]
     if running:
         return f"setting up: {running[0]}"
+    if status.unsaved:
+        return "not all is saved"
     if status.idle_since is not None:
         return f"idle {span(status.at - status.idle_since)}"
     if status.gpus:

@@ -1731,10 +1731,13 @@ class Watch:
                 break
         else:
             self._calm()
-        if left <= 20 and self._is_due("last save", now, 300):
+        is_in_time = left > -45
+        if left <= 20:
             self._write_down(now, iso(end), by="user", reason=reason)
-            self._start_save()
-        waits = self.saving is not None and left > -45
+            # After one that is under way: what was written since that one looked would be lost.
+            if is_in_time and self.saving is None and self._is_due("last save", now, 300):
+                self._start_save()
+        waits = self.saving is not None and is_in_time
         if left <= 0 and not waits and self._is_due("power off", now, 20):
             power_off(self.here, f"{reason}; {self._saved()}", is_late=left < -70)
 

@@ -504,6 +504,42 @@ def test_the_power_off_waits_for_the_last_save_but_not_for_ever(a_here, metadata
     assert (True, True) == (waited, is_off(here))
 
 
+class UntilThen(agent.InBucket):
+    """Keeps the work in saves that are over at a given second; `begun` has when each began."""
+
+    def __init__(self, until: int) -> None:
+        self.until = until
+        self.now = -1000
+        self.begun: list[int] = []
+
+    returncode = 0
+
+    def poll(self) -> int | None:
+        return 0 if self.now >= self.until else None
+
+    def begin(self, watch: Watch) -> None:
+        if watch.saving is None:
+            self.begun.append(self.now)
+            self.until = self.now + 5
+            watch.saving = self
+
+
+@pytest.mark.parametrize(
+    ("until", "begun", "off"), [(-25, [-20], 0), (-10, [-10], 0), (30, [30], 35), (50, [], 45)]
+)
+def test_the_last_save_begins_after_the_one_that_is_under_way(a_here, metadata, until, begun, off):
+    """A checkpoint of some gigabytes travels at the end of a lab: a notebook saved meanwhile must come along, in the time there is."""
+    here = a_here(idle_minutes=0, keep={"bucket": "b", "prefix": "p/"})
+    watch, slow = a_watch(here, metadata), UntilThen(until)
+    watch.keeper = watch.saving = slow  # type: ignore[assignment]
+
+    while not is_off(here):
+        slow.now = max(slow.now + 5, -40)
+        watch.step(DEADLINE + slow.now)
+
+    assert (begun, off) == (slow.begun, slow.now)
+
+
 def test_a_kernel_that_the_system_ended_for_memory_is_told_once(here, metadata):
     """JupyterLab only says that the kernel died; a student then looks for the fault in the notebook."""
     counters = write(here, "proc/vmstat", "nr_free_pages 9\noom_kill 2\n")

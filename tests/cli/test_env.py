@@ -104,6 +104,19 @@ def test_check_finds_what_is_not_locked_and_exits_with_5(own, capsys):
     assert "error: problems in bio: 1" in captured.err
 
 
+def test_a_folder_is_checked_and_shown_before_any_profile_names_it(own, capsys, monkeypatch):
+    """`env lock` takes a folder, and whoever has just locked one types the same word behind `env check`."""
+    change_profile(Home.of(os.environ).config_file, "default", {"environment_folders": None})
+    monkeypatch.chdir(own.parent.parent)
+
+    codes = [run(["env", "check", "environments/bio"]), run(["env", "show", str(own)])]
+
+    said = capsys.readouterr()
+    assert [5, 0] == codes
+    assert "title      Biology" in said.out
+    assert "error: problems in bio: " in said.err
+
+
 def test_check_of_the_shipped_ones_finds_nothing(capsys):
     """What we ship is what everybody uses."""
     code = run(["env", "check", "tf2", "tf2-small", "tf1-legacy"])

@@ -66,7 +66,7 @@ def list_(context: Context, as_json: bool, as_csv: bool) -> None:
 
 
 @command.command()
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME|FOLDER")
 @json_option
 @click.pass_obj
 def show(context: Context, name: str, as_json: bool) -> None:
@@ -81,7 +81,8 @@ def show(context: Context, name: str, as_json: bool) -> None:
     from gpulab.view.environments import environment_json, environment_text
 
     today = context.now().date()
-    environment = load_environment(name, context.profile.environment_folders)
+    (name,), folders = _named(context, (name,))
+    environment = load_environment(name, folders)
     if as_json:
         context.console.show_json(environment_json(environment, today=today))
     else:
@@ -89,7 +90,7 @@ def show(context: Context, name: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME|FOLDER]...", nargs=-1)
 @json_option
 @click.pass_obj
 def check(context: Context, names: tuple[str, ...], as_json: bool) -> None:
@@ -102,12 +103,13 @@ def check(context: Context, names: tuple[str, ...], as_json: bool) -> None:
     Example:
       gpulab env check
       gpulab env check bio --json
+      gpulab env check environments/bio
     """
     from gpulab.bootstrap import environment_names
     from gpulab.bootstrap.checking import problems
     from gpulab.view.environments import problem_text
 
-    folders = context.profile.environment_folders
+    names, folders = _named(context, names)
     asked = names or environment_names(folders)
     today = context.now().date()
     found = [p for name in asked for p in problems(name, today=today, extra_folders=folders)]
@@ -181,6 +183,18 @@ def lock(
     _advise(context, folder, dry_run=dry_run)
 
 
+def _named(context: Context, words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+    """Take folders of environments beside names, as `env lock` does; return the names, and where to look for them first."""
+    here = [Path(word).expanduser().resolve() for word in words if os.sep in word or word == "."]
+    folders = [folder for folder in here if (folder / "environment.toml").is_file()]
+    names = tuple(
+        folder.name if (folder := Path(word).expanduser().resolve()) in folders else word
+        for word in words
+    )
+    places = dict.fromkeys(folder.parent for folder in folders)
+    return names, (*places, *context.profile.environment_folders)
+
+
 def _folder(context: Context, place: str, *, base: str | None, is_written: bool) -> Path:
     """Find the folder to lock, and refuse one that is no environment and does not become one."""
     from gpulab.bootstrap.environments import find_environment, wishes_files
@@ -249,5 +263,5 @@ def _advise(context: Context, folder: Path, *, dry_run: bool) -> None:
         )
     if folder.parent not in context.profile.environment_folders:
         context.console.say(
-            f'To launch with it, add `environment_folders = ["{folder.parent}"]` to the profile in config.toml; then `gpulab up --env {folder.name}`'
+            f'To launch with it, add `environment_folders = ["{folder.parent}"]` to the profile in {context.home.config_file}; then `gpulab up --env {folder.name}`'
         )

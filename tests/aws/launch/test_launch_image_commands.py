@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import boto3
 import pytest
 from tests.aws.launch.test_launch_bake import baked, listed, with_host
 
@@ -134,6 +135,18 @@ def test_an_unknown_image_is_wrong_usage(baker, capsys):
     """A typing mistake."""
     assert 2 == run(["image", "test", "ami-nope", "--yes"])
     assert "there is no image `ami-nope`" in capsys.readouterr().err
+
+
+def test_an_image_that_nobody_has_tested_is_not_missing(baker, capsys):
+    """`gpulab image ls` shows it; "there is none" would have it baked again."""
+    (image,) = listed(baker)
+    no = [{"Key": "gpulab:usable", "Value": "no"}]
+    boto3.client("ec2").create_tags(Resources=[image.image.id], Tags=no)
+
+    assert 2 == run(["image", "copy", "tf2-small", "eu-north-1"])
+    said = capsys.readouterr().err
+    assert "no image of tf2-small has been tested yet" in said
+    assert f"hint: `gpulab image test {image.image.id}` does it" in said
 
 
 def test_bake_prints_the_images_id_and_tells_the_steps(baker, capsys):

@@ -101,6 +101,10 @@ def find(context: Context, name: str, regions: Sequence[str] = ()) -> BakedImage
     fitting = [r.baked for r in rows if name in (r.baked.image.id, r.baked.image.name)]
     fitting += [r.baked for r in rows if r.baked.environment == name and r.baked.is_usable]
     if not fitting:
+        untested = next((r.baked.image.id for r in rows if r.baked.environment == name), "")
+        if untested:
+            hint = f"`gpulab image test {untested}` does it"
+            raise WrongUsage(f"no image of {name} has been tested yet", hint=hint)
         raise WrongUsage(f"there is no image `{name}`", hint="`gpulab image ls` lists them")
     return fitting[0]
 

@@ -66,19 +66,21 @@ class Launched:
 
     Attributes:
         offer: `None` for a launch that was asked for again at a place the plan does not know.
-        guard_note: Why something beside the launch is missing; `""` when nothing is.
+        note: Why something beside the launch is missing; `""` when nothing is.
+        unscheduled: Why the account, which has a role for it, did not schedule its end: worth another try once it runs; `""` when it did.
         boot: What it boots from; `None` for a launch that was asked for again, with the bytes of its first time.
     """
 
     instance: Instance
     offer: Offer | None
     plan: LaunchPlan
-    guard_note: str = ""
+    note: str = ""
     boot: ImageChoice | None = None
+    unscheduled: str = ""
 
     def noting(self, why: str) -> Launched:
         """Add why something beside the launch is missing."""
-        return replace(self, guard_note="; ".join(filter(None, (self.guard_note, why))))
+        return replace(self, note="; ".join(filter(None, (self.note, why))))
 
 
 @dataclass(frozen=True)
@@ -313,9 +315,9 @@ class AccountLaunches:
                 launched = launched.noting(error.message)
         ends_at = launched.instance.expires_at or launched.plan.ends_at
         if context.profile.scheduler_role:
+            # A role that was made moments ago cannot be assumed for some seconds: the class asks once more when its instances run.
             armed = arm_at(context, launched.instance, ends_at)
-            if not armed.is_armed:
-                return launched.noting(armed.why_not)
+            return replace(launched, unscheduled=armed.why_not)
         return launched
 
     @property

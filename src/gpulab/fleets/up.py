@@ -18,6 +18,7 @@ from gpulab.fleet.lab import request_for
 from gpulab.fleet.plan import Wanted, plan_fleet, trouble_of, with_former
 from gpulab.fleets import watching
 from gpulab.fleets.accounts import Accounts
+from gpulab.fleets.ends import schedule_missing
 from gpulab.fleets.events import (
     BringingBack,
     BroughtBack,
@@ -44,7 +45,6 @@ from gpulab.launch.protocol.outcome import (
     ended_early,
     still_pending,
 )
-from gpulab.launch.protocol.scheduled_end import arm_at
 from gpulab.launch.running import booting, stop
 from gpulab.launch.running.lineage import other_versions
 from gpulab.model.course import Course, Lab
@@ -196,8 +196,11 @@ class _Run:
         self._outcomes: dict[int, Outcome] = {}
         for ref in {s.account.key: s.account for s in decided.plan.steps if s.starts}.values():
             remember_way(accounts, ref)
-            accounts.arm(ref)
             accounts.make_keeping(ref)
+        for ref in {
+            s.account.key: s.account for s in decided.plan.steps if s.instance or s.starts
+        }.values():
+            accounts.arm(ref)
         self._launches = {
             step.account.key: AccountLaunches(
                 accounts.account(step.account),
@@ -211,6 +214,7 @@ class _Run:
         }
         self._returning = Returning(accounts, decided.plan.lab.id)
         self._launched: list[tuple[AccountRef, Instance]] = []
+        self._unscheduled: set[str] = set()
         self._done = 0
         self._total = sum(step.starts for step in decided.plan.steps)
 
@@ -238,6 +242,7 @@ class _Run:
             yield Unwritten(self._now(), tuple(titles), why)
         yield from self._unkept(lambda ref: self._launches[ref.key].unkept)
         self._complete()
+        self._schedule_ends()
         yield from self._bring_back()
         ordered = tuple(self._outcomes[id(step)] for step in self._plan.steps)
         yield Finished(self._now(), ordered)
@@ -336,6 +341,8 @@ class _Run:
                     taken.append(job)
                     instance = job.launched.instance
                     self._launched.append((job.step.account, instance))
+                    if job.launched.unscheduled:
+                        self._unscheduled.add(instance.id)
                     yield Requested(self._now(), job.step.seat, instance, self._done, self._total)
         return taken
 
@@ -440,7 +447,7 @@ class _Run:
             if job.step.action is Action.REPLACE
             else Result.LAUNCHED
         )
-        note, boot = job.launched.guard_note, job.launched.boot
+        note, boot = job.launched.note, job.launched.boot
         outcome = self._outcome(job.step, result, instance=instance, detail=note)
         return replace(outcome, boot=boot)
 
@@ -456,7 +463,7 @@ class _Run:
         return self._conclude(job, self._failed(job.step, ended_early(instance)))
 
     def _complete(self) -> None:
-        """Make up for what a killed command left undone beside its launches: the ledger, and the end scheduled in the account."""
+        """Make up for what a killed command left out of the ledger."""
         kept: dict[str, list[Step]] = {}
         for step in self._plan.of(Action.KEEP):
             kept.setdefault(step.account.key, []).append(step)
@@ -469,8 +476,19 @@ class _Run:
                 continue
             with contextlib.suppress(GpulabError):
                 rebuild(account.looking, context.profile.regions, of_everyone=True)
-            for instance in missing if context.profile.scheduler_role else ():
-                arm_at(context, instance, instance.expires_at or self._plan.ends_at)
+
+    def _schedule_ends(self) -> None:
+        """Make up for the ends that no account has scheduled yet: of what runs from before, and of launches whose first try failed."""
+        found = {}
+        for step in self._plan.steps:
+            instance = self._outcomes[id(step)].instance
+            if instance and (not step.starts or instance.id in self._unscheduled):
+                found[id(step)] = (step.account, instance)
+        lacking = schedule_missing(self._accounts, list(found.values()), ends_at=self._plan.ends_at)
+        for key, (_, instance) in found.items():
+            outcome = self._outcomes[key]
+            detail = "; ".join(filter(None, (outcome.detail, lacking.get(instance.id, ""))))
+            self._outcomes[key] = replace(outcome, detail=detail)
 
     def _conclude(self, job: _Job, outcome: Outcome) -> str:
         self._outcomes[id(job.step)] = outcome

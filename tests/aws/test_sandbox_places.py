@@ -228,10 +228,10 @@ def test_a_first_day_account_launches_no_gpu(client):
 
 @pytest.fixture
 def role(sandbox, client):
-    """Make a role for the scheduler with these actions; returns its ARN."""
+    """Make a role for the scheduler with these actions; returns its ARN once it can be assumed."""
     iam = client("iam")
 
-    def make(*actions, service="scheduler.amazonaws.com"):
+    def make(*actions, service="scheduler.amazonaws.com", wait_s=10):
         trust = {
             "Version": "2012-10-17",
             "Statement": [
@@ -244,6 +244,7 @@ def role(sandbox, client):
             "Statement": [{"Effect": "Allow", "Action": list(actions), "Resource": "*"}],
         }
         iam.put_role_policy(RoleName="end", PolicyName="end", PolicyDocument=json.dumps(policy))
+        sandbox.advance(wait_s)
         return made["Role"]["Arn"]
 
     return make
@@ -374,6 +375,18 @@ def test_a_role_without_the_right_fails_in_silence(sandbox, client, running, rol
 
     assert "running" == sandbox.instances()[0]["State"]["Name"]
     assert ["AccessDenied"] == [c.outcome for c in sandbox.calls.of("TerminateInstances")]
+
+
+def test_a_role_that_was_just_made_cannot_be_assumed_yet(sandbox, client, running, role, code_of):
+    """The first lab in a new account arms its ends seconds after it made the role for them."""
+    id_, arn = running(), role("ec2:TerminateInstances", wait_s=9)
+
+    too_early = code_of(schedule, client=client, sandbox=sandbox, role_arn=arn, id_=id_)
+    sandbox.advance(1)
+    schedule(client, sandbox, arn, id_)
+
+    assert "ValidationException" == too_early
+    assert ["end-lab"] == [s["Name"] for s in client("scheduler").list_schedules()["Schedules"]]
 
 
 def test_a_role_that_the_scheduler_may_not_assume_is_refused(

@@ -17,6 +17,7 @@ _CREATES = {
     "CreateSecurityGroup": rb"<groupId>(sg-[0-9a-f]+)</groupId>",
     "CreateInstanceProfile": rb"<Arn>(arn:aws:iam::\d+:instance-profile/[^<]+)</Arn>",
 }
+_NEW_ROLE = re.compile(rb"<Arn>(arn:aws:iam::\d+:role/[^<]+)</Arn>")
 
 
 class Consistency:
@@ -50,8 +51,12 @@ class Consistency:
 
 def after_create(world: World, call: Call, answer: Answer) -> None:
     """Hide what a call has just created."""
+    if not world.rules.consistency:
+        return
+    if call.operation == "CreateRole" and (made := _NEW_ROLE.search(answer.body)):
+        world.consistency.hide(made[1].decode(), world.now() + world.rules.delays.role)
     pattern = _CREATES.get(call.operation)
-    if not world.rules.consistency or pattern is None:
+    if pattern is None:
         return
     for id_ in re.findall(pattern, answer.body):
         world.consistency.hide(id_.decode(), world.now() + world.rules.delays.consistency)

@@ -17,6 +17,7 @@ class Delays:
     forget: timedelta = timedelta(hours=1)
     forget_request: timedelta = timedelta(hours=4)
     consistency: timedelta = timedelta(seconds=1.5)
+    role: timedelta = timedelta(seconds=10)
     quota_release: timedelta = timedelta(seconds=60)
     relaunch: timedelta = timedelta(seconds=60)
     first_console: timedelta = timedelta(seconds=20)
@@ -39,7 +40,7 @@ class Rules:
         quotas: R8, limits on vCPUs.
         user_data: R9, at most 16,384 bytes.
         throttling: R10, token buckets.
-        consistency: R11, what was created is not seen at once.
+        consistency: R11, what was created is not seen at once, and a new role not assumed.
         validation: R12 and R3b, values and combinations that EC2 refuses.
         forgetting: R13, terminated instances vanish, and later their spot requests.
         transitions: R14, states change with time.

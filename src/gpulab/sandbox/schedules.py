@@ -29,7 +29,7 @@ _PAUSE_S = 60.0
 
 def create_schedule(world: World, call: Call, forward: Forward) -> Answer:
     """Answer CreateSchedule, and plan what it is to do."""
-    _check_role(call)
+    _check_role(world, call)
     moment = fires_at(call.params)
     answer = forward(call)
     if answer.ok and moment is not None:
@@ -101,10 +101,17 @@ def _deliver(world: World, call: Call, *, until: datetime, tries: int) -> None:
         world.after(_PAUSE_S, lambda: _deliver(world, call, until=until, tries=tries - 1))
 
 
-def _check_role(call: Call) -> None:
+def _check_role(world: World, call: Call) -> None:
+    """
+    Refuse a role that the scheduler cannot assume; for some seconds it cannot assume a new one either.
+
+    Source:
+        https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot.html (changes are not always immediately visible)
+    """
     role = str(call.params.get("Target", {}).get("RoleArn", ""))
     trust = moto_services.trust_policy(call.account, role)
-    if trust is None or "scheduler.amazonaws.com" not in trust:
+    is_seen = world.consistency.shows(role)
+    if trust is None or not is_seen or "scheduler.amazonaws.com" not in trust:
         raise Refusal(
             "ValidationException",
             "The execution role you provide must allow AWS EventBridge Scheduler to assume the role.",

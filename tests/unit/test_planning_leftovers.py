@@ -27,9 +27,15 @@ def a_thing(kind: Kind, **changes) -> Tagged:
     return replace(Tagged(kind, "x-1", "us-east-1", "week4", "l1", created_at=OLD), **changes)
 
 
-def judged(resource: Tagged, *others: Tagged, kept_at=None, known=("l1",)) -> tuple[bool, str]:
+def judged(
+    resource: Tagged, *others: Tagged, kept_at=None, known=("l1",), moved_to=None
+) -> tuple[bool, str]:
     over, stays = sort_out(
-        [resource, *others], known_launches=known, kept_at=kept_at or {}, now=NOW
+        [resource, *others],
+        known_launches=known,
+        kept_at=kept_at or {},
+        now=NOW,
+        moved_to=moved_to or {},
     )
     verdict = {item.resource.id: (True, item.why) for item in over}
     return (verdict | {item.resource.id: (False, item.why) for item in stays})[resource.id]
@@ -62,6 +68,22 @@ def judged(resource: Tagged, *others: Tagged, kept_at=None, known=("l1",)) -> tu
 def test_an_instance_is_left_over_when_its_time_is_over(resource, verdict):
     """A training that runs is not touched, whichever laptop started it: its work is nowhere else yet."""
     assert verdict == judged(resource)
+
+
+@pytest.mark.parametrize(
+    ("moved_to", "expected"),
+    [
+        (NOW + timedelta(hours=1), (False, "it is within its time; `gpulab stop` saves its work and ends it")),
+        (NOW - timedelta(minutes=11), (True, "its time is over")),
+        (None, (False, "its time is over by its tag, and whether it was extended could not be read")),
+    ],
+    ids=["extended", "over all the same", "not read"],
+)  # fmt: skip
+def test_an_end_that_was_moved_beside_the_tag_counts(moved_to, expected):
+    """Where the tag could not be written the agent goes by its own end: the training runs, and its work is nowhere else."""
+    late = replace(LIVE, expires_at=NOW - timedelta(hours=1))
+
+    assert expected == judged(late, moved_to={late.id: moved_to})
 
 
 @pytest.mark.parametrize("state", ["stopping", "stopped"])

@@ -20,10 +20,9 @@ from gpulab.launch.events import (
 from gpulab.launch.money.facts import record_disks, record_found
 from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.offers.route import Route
-from gpulab.launch.protocol import resuming
+from gpulab.launch.protocol import resuming, scheduled_end
 from gpulab.launch.protocol.attempts import Attempts
 from gpulab.launch.protocol.attempts import until_running as wait_until_running
-from gpulab.launch.protocol.scheduled_end import arm
 from gpulab.launch.running.booting import until_ready
 from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
 
@@ -100,7 +99,7 @@ def _found(context: Context, instance: Instance) -> Generator[Event, None, Insta
     """Finish what an interrupted command may have left undone: the ledger, the scheduled end, and waiting for `running`."""
     yield from _written_down(context, lambda: record_found(context, instance))
     if instance.expires_at is not None:
-        yield from arm(context, instance, instance.expires_at)
+        yield scheduled_end.told(context, scheduled_end.ensure(context, instance))
     try:
         running = yield from wait_until_running(context, instance)
     except GpulabError as error:

@@ -13,6 +13,7 @@ from gpulab.model.leftover import Kind, Leftover, Tagged
 
 # A launch made by another computer may not be known here for a moment.
 GRACE = timedelta(minutes=10)
+_NOWHERE: Mapping[str, datetime | None] = {}
 
 
 def sort_out(
@@ -21,6 +22,7 @@ def sort_out(
     known_launches: Collection[str],
     kept_at: Mapping[str, datetime],
     now: datetime,
+    moved_to: Mapping[str, datetime | None] = _NOWHERE,
 ) -> tuple[tuple[Leftover, ...], tuple[Leftover, ...]]:
     """
     Tell what is left over from what is not.
@@ -28,6 +30,7 @@ def sort_out(
     Args:
         known_launches: Launch ids in this computer's journal.
         kept_at: When the work of each name was last kept and compared.
+        moved_to: Where others than the tag say that an instance ends: by its id; `None` where nobody could be asked.
 
     Returns:
         What may be deleted, in the order of deleting; and what is not touched, both with the reason.
@@ -44,7 +47,13 @@ def sort_out(
             (over if is_over else stays).append(Leftover(resource, why))
             continue
         why, is_over = _judge(
-            resource, live=live, busy=busy, known=known_launches, kept_at=kept_at, now=now
+            resource,
+            live=live,
+            busy=busy,
+            known=known_launches,
+            kept_at=kept_at,
+            moved_to=moved_to,
+            now=now,
         )
         (over if is_over else stays).append(Leftover(resource, why))
     return tuple(over), tuple(stays)
@@ -75,6 +84,7 @@ def _judge(
     busy: Collection[str],
     known: Collection[str],
     kept_at: Mapping[str, datetime],
+    moved_to: Mapping[str, datetime | None],
     now: datetime,
 ) -> tuple[str, bool]:
     """Return the reason, and whether the resource is left over."""
@@ -82,7 +92,7 @@ def _judge(
         return "it is younger than 10 min", False
     match resource.kind:
         case Kind.INSTANCE:
-            return _instance(resource, known, now)
+            return _instance(resource, known, moved_to, now)
         case Kind.VOLUME | Kind.SNAPSHOT | Kind.IMAGE:
             return _with_content(resource, live, kept_at)
         case Kind.SPOT_REQUEST | Kind.SCHEDULE:
@@ -97,7 +107,17 @@ def _judge(
             return "`gpulab rm` deletes it", False
 
 
-def _instance(resource: Tagged, known: Collection[str], now: datetime) -> tuple[str, bool]:
+def is_past_its_tag(resource: Tagged, *, now: datetime) -> bool:
+    """Whether an instance's time is over by its tag, which `gpulab extend` may not have been able to write."""
+    return resource.expires_at is not None and resource.expires_at + GRACE < now
+
+
+def _instance(
+    resource: Tagged,
+    known: Collection[str],
+    moved_to: Mapping[str, datetime | None],
+    now: datetime,
+) -> tuple[str, bool]:
     """
     An instance within its time may hold the only copy of somebody's work, whichever computer launched it; it ends by itself. One that was
     stopped does not, and its work cannot be saved.
@@ -111,8 +131,15 @@ def _instance(resource: Tagged, known: Collection[str], now: datetime) -> tuple[
     is_known = resource.launch_id in known
     if resource.expires_at is None:
         return ("it has no end", not is_known)
-    if resource.expires_at + GRACE < now:
-        return "its time is over", True
+    if is_past_its_tag(resource, now=now):
+        later = moved_to.get(resource.id, resource.expires_at)
+        if later is None:
+            return (
+                "its time is over by its tag, and whether it was extended could not be read",
+                False,
+            )
+        if later + GRACE < now:
+            return "its time is over", True
     ends = "`gpulab stop` saves its work and ends it"
     if is_known:
         return f"it is within its time; {ends}", False

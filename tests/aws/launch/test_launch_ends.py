@@ -23,11 +23,13 @@ from gpulab.errors import (
     Unreachable,
     WrongUsage,
 )
-from gpulab.launch.events import Ended, Saved
+from gpulab.launch.events import Ended, Guarded, Saved
+from gpulab.launch.protocol import scheduled_end
 from gpulab.launch.running import extend, instances, keep, lab_folder, stop
-from gpulab.launch.upkeep import doctor, sweep
+from gpulab.launch.upkeep import doctor, guards, sweep
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.fact import FactKind
+from gpulab.model.guard import Principals
 from gpulab.model.instance import State
 from gpulab.model.leftover import Kind
 from gpulab.model.market import Market
@@ -443,6 +445,83 @@ def test_a_schedule_that_was_moved_without_an_answer_counts_as_moved(prepared):
 def idle_tag(student):
     (instance,) = student.sandbox.instances("running", "pending")
     return {t["Key"]: t["Value"] for t in instance["Tags"]}.get("gpulab:idle")
+
+
+@pytest.fixture
+def beside_its_tag(prepared):
+    """The same computer, after an extension by two hours that moved agent and schedule, but not the tag."""
+    _, prepared.context = with_host(prepared, extend=b"")
+    prepared.sandbox.deny("ec2:CreateTags")
+    until = prepared.instance.expires_at + timedelta(hours=2)
+    moved = extend.extend(prepared.context, prepared.instance, until)
+    assert (True, True, False) == (moved.agent, moved.guard, moved.tag)
+    prepared.until = until
+    return prepared
+
+
+def scheduled(student):
+    """When the account ends the student's instance."""
+    return scheduled_end.read(student.context, student.instance).until
+
+
+def test_up_believes_an_end_that_is_later_than_the_tag(beside_its_tag):
+    """Whoever only opens the lab again would have the account end it at the old time, with its work unsaved."""
+    again = beside_its_tag.again().up()
+
+    assert again.instance.expires_at + timedelta(hours=2) == beside_its_tag.until
+    assert [beside_its_tag.until + timedelta(minutes=3)] == [e.until for e in again.of(Guarded)]
+    assert beside_its_tag.until + timedelta(minutes=3) == scheduled(beside_its_tag)
+
+
+def test_arming_the_guards_believes_an_end_that_is_later_than_the_tag(beside_its_tag):
+    """Making sure that everything ends must not end something sooner."""
+    guards.arm(
+        beside_its_tag.context,
+        limit_usd=Decimal(40),
+        email="ada@example.org",
+        targets=Principals(),
+    )
+
+    assert beside_its_tag.until + timedelta(minutes=3) == scheduled(beside_its_tag)
+
+
+@pytest.mark.parametrize("unread", ["schedule", "ledger"])
+def test_sweep_believes_an_end_that_is_later_than_the_tag(beside_its_tag, unread):
+    """It runs, by the agent's word; a clean-up after the old end would take it down with its work."""
+    beside_its_tag.sandbox.advance(seconds=4 * 3600 + 900)
+    if unread == "schedule":
+        beside_its_tag.sandbox.deny("scheduler:GetSchedule")
+    else:
+        beside_its_tag.context.folder.ledger.unlink()
+
+    left = sweep.look(beside_its_tag.context)
+
+    found = {item.resource.id: item.why for item in left.untouchable}
+    assert (
+        "it is within its time; `gpulab stop` saves its work and ends it"
+        == found[beside_its_tag.instance.id]
+    )
+
+
+def test_an_extension_that_fails_does_not_fall_back_on_the_tag(beside_its_tag):
+    """What was agreed on before stands, and the tag never heard of it."""
+    _, context = with_host(beside_its_tag, extend=Unreachable("no answer"))
+    later = beside_its_tag.until + timedelta(hours=1)
+
+    with pytest.raises(Unreachable, match="the end was not moved"):
+        extend.extend(context, beside_its_tag.instance, later)
+
+    assert beside_its_tag.until + timedelta(minutes=3) == scheduled(beside_its_tag)
+
+
+def test_up_moves_an_end_that_comes_before_the_tags(prepared):
+    """A schedule that stayed behind would end the instance under its user."""
+    early = prepared.instance.expires_at - timedelta(hours=1)
+    scheduled_end.arm_at(prepared.context, prepared.instance, early)
+
+    prepared.again().up()
+
+    assert prepared.instance.expires_at + timedelta(minutes=3) == scheduled(prepared)
 
 
 def test_the_idle_limit_is_changed_on_the_instance_and_in_its_tag(prepared):

@@ -25,11 +25,30 @@ def arm(context: Context, instance: Instance, ends_at: datetime) -> Generator[Ev
         moments ago cannot be assumed for some seconds.
     """
     armed = arm_at(context, instance, ends_at)
-    if armed.until is not None:
-        yield Guarded(context.now(), armed.until)
-    else:
-        yield Unguarded(context.now(), armed.why_not)
+    yield told(context, armed)
     return armed.until is None and bool(context.profile.scheduler_role)
+
+
+def told(context: Context, armed: Guard) -> Event:
+    """Say what is armed, as an event."""
+    if armed.until is not None:
+        return Guarded(context.now(), armed.until)
+    return Unguarded(context.now(), armed.why_not)
+
+
+def ensure(context: Context, instance: Instance) -> Guard:
+    """
+    Schedule the end of an instance that was found, where none stands or one that comes too soon; a later one is believed.
+
+    The tag alone is no reason to move it back: `gpulab extend` may have moved agent and schedule while the tag could not be written, and the
+    account would then end the instance with its work unsaved.
+    """
+    found = read(context, instance)
+    if found.error is not None or instance.expires_at is None:
+        return found
+    if found.until is not None and found.until >= instance.expires_at + AFTER_DEADLINE:
+        return found
+    return arm_at(context, instance, instance.expires_at)
 
 
 def arm_at(context: Context, instance: Instance, ends_at: datetime) -> Guard:
@@ -60,9 +79,14 @@ def disarm(context: Context, instance: Instance) -> None:
 
 def read(context: Context, instance: Instance) -> Guard:
     """Read what is armed."""
+    return read_of(context, instance.place.region, instance.id, owner=instance.owner)
+
+
+def read_of(context: Context, region: str, instance_id: str, *, owner: str) -> Guard:
+    """Read what is armed for an instance of which no more is known than this."""
     if not context.profile.scheduler_role:
         return Guard(None, "the account has no role for it; `gpulab init` makes one where it may")
     try:
-        return guard.read(context.cloud, instance.place.region, instance.id, owner=instance.owner)
+        return guard.read(context.cloud, region, instance_id, owner=owner)
     except GpulabError as error:
         return Guard(None, error.message, error)

@@ -16,6 +16,7 @@ from gpulab.aws.guard import Guard
 from gpulab.errors import AwsError, GpulabError, NotAllowed, Refused, StoreError
 from gpulab.launch.context import Context
 from gpulab.launch.money.budget import allowance
+from gpulab.launch.money.planned import planned_ends
 from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.protocol import scheduled_end
 from gpulab.launch.running import agent, instances
@@ -181,8 +182,9 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
     tag_error = _retag(context, instance, {TAG_EXPIRES: text})
     agent_error = _ask_agent(context, instance, lambda host: agent.extend(host, until))
     if tag_error and agent_error:
-        if instance.expires_at is not None and armed is not None and armed.is_armed:
-            scheduled_end.arm_at(context, instance, instance.expires_at)
+        stood = _end_before(context, instance)
+        if stood is not None and armed is not None and armed.is_armed:
+            scheduled_end.arm_at(context, instance, stood)
         raise agent_error.reworded(
             f"the end was not moved: {agent_error.message}; {tag_error.message}"
         ) from agent_error
@@ -220,6 +222,12 @@ def _armed_first(context: Context, instance: Instance, until: datetime) -> Guard
     if found.until is not None or not isinstance(found.error, NotAllowed | None):
         raise armed.error.reworded(f"the end was not moved: {armed.why_not}") from armed.error
     return armed
+
+
+def _end_before(context: Context, instance: Instance) -> datetime | None:
+    """The end that stands when nothing was moved: the tag's, or a later one of an extension that did not reach the tag."""
+    told = planned_ends(context).get(instance.id)
+    return max((end for end in (instance.expires_at, told) if end is not None), default=None)
 
 
 def _whole(until: datetime) -> datetime:

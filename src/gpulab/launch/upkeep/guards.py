@@ -70,8 +70,7 @@ def arm(
         whom = targets or caller(who)
         _try(failed, "no launches", lambda: _arm_action(context, who, whom, email))
     for instance in _running(context):
-        if instance.expires_at is not None:
-            scheduled_end.arm_at(context, instance, instance.expires_at)
+        scheduled_end.ensure(context, instance)
     return _read(context, who, failed)
 
 

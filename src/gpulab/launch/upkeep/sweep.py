@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 from gpulab.aws import tagged
 from gpulab.aws.regions import ask_each, enabled_regions
-from gpulab.errors import AwsError, GpulabError, StoreError, Throttled
+from gpulab.errors import AwsError, GpulabError, NotAllowed, StoreError, Throttled
 from gpulab.launch.account import setup
 from gpulab.launch.context import Context
 from gpulab.launch.money.facts import record_ends
+from gpulab.launch.money.planned import planned_ends
 from gpulab.launch.money.rebuilding import complete, refresh
-from gpulab.launch.protocol import resuming
+from gpulab.launch.protocol import resuming, scheduled_end
 from gpulab.launch.running import keep
 from gpulab.model.leftover import Kind, Leftover, Tagged
-from gpulab.planning.leftovers import sort_out
+from gpulab.planning.leftovers import is_past_its_tag, sort_out
 
 # S3 Standard, us-east-1; the kept work's figure is an estimate.
 _S3_USD_PER_GIB_MONTH = Decimal("0.023")
@@ -79,6 +81,7 @@ def look(context: Context) -> Leftovers:
         known_launches=launches,
         kept_at={w.name: w.saved_at for w in kept if w.saved_at},
         now=context.now(),
+        moved_to=_moved_to(context, resources),
     )
     return Leftovers(over, stays, {r: e.message for r, e in answers.failed.items()})
 
@@ -126,6 +129,30 @@ def _regions(context: Context) -> tuple[str, ...]:
     except AwsError:
         made = (m.region for m in context.journal.read().made)
         return tuple(dict.fromkeys((*context.profile.regions, *made)))
+
+
+def _moved_to(context: Context, resources: Iterable[Tagged]) -> dict[str, datetime | None]:
+    """
+    Ask the schedule and the ledger when those instances end whose time is over by their tag: an extension may not have reached the tag.
+
+    The latest word counts; a schedule that could not be read is one that nobody knows.
+    """
+    late = [
+        r for r in resources if r.kind is Kind.INSTANCE and is_past_its_tag(r, now=context.now())
+    ]
+    if not late:
+        return {}
+    told = planned_ends(context)
+    return {r.id: _latest_end(context, r, told.get(r.id)) for r in late}
+
+
+def _latest_end(context: Context, resource: Tagged, told: datetime | None) -> datetime | None:
+    armed = scheduled_end.read_of(context, resource.region, resource.id, owner=context.owner)
+    # Who may not look has scheduled nothing.
+    if armed.error is not None and not isinstance(armed.error, NotAllowed):
+        return None
+    scheduled = armed.until - scheduled_end.AFTER_DEADLINE if armed.until else None
+    return max(end for end in (resource.expires_at, scheduled, told) if end is not None)
 
 
 def _kept(context: Context) -> tuple[keep.KeptWork, ...]:

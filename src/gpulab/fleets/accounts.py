@@ -68,6 +68,7 @@ class Account:
         pace: Shared by everything that calls this account.
         keeping: Where its instances keep the work; `None` where nothing does, or nobody has looked yet.
         unkept: Why nothing keeps it, a sentence; `""` where something does, or nobody has tried yet.
+        unscheduled: Why the account ends nothing by itself, a sentence; `""` where it does, or nobody has tried yet.
     """
 
     ref: AccountRef
@@ -75,6 +76,7 @@ class Account:
     pace: Pace
     keeping: Keeping | None = None
     unkept: str = ""
+    unscheduled: str = ""
 
     @property
     def looking(self) -> Context:
@@ -152,22 +154,33 @@ class Accounts:
         """
         Make sure, where the account allows it, of the role with which it ends the course's instances by itself; once a month.
 
-        A student's own account has it from the template; without it, the timer on each instance is what ends it.
+        A refusal is believed for a day, a bad minute of AWS is not. Without the role, the timer on each instance is what ends it, and
+        `Account.unscheduled` says why. A student's own account has the role from the template.
         """
         with self._lock:
             account = self.account(ref)
             context = account.context
-            key = _guard_key(self.course)
-            if context.profile.scheduler_role or context.cache.get(key) is not None:
+            if context.profile.scheduler_role:
                 return
-            try:
-                number = identity(context.cloud).account_id
-                arn = ensure_course_role(context.cloud, course=self.course.id, account_id=number)
-            except AwsError:
-                arn = ""
-            context.cache.put(key, arn, lasting=_ROLE_FOR if arn else _NO_ROLE_FOR)
+            arn, why = "", str(context.cache.get(_end_denied_key(self.course)) or "")
+            if not why:
+                arn, why = self._end_role(context)
             profile = replace(context.profile, scheduler_role=arn)
-            self._open[ref.key] = replace(account, context=replace(context, profile=profile))
+            context = replace(context, profile=profile)
+            self._open[ref.key] = replace(account, context=context, unscheduled=why)
+
+    def _end_role(self, context: Context) -> tuple[str, str]:
+        """Make the role that ends instances, or say why there is none."""
+        try:
+            number = identity(context.cloud).account_id
+            arn = ensure_course_role(context.cloud, course=self.course.id, account_id=number)
+        except AwsError as error:
+            if isinstance(error, NotAllowed):
+                denied = _end_denied_key(self.course)
+                context.cache.put(denied, error.message, lasting=_NO_ROLE_FOR)
+            return "", error.message
+        context.cache.put(_end_role_key(self.course), arn, lasting=_ROLE_FOR)
+        return arn, ""
 
     def find_keeping(self, ref: AccountRef, *, anew: bool = False) -> Account:
         """
@@ -267,7 +280,7 @@ class Accounts:
             cidr=outside.cidr or profile.cidr,
         )
         new_id = outside.new_id or context.new_id
-        known = context.cache.get(_guard_key(self.course))
+        known = context.cache.get(_end_role_key(self.course))
         if known:
             context = replace(context, profile=replace(owned, scheduler_role=known))
         context = replace(context, connect=outside.connect, new_id=new_id)
@@ -299,5 +312,9 @@ class Accounts:
         return self._clouds[name]
 
 
-def _guard_key(course: Course) -> str:
+def _end_role_key(course: Course) -> str:
     return f"course-role/{course.id}"
+
+
+def _end_denied_key(course: Course) -> str:
+    return f"course-role-denied/{course.id}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 
 from gpulab.fleets.accounts import Accounts
@@ -16,6 +17,7 @@ from gpulab.model.fleet import AccountRef
 from gpulab.model.instance import Instance
 
 _AT_ONCE = 16
+_ASSUMED_AFTER_S = 15.0
 
 
 def schedule_missing(
@@ -30,19 +32,49 @@ def schedule_missing(
     Returns:
         By instance id, why it still has none, or that nobody knows; whoever has one is not in it.
     """
+    lacking = _round(accounts, found, ends_at)
+    if any(_is_early(left) for left in lacking.values()):
+        accounts.outside.sleep(_ASSUMED_AFTER_S)
+        again = [one for one in found if one[1].id in lacking]
+        lacking = _round(accounts, again, ends_at)
+    return {
+        id_: f"whether its end is scheduled is not known: {left.why_not}"
+        if left.is_unread
+        else f"its end is not scheduled: {left.why_not}"
+        for id_, left in lacking.items()
+    }
 
-    def missing(one: tuple[AccountRef, Instance]) -> str:
+
+@dataclass(frozen=True)
+class _Left:
+    """Why an instance has no scheduled end, as far as is known; `is_unread` when the account did not even say whether it has."""
+
+    why_not: str
+    code: str
+    is_unread: bool = False
+
+
+def _round(
+    accounts: Accounts, found: Sequence[tuple[AccountRef, Instance]], ends_at: datetime
+) -> Mapping[str, _Left]:
+    def ask(one: tuple[AccountRef, Instance]) -> _Left | None:
         context, instance = accounts.account(one[0]).context, one[1]
         if not context.profile.scheduler_role:
-            return ""
+            return None
         known = scheduled_end.read(context, instance)
-        if known.is_armed:
-            return ""
         if known.error is not None:
-            return f"whether its end is scheduled is not known: {known.why_not}"
-        armed = scheduled_end.arm_at(context, instance, instance.expires_at or ends_at)
-        return "" if armed.is_armed else f"its end is not scheduled: {armed.why_not}"
+            return _Left(known.why_not, known.error.code, is_unread=True)
+        if not known.is_armed:
+            known = scheduled_end.arm_at(context, instance, instance.expires_at or ends_at)
+        if known.is_armed:
+            return None
+        return _Left(known.why_not, known.error.code if known.error else "")
 
     with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(found)))) as pool:
-        said = pool.map(missing, found)
-        return {one[1].id: why for one, why in zip(found, said, strict=True) if why}
+        said = pool.map(ask, found)
+        return {one[1].id: left for one, left in zip(found, said, strict=True) if left}
+
+
+def _is_early(left: _Left) -> bool:
+    """Whether the scheduler could not assume the role, as it cannot for some seconds after the role was made."""
+    return left.code == "ValidationException" and not left.is_unread

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from gpulab.model.fleet import FleetPlan, Outcome, Seat
+from gpulab.model.fleet import Outcome, Seat
 from gpulab.model.instance import Instance
 
 
@@ -18,11 +18,18 @@ class WaitingUntil:
 
 
 @dataclass(frozen=True)
-class PlannedFleet:
-    """The plan, before any money."""
+class Unscheduled:
+    """
+    Some accounts end nothing by themselves: the timer on each instance is all that does.
+
+    Attributes:
+        accounts: What the teacher calls them.
+        why: A sentence; the same for all of them.
+    """
 
     at: datetime
-    plan: FleetPlan
+    accounts: tuple[str, ...]
+    why: str
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ class Finished:
 
 FleetEvent = (
     WaitingUntil
-    | PlannedFleet
+    | Unscheduled
     | Unkept
     | Unwritten
     | Requested

@@ -29,6 +29,7 @@ from gpulab.fleets.events import (
     Requested,
     SeatFailed,
     Unkept,
+    Unscheduled,
     Unwritten,
 )
 from gpulab.fleets.former import remember_way
@@ -227,6 +228,8 @@ class _Run:
                 self._outcomes[id(step)] = self._settled(step)
         workers = min(_AT_ONCE, max(1, len(jobs)), _IN_ONE_ACCOUNT * max(1, len(self._launches)))
         pool = ThreadPoolExecutor(workers)
+        for why, titles in self._reasons(lambda ref: self._accounts.account(ref).unscheduled):
+            yield Unscheduled(self._now(), titles, why)
         yield from self._unkept(lambda ref: self._accounts.account(ref).unkept)
         self._returning.look({step.account for step in self._plan.steps if self._may_lack(step)})
         try:
@@ -238,8 +241,8 @@ class _Run:
             self._halt.set()
             pool.shutdown(wait=True, cancel_futures=True)
             unwritten = self._write_seats()
-        for why, titles in unwritten.items():
-            yield Unwritten(self._now(), tuple(titles), why)
+        for why, unwritten_in in unwritten.items():
+            yield Unwritten(self._now(), tuple(unwritten_in), why)
         yield from self._unkept(lambda ref: self._launches[ref.key].unkept)
         self._complete()
         self._schedule_ends()
@@ -249,12 +252,15 @@ class _Run:
 
     def _unkept(self, why_not: Callable[[AccountRef], str]) -> Iterator[FleetEvent]:
         """Say where nothing keeps the work, each reason once."""
+        for why, titles in self._reasons(why_not):
+            yield Unkept(self._now(), titles, why)
+
+    def _reasons(self, why_not: Callable[[AccountRef], str]) -> list[tuple[str, tuple[str, ...]]]:
+        """Gather what is wrong with accounts in which something starts: each reason once, with all that it holds for."""
         accounts: dict[str, list[str]] = {}
         for ref in {s.account.key: s.account for s in self._plan.steps if s.starts}.values():
             accounts.setdefault(why_not(ref), []).append(ref.title)
-        for why, titles in accounts.items():
-            if why:
-                yield Unkept(self._now(), tuple(titles), why)
+        return [(why, tuple(titles)) for why, titles in accounts.items() if why]
 
     def _write_seats(self) -> Mapping[str, Sequence[str]]:
         """Write down whose instance is whose, those found included; return where it could not be, by the reason: the next run writes it."""

@@ -163,6 +163,11 @@ def sentence(event: events.FleetEvent, *, now: datetime) -> str:
     match event:
         case events.WaitingUntil(until=until):
             return f"Waiting until {local_time(until, now=now)} ({span(until - now)}); Ctrl-C ends the waiting, nothing runs yet"
+        case events.Unscheduled(accounts=accounts, why=why):
+            return (
+                f"In {_named(accounts)} no end is scheduled in the account itself ({why}):"
+                " only the timer on each instance ends it, and `gpulab fleet stop`"
+            )
         case events.Unkept(accounts=accounts, why=why):
             return (
                 f"Nothing in {_named(accounts)} keeps the work when an instance ends by itself ({why}):"

@@ -6,6 +6,9 @@ from datetime import timedelta
 
 import pytest
 
+from gpulab.fleets.events import Unscheduled
+from gpulab.view.fleet import sentence
+
 REFUSED = "The execution role you provide must allow AWS EventBridge Scheduler to assume the role."
 
 
@@ -98,3 +101,45 @@ def test_an_end_that_cannot_be_read_is_said_and_left(make_class, sandbox, schedu
         "whether its end is scheduled is not known: could not read the scheduled end of i-"
     )
     assert "CreateSchedule" not in klass.operations(calls)
+
+
+def said_of(run):
+    return [e for e in run.events if isinstance(e, Unscheduled)]
+
+
+def test_an_account_that_allows_no_role_for_ends_is_said_each_time_and_asked_once_a_day(
+    make_class, sandbox
+):
+    """Nobody may believe that a hung instance ends while the laptop is shut; and IAM is not asked anew for each lab."""
+    klass = make_class(2)
+    sandbox.deny("iam:CreateRole")
+
+    first, calls = klass.up(), len(sandbox.calls)
+    klass.people = make_class(3).people
+    second = klass.up()
+
+    (event,) = said_of(first)
+    assert ["launched"] * 2 == first.results()
+    assert ("profile default",) == event.accounts
+    assert "make the role gpulab-end-course-c1" in event.why
+    assert sentence(event, now=sandbox.now()).startswith(
+        "In profile default no end is scheduled in the account itself ("
+    )
+    assert [(event.accounts, event.why)] == [(e.accounts, e.why) for e in said_of(second)]
+    assert "CreateRole" not in klass.operations(calls)
+
+
+def test_one_bad_minute_of_iam_does_not_cost_a_day_of_scheduled_ends(
+    make_class, sandbox, scheduler
+):
+    """A lab day is not to go without them because its first minute was a bad one."""
+    klass = make_class(1)
+    sandbox.refuse("CreateRole", "ServiceFailure", contains="gpulab-end-", status=500, times=None)
+    first, without = klass.up(), ending(scheduler)
+    sandbox.faults.clear()
+
+    second = klass.up()
+
+    assert 1 == len(said_of(first))
+    assert [] == without == said_of(second)
+    assert ids(second) == ending(scheduler)

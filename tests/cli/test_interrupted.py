@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 from datetime import UTC, datetime
 
@@ -14,6 +15,8 @@ from gpulab.launch.events import Launched
 from gpulab.launch.running import stop as stopping
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import RunningClock
+from gpulab.store.config import change_profile
+from gpulab.store.home import Home
 from gpulab.view.events import Teller
 
 
@@ -120,6 +123,31 @@ def test_a_ticket_that_has_ended_is_refused(tmp_path, capsys):
     assert 3 == code
     assert "error: the ticket of week4 ended at 2026-01-01 10:00 UTC" in said
     assert "hint: Ask your teacher for a new one" in said
+
+
+@pytest.mark.skipif(
+    os.name == "nt", reason="not on Windows: the ssh program is a shell script here"
+)
+def test_a_ticket_whose_key_is_refused_sends_to_the_teacher(tmp_path, capsys, monkeypatch):
+    """A student with a ticket has no rights to end or launch anything, which is what others are told then."""
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    # ssh tells its own troubles in the file behind -E.
+    ssh.write_text(
+        "#!/bin/sh\nwhile [ $1 != -E ]; do shift; done\n"
+        "echo 'ubuntu@198.51.100.7: Permission denied (publickey).' >$2\nexit 255\n"
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ssh.parent), prepend=os.pathsep)
+    # With a way of its own, ssh alone reaches out; nothing else looks for the port before.
+    change_profile(Home.of(os.environ).config_file, "default", {"ssh_proxy_command": ["false"]})
+
+    code = run(["open", "--no-browser", "--ticket", str(_a_ticket(tmp_path))])
+
+    said = capsys.readouterr().err
+    assert 1 == code
+    assert "does not accept the key id_ed25519 for" in said
+    assert "hint: Ask your teacher for a new ticket: this one's key" in said
 
 
 def _a_ticket(folder, ends_at=datetime(2099, 9, 7, 15, tzinfo=UTC)):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from gpulab.errors import Refused, RemoteError, Unreachable
+from gpulab.errors import LoginRefused, Refused, RemoteError, Unreachable
 from gpulab.fleet.ticket import Ticket
 from gpulab.launch.context import Context
 from gpulab.launch.running import agent, browser
@@ -21,6 +21,9 @@ _CONNECT_WITHIN_S = 60.0
 _LOOK_S = 2.0
 _ASK_BEFORE = timedelta(seconds=30)
 _NO_ANSWER = "It lets in one address range only: is this computer on the campus's network? Your teacher sees whether it runs"
+_NEW_TICKET = (
+    "Ask your teacher for a new ticket: this one's key does not open the instance any more"
+)
 
 
 def target_of(context: Context, ticket: Ticket) -> SshTarget:
@@ -87,6 +90,8 @@ def serve(
             raise Unreachable(
                 f"{ticket.name} does not answer: {error.message}", hint=_NO_ANSWER
             ) from error
+        except LoginRefused as error:
+            raise error.reworded(error.message, hint=_NEW_TICKET) from error
         local = running.ports[browser.JUPYTER_PORT]
         opened = browser.Opened(ticket.name, f"http://127.0.0.1:{local}/lab", local, is_new=True)
         if with_browser:

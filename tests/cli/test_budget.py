@@ -109,7 +109,7 @@ def test_without_a_budget_nothing_is_said(sandbox, capsys):
 def running():
     """An instance of mine that another computer launched, on demand, with no end of its own yet."""
     none = timedelta(0)
-    at_once = Rules(delays=Delays(boot=none, consistency=none))
+    at_once = Rules(delays=Delays(boot=none, consistency=none, role=none))
     with Sandbox(clock=RunningClock(), rules=at_once) as world:
         tags = [
             {"Key": f"gpulab:{key}", "Value": value}

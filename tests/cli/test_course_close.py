@@ -23,7 +23,11 @@ from gpulab.store.courses import read_classroom
 from gpulab.store.home import Home
 from gpulab.view.console import Console
 
-AT_ONCE = Rules(delays=Delays(boot=timedelta(0), terminate=timedelta(0), consistency=timedelta(0)))
+AT_ONCE = Rules(
+    delays=Delays(
+        boot=timedelta(0), terminate=timedelta(0), consistency=timedelta(0), role=timedelta(0)
+    )
+)
 
 
 @pytest.fixture

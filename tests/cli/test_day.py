@@ -82,7 +82,7 @@ def test_stopping_what_has_ended_already_is_done(sandbox, capsys):
 def test_stopping_all_says_that_a_region_did_not_answer(names, capsys):
     """Exit 0 would read as "nothing costs any more", and a GPU may run in the region that was not read."""
     none = timedelta(0)
-    at_once = Rules(delays=Delays(boot=none, terminate=none, consistency=none))
+    at_once = Rules(delays=Delays(boot=none, terminate=none, consistency=none, role=none))
     with Sandbox(clock=RunningClock(), rules=at_once) as world:
         for name in names:
             _an_instance(name)

@@ -21,7 +21,11 @@ from gpulab.sandbox.rules import Delays, Rules
 from gpulab.store.courses import read_classroom
 from gpulab.store.home import Home
 
-AT_ONCE = Rules(delays=Delays(boot=timedelta(0), terminate=timedelta(0), consistency=timedelta(0)))
+AT_ONCE = Rules(
+    delays=Delays(
+        boot=timedelta(0), terminate=timedelta(0), consistency=timedelta(0), role=timedelta(0)
+    )
+)
 HEAD = "id,name,email,group,role"
 PEOPLE = [
     "s0,N0,s0@x.example,g0,arn:aws:iam::111100000000:role/gpulab-course",

@@ -11,6 +11,7 @@ import pytest
 
 from gpulab.errors import NoCapacity
 from gpulab.launch.protocol import outcome
+from gpulab.model.market import Market
 from gpulab.store.journal import Intent
 
 _spec = importlib.util.spec_from_file_location(
@@ -30,6 +31,7 @@ INTENT = Intent(
     parameters={
         "Placement": {"AvailabilityZone": INSTANCE.place.zone},
         "InstanceType": INSTANCE.place.instance_type,
+        "InstanceMarketOptions": {"MarketType": "spot"},
     },
     user_data=b"",
     at=build.NOW,
@@ -44,6 +46,22 @@ def test_only_the_instance_of_this_attempt_counts():
 
     assert INSTANCE == found
     assert None is outcome.made_by(INTENT, [another, ELSEWHERE])
+
+
+@pytest.mark.parametrize(
+    "dead",
+    [
+        replace(INSTANCE, id="i-4", place=replace(INSTANCE.place, market=Market.ON_DEMAND)),
+        replace(INSTANCE, id="i-4", token="l1-1"),
+    ],
+    ids=["the other market", "an earlier token"],
+)
+def test_what_another_attempt_left_in_the_same_zone_does_not_count(dead):
+    """A spot instance taken back at its start, and an on-demand one bought after it: settled by the dead one, a third is launched."""
+    assert None is outcome.made_by(INTENT, [dead])
+    assert INSTANCE == outcome.made_by(INTENT, [dead, INSTANCE])
+    mine = replace(INSTANCE, token=INTENT.token)
+    assert mine == outcome.made_by(INTENT, [dead, mine])
 
 
 @pytest.mark.parametrize(

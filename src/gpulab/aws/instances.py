@@ -272,6 +272,7 @@ def read_instance(row: Mapping[str, Any], region: str) -> Instance:
         ended_at=end_in(row),
         disk_gib=disk_gib_in(tags),
         has_run_before=_has_run_before(row),
+        token=row.get("ClientToken", ""),
     )
 
 

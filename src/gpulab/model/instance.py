@@ -68,6 +68,7 @@ class Instance:
         ended_at: When AWS stopped charging for its last run; `None` while it runs, and where AWS does not say.
         disk_gib: Its root disk's size, from the tag; `None` if absent or unreadable.
         has_run_before: It was stopped and started again, so that its disk may hold work before it runs.
+        token: Client token of the call that made it; `""` if EC2 does not say.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Instance:
     ended_at: datetime | None = None
     disk_gib: int | None = None
     has_run_before: bool = False
+    token: str = ""
 
     @property
     def market(self) -> Market:

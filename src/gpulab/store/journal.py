@@ -126,7 +126,8 @@ class Journal:
                 "parameters": intent.parameters,
                 "user_data": base64.b64encode(intent.user_data).decode("ascii"),
                 "keep": intent.keep_prefix,
-            }
+            },
+            otherwise="Nothing was launched",
         )
 
     def conclude(
@@ -143,7 +144,9 @@ class Journal:
             StoreError: It could not be written; the intent stays open and is looked up by the next command.
         """
         record = {"kind": "result", "at": at.isoformat(), "launch": intent.launch_id}
-        self._append({**record, "token": intent.token, "outcome": outcome, "instance": instance_id})
+        record |= {"token": intent.token, "outcome": outcome, "instance": instance_id}
+        made = f"{instance_id} was launched and may cost; `gpulab ls` shows it"
+        self._append(record, otherwise=made if instance_id else "Nothing was launched")
 
     def read(self) -> Story:
         """
@@ -218,7 +221,8 @@ class Journal:
                 f"could not read {self._path}: {error.strerror}", hint=disk_hint(error)
             ) from error
 
-    def _append(self, record: Mapping[str, Any]) -> None:
+    def _append(self, record: Mapping[str, Any], *, otherwise: str) -> None:
+        """Write a record; `otherwise` says what it means when that fails."""
         line = json.dumps({"v": VERSION, **record}, separators=(",", ":")).encode("ascii") + b"\n"
         lock = _open_lock(self._path.with_name(self._path.name + ".lock"))
         try:
@@ -227,7 +231,7 @@ class Journal:
         except OSError as error:
             raise StoreError(
                 f"could not write {self._path}: {error.strerror}",
-                hint="Nothing was launched. Free some space or check the folder's owner, then repeat the command",
+                hint=f"{otherwise}. Free some space or check the folder's owner, then repeat the command",
             ) from error
         finally:
             os.close(lock)

@@ -27,6 +27,7 @@ _PHASES = {
     "data": "Fetching the lab's data sets",
 }
 _WAITS = {
+    "open launch": "Waiting until AWS must show what an interrupted launch has made",
     "running": "Waiting for the instance to run",
     "bucket": "Waiting for the bucket that keeps the work",
     "host key": "Reading its host key from the console",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from gpulab.errors import Ambiguous, Refused, StoreError, Throttled
-from gpulab.launch.events import Launched, Repeating, Resumed
+from gpulab.launch.events import Launched, Planned, Repeating, Resumed, WaitingFor, Warned
 from gpulab.launch.protocol import resuming
+from gpulab.model.fact import FactKind
+from gpulab.model.market import Market
 from gpulab.store.journal import Journal
 
 
@@ -159,6 +163,60 @@ def test_another_wish_after_a_lost_launch_does_not_start_the_old_one(sandbox, st
     assert [second.instance.id] == student.live()
 
 
+def test_what_was_bought_on_demand_is_asked_for_again_with_its_token(sandbox, student):
+    """The question was answered with yes and the answer of AWS was lost: the same command settles it, though its wish says spot only."""
+    sandbox.refuse("RunInstances", "InsufficientInstanceCapacity", contains="MarketType")
+    sandbox.drop_request("RunInstances", times=None)
+    first = student.up()
+    sandbox.faults.clear()
+
+    second = student.again().up(confirm=lambda question: pytest.fail("it was answered before"))
+
+    assert Ambiguous is type(first.error)
+    assert (Market.ON_DEMAND, "launch0001") == (
+        second.instance.market,
+        second.instance.launch_id,
+    )
+    assert [second.instance.id] == student.live()
+
+
+def test_what_is_not_wanted_any_more_is_looked_for_until_a_listing_must_show_it(
+    sandbox, student, monkeypatch
+):
+    """It runs, unseen for a minute: given up sooner, it would cost beside the one that is launched instead."""
+    other = student.up("gan").instance
+    delays = replace(sandbox.rules.delays, consistency=timedelta(seconds=60))
+    monkeypatch.setattr(sandbox, "rules", replace(sandbox.rules, delays=delays))
+    sandbox.lose_reply("RunInstances", times=None)
+    first = student.up()
+    sandbox.faults.clear()
+
+    second = student.again().up(instance_type="g6.xlarge")
+
+    assert Ambiguous is type(first.error)
+    assert [other.id, second.instance.id] == student.live()
+    assert "g4dn.xlarge" == second.instance.place.instance_type
+    assert {"open launch"} == {e.what for e in second.of(WaitingFor) if e.what != "running"}
+
+
+@pytest.mark.parametrize("hours", [0, 5])
+def test_the_wait_for_what_is_not_wanted_any_more_is_two_minutes(sandbox, student, hours):
+    """Also where the clock was set back by hours since: whoever waits sees that, and it ends."""
+    sandbox.drop_request("RunInstances", times=None)
+    student.up()
+    sandbox.faults.clear()
+    again, now = student.again(), student.context.now
+    again.context = replace(again.context, now=lambda: now() - timedelta(hours=hours))
+    begun = sandbox.now()
+
+    second = again.up(instance_type="g6.xlarge")
+
+    planned = next(e.at for e in second.events if isinstance(e, Planned))
+    waited = planned + timedelta(hours=hours) - begun
+    assert timedelta(minutes=2) <= waited < timedelta(minutes=3)
+    assert [second.instance.id] == student.live()
+
+
 def test_an_old_open_launch_that_nobody_sees_is_closed_not_started(sandbox, student):
     """An hour later its deadline is wrong; ten minutes are enough for EC2 to show whatever it made."""
     sandbox.drop_request("RunInstances", times=None)
@@ -205,6 +263,67 @@ def test_without_a_journal_nothing_is_launched(sandbox, student):
 
     assert StoreError is type(run.error)
     assert "RunInstances" not in student.operations()
+
+
+@pytest.fixture
+def full_after_the_call(monkeypatch):
+    """A disk that has room for what is about to be asked, and none for what came of it."""
+
+    def conclude(self, intent, outcome, *, instance_id="", at):
+        monkeypatch.setattr("gpulab.store.journal._write_synced", _full)
+        real(self, intent, outcome, instance_id=instance_id, at=at)
+
+    real = Journal.conclude
+    monkeypatch.setattr(Journal, "conclude", conclude)
+    return monkeypatch
+
+
+def _full(_path, _line):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_launch_that_the_journal_cannot_take_down_is_told_and_goes_on(
+    sandbox, student, full_after_the_call
+):
+    """It runs and costs: "nothing was launched" would leave it up, outside the ledger and without its scheduled end."""
+    run = student.up()
+
+    assert None is run.error
+    assert [run.instance.id] == student.live()
+    assert ["Launched", "Running"] == [n for n in run.told() if n in ("Launched", "Running")]
+    assert [run.instance.id] == [f.subject for f in student.context.ledger.facts(FactKind.LAUNCHED)]
+    (told,) = (e.text for e in run.of(Warned))
+    assert told.startswith(f"{run.instance.id} was launched, and the journal could not take that")
+
+
+def test_a_launch_that_the_journal_could_not_take_down_is_found_again(
+    sandbox, student, full_after_the_call
+):
+    """With room on the disk the same command settles it, and with none it still opens what runs."""
+    first = student.up().instance
+    sandbox.advance(seconds=60)
+    without_room = student.again().up()
+    full_after_the_call.undo()
+
+    with_room = student.again().up()
+
+    assert [first.id] * 2 == [without_room.instance.id, with_room.instance.id]
+    assert [first.id] == student.live()
+    assert () == student.context.journal.read().open_intents
+
+
+def test_a_refusal_that_the_journal_cannot_take_down_ends_the_launch(
+    sandbox, student, full_after_the_call
+):
+    """Its place is asked again by the next command: an instance at another one now would be one of two."""
+    sandbox.refuse("RunInstances", "InsufficientInstanceCapacity", times=1)
+
+    run = student.up()
+
+    assert StoreError is type(run.error)
+    assert [] == student.live()
+    assert "InsufficientInstanceCapacity" in run.error.message
+    assert run.error.hint.startswith("Nothing was launched. Free some space")
 
 
 def test_two_terminals_cannot_launch_one_name_at_once(sandbox, student):

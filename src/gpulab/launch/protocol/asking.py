@@ -31,13 +31,14 @@ def ask(
         is_setup_fresh: Image, group or key pair were made moments ago; EC2 may not know them everywhere yet.
 
     Yields:
-        `Repeating` before each repetition; `Warned` when the ledger could not take the attempt down.
+        `Repeating` before each repetition; `Warned` when ledger or journal could not take down what was done.
 
     Returns:
         The instance, made now or by an earlier call with the same token.
 
     Raises:
         Ambiguous, Throttled: Nobody knows, or nobody answers. The intent stays open; the next command resolves it.
+        StoreError: AWS refused, and the journal could not take that down: the intent stays open.
         GpulabError: AWS refused; the intent is closed with AWS's code.
     """
     try:
@@ -51,14 +52,34 @@ def ask(
         raise
     except GpulabError as error:
         if what_next(error) is not Next.ADOPT:
-            context.journal.conclude(intent, error.code or type(error).__name__, at=context.now())
+            _note_refusal(context, intent, error)
             raise
         found = look_up(context, intent)
         if found is None:
             raise Ambiguous(error.message, hint=error.hint, code=error.code) from error
         instance = found
-    context.journal.conclude(intent, LAUNCHED, instance_id=instance.id, at=context.now())
+    try:
+        context.journal.conclude(intent, LAUNCHED, instance_id=instance.id, at=context.now())
+    except StoreError as error:
+        # It runs and costs: it must be armed, written into the ledger and shown. The intent stays open, and the next look settles it.
+        text = (
+            f"{instance.id} was launched, and the journal could not take that down: {error.message}"
+        )
+        yield Warned(context.now(), text)
     return instance
+
+
+def _note_refusal(context: Context, intent: Intent, error: GpulabError) -> None:
+    """
+    Close the intent of a refused call.
+
+    Raises:
+        StoreError: It stays open, and whatever else were launched now would come beside what it is asked for again.
+    """
+    try:
+        context.journal.conclude(intent, error.code or type(error).__name__, at=context.now())
+    except StoreError as unwritten:
+        raise unwritten.reworded(f"{error.message}; {unwritten.message}") from error
 
 
 def look_up(context: Context, intent: Intent) -> Instance | None:

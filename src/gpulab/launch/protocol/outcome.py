@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from gpulab.aws.errors import from_code
 from gpulab.errors import AwsError, GpulabError
 from gpulab.model.instance import Instance
+from gpulab.model.market import Market, Place
 from gpulab.store.journal import Intent, Made
 
 LAUNCHED = "launched"
@@ -27,17 +28,21 @@ SETTLED = timedelta(minutes=10)
 
 
 def made_by(intent: Intent, found: Iterable[Instance]) -> Instance | None:
-    """Return the instance that an intent made, ended or not; other attempts of the same launch were at other places."""
+    """
+    Return the instance that an intent made, ended or not.
+
+    Other attempts of the same launch were at other places (spot and on demand are two), or took a new token for the same one: what came of
+    those, and may have ended, must not stand for this one while EC2 does not show it yet.
+    """
     zone = intent.parameters["Placement"]["AvailabilityZone"]
-    kind = intent.parameters["InstanceType"]
-    return next(
-        (
-            i
-            for i in found
-            if (i.launch_id, i.place.zone, i.place.instance_type) == (intent.launch_id, zone, kind)
-        ),
-        None,
-    )
+    place = Place(intent.region, zone, intent.parameters["InstanceType"], market_of(intent))
+    ours = (i for i in found if (i.launch_id, i.place) == (intent.launch_id, place))
+    return next((i for i in ours if i.token in ("", intent.token)), None)
+
+
+def market_of(intent: Intent) -> Market:
+    """Return the market at which an intent asks."""
+    return Market.SPOT if intent.parameters.get("InstanceMarketOptions") else Market.ON_DEMAND
 
 
 def is_open(intent: Intent, made: Instance | None, *, now: datetime) -> bool:

@@ -10,14 +10,25 @@ from collections.abc import Collection, Generator
 from gpulab.aws import instances
 from gpulab.errors import Ambiguous, GpulabError, NotFound, StoreError, Throttled
 from gpulab.launch.context import Context
-from gpulab.launch.events import AlreadyUp, Event, Resumed, Warned
+from gpulab.launch.events import AlreadyUp, Event, Resumed, WaitingFor, Warned
 from gpulab.launch.money.facts import record_found
 from gpulab.launch.protocol.asking import ask, look_up
-from gpulab.launch.protocol.outcome import SHOWN, is_open, is_unlisted, result_of
+from gpulab.launch.protocol.outcome import (
+    SHOWN,
+    UNLISTED,
+    is_open,
+    is_unlisted,
+    market_of,
+    result_of,
+)
 from gpulab.model.instance import Instance, LaunchRequest
+from gpulab.model.market import Market
 from gpulab.planning.catalogue import instance_types
 from gpulab.planning.wishes import types_for
 from gpulab.store.journal import Intent, Made
+
+# Between two looks for what a launch made that is not wanted any more.
+_LOOK_S = 10.0
 
 
 def resume(context: Context, request: LaunchRequest) -> Generator[Event, None, Instance | None]:
@@ -121,17 +132,23 @@ def _settle(
     """Find what an open launch of our name made; young ones are asked for again, with the same token and bytes."""
     found = look_up(context, intent)
     if found is None and not _is_wanted(intent, request):
-        found = _look_patiently(context, intent)
+        found = yield from _look_patiently(context, intent)
     elif is_open(intent, found, now=context.now()):
         return (yield from _asked_again(context, intent))
-    _close(context, intent, found)
+    try:
+        _close(context, intent, found)
+    except StoreError as error:
+        if found is None or not found.state.is_alive:
+            raise
+        # It stays open and is found again; what runs and costs is not kept from its user.
+        yield Warned(context.now(), error.message)
     return found
 
 
 def _asked_again(context: Context, intent: Intent) -> Generator[Event, None, Instance | None]:
     try:
         return (yield from ask(context, intent))
-    except (Ambiguous, Throttled):
+    except (Ambiguous, Throttled, StoreError):
         raise
     except GpulabError as error:
         # Refused: then it was never made, and the way is free for a new plan.
@@ -147,11 +164,20 @@ def _is_settled_by_looking(context: Context, intent: Intent) -> bool:
     return True
 
 
-def _look_patiently(context: Context, intent: Intent) -> Instance | None:
-    """Look once EC2 must show a new instance; waited for only when the wish has changed."""
-    while context.now() - intent.at < SHOWN:
-        context.sleep(5)
-    return look_up(context, intent)
+def _look_patiently(context: Context, intent: Intent) -> Generator[Event, None, Instance | None]:
+    """
+    Look until EC2 must list what was made; for a wish that has changed, as what nobody wants any more is not asked for again.
+
+    From now on, not from when it was written down: its last call may have been made minutes later, and a clock may have been set back.
+    """
+    begun = context.now()
+    found = None
+    while is_open(intent, found, now=context.now()) and context.now() - begun < UNLISTED:
+        kind = intent.parameters["InstanceType"]
+        yield WaitingFor(context.now(), "open launch", f"{kind} in {intent.region}")
+        context.sleep(_LOOK_S)
+        found = look_up(context, intent)
+    return found
 
 
 def _close(context: Context, intent: Intent, found: Instance | None) -> None:
@@ -164,13 +190,12 @@ def _close(context: Context, intent: Intent, found: Instance | None) -> None:
 
 
 def _is_wanted(intent: Intent, request: LaunchRequest) -> bool:
-    """Whether the launch that is open is still what the user asks for."""
+    """Whether the launch that is open is still what the user asks for; one that was bought on demand was asked for, then or by its question."""
     wanted = {t.name for t in types_for(request, instance_types())}
-    market = "spot" if "InstanceMarketOptions" in intent.parameters else "on-demand"
     return (
         intent.parameters["InstanceType"] in wanted
         and intent.region in request.regions
-        and market in request.markets
+        and market_of(intent) in (*request.markets, Market.ON_DEMAND)
     )
 
 
@@ -186,10 +211,12 @@ def _made_moments_ago(context: Context, name: str) -> Instance | None:
 
 def _read_patiently(context: Context, made: Made) -> Instance | None:
     """Read an instance by its id, which EC2 may not know everywhere in its first seconds."""
+    begun = context.now()
     while True:
         try:
             return instances.read(context.cloud, made.region, made.instance_id)
         except NotFound:
-            if context.now() - made.at > SHOWN:
+            # A clock that was set back since must not prolong it.
+            if context.now() - min(made.at, begun) > SHOWN:
                 return None
             context.sleep(2)

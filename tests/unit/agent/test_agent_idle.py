@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import pytest
 
@@ -192,8 +193,10 @@ def test_a_setup_that_died_is_not_work_for_ever(here):
     """A phase that says `running` in a file of yesterday would keep the instance alive until its deadline."""
     phases = here.path("run/gpulab/phases.json")
     write_json(phases, {"phases": [{"name": "environment", "state": "running"}]})
+    now = time.time()
+    os.utime(phases, (now, now))
     fresh = Sampler(here).sample(START, gpu_percent=0, saved_at=0.0)
-    os.utime(phases, (START, START))
+    os.utime(phases, (now - 86400, now - 86400))
 
     stale = Sampler(here).sample(START, gpu_percent=0, saved_at=0.0)
 

@@ -63,6 +63,21 @@ class Unwritten:
 
 
 @dataclass(frozen=True)
+class Unbooked:
+    """
+    The ledger of some accounts may lack what an earlier command launched there.
+
+    Attributes:
+        accounts: What the teacher calls them.
+        why: A sentence; the same for all of them.
+    """
+
+    at: datetime
+    accounts: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
 class BringingBack:
     """The kept work of some seats goes to their new instances, as soon as these can be reached."""
 
@@ -141,6 +156,7 @@ FleetEvent = (
     | Unscheduled
     | Unkept
     | Unwritten
+    | Unbooked
     | Requested
     | SeatFailed
     | Polled

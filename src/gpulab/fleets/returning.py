@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from gpulab.aws import workspace
+from gpulab.aws import instances, workspace
 from gpulab.aws.workspace import KeptManifest
 from gpulab.errors import GpulabError, RemoteError, StoreError
 from gpulab.fleets.accounts import Account, Accounts
@@ -20,10 +20,11 @@ from gpulab.fleets.launching import Halted
 from gpulab.fleets.seating import Place, places, write_received
 from gpulab.launch.context import Context
 from gpulab.launch.events import Restored, Warned
+from gpulab.launch.protocol.outcome import FIRST_LOOK_S, STILL_PENDING
 from gpulab.launch.running import booting
 from gpulab.launch.running.lineage import has_work, held, is_owed, other_versions, owe, settle
 from gpulab.model.fleet import AccountRef
-from gpulab.model.instance import Instance
+from gpulab.model.instance import Instance, State
 
 _AT_ONCE = 32
 
@@ -136,6 +137,7 @@ class Returning:
             if kept is not None and not _has_later(context, instance.name, kept):
                 settle(context, instance.id)  # the agent brings it back
                 return ""
+        instance = _begun(context, instance)
         bring_newest(account, instance.name, earlier)
         if not folder_of(context, instance.name).is_dir():
             settle(context, instance.id)
@@ -143,6 +145,20 @@ class Returning:
         said = _bring_back(account, instance)
         others = other_versions(context, instance.name, said=said)
         return "; ".join(filter(None, (said, others)))
+
+
+def _begun(context: Context, instance: Instance) -> Instance:
+    """
+    Wait until a command that was killed a moment ago has an instance that runs: before, it has no address.
+
+    Raises:
+        GpulabError: EC2 does not show it.
+    """
+    until = context.now() + STILL_PENDING
+    while instance.state is State.PENDING and context.now() < until:
+        context.sleep(FIRST_LOOK_S)
+        instance = instances.read(context.cloud, instance.place.region, instance.id)
+    return instance
 
 
 def _later_ones(context: Context) -> frozenset[str]:

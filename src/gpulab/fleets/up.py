@@ -28,6 +28,7 @@ from gpulab.fleets.events import (
     Polled,
     Requested,
     SeatFailed,
+    Unbooked,
     Unkept,
     Unscheduled,
     Unwritten,
@@ -244,7 +245,7 @@ class _Run:
         for why, unwritten_in in unwritten.items():
             yield Unwritten(self._now(), tuple(unwritten_in), why)
         yield from self._unkept(lambda ref: self._launches[ref.key].unkept)
-        self._complete()
+        yield from self._complete()
         self._schedule_ends()
         yield from self._bring_back()
         ordered = tuple(self._outcomes[id(step)] for step in self._plan.steps)
@@ -468,20 +469,26 @@ class _Run:
             return "again"
         return self._conclude(job, self._failed(job.step, ended_early(instance)))
 
-    def _complete(self) -> None:
-        """Make up for what a killed command left out of the ledger."""
+    def _complete(self) -> Iterator[FleetEvent]:
+        """Make up for what a killed command left out of the ledger; one that cannot be read keeps nobody from what was launched."""
         kept: dict[str, list[Step]] = {}
         for step in self._plan.of(Action.KEEP):
             kept.setdefault(step.account.key, []).append(step)
+        unbooked: dict[str, list[str]] = {}
         for steps in kept.values():
-            account = self._accounts.account(steps[0].account)
-            context = account.context
-            known = {fact.subject for fact in context.ledger.facts(FactKind.LAUNCHED)}
-            missing = [s.instance for s in steps if s.instance and s.instance.id not in known]
-            if not missing:
-                continue
-            with contextlib.suppress(GpulabError):
-                rebuild(account.looking, context.profile.regions, of_everyone=True)
+            ref = steps[0].account
+            try:
+                self._complete_in(ref, [s.instance for s in steps if s.instance])
+            except GpulabError as error:
+                unbooked.setdefault(error.message, []).append(ref.title)
+        for why, titles in unbooked.items():
+            yield Unbooked(self._now(), tuple(titles), why)
+
+    def _complete_in(self, ref: AccountRef, up: Sequence[Instance]) -> None:
+        account = self._accounts.account(ref)
+        known = {fact.subject for fact in account.context.ledger.facts(FactKind.LAUNCHED)}
+        if any(instance.id not in known for instance in up):
+            rebuild(account.looking, account.context.profile.regions, of_everyone=True)
 
     def _schedule_ends(self) -> None:
         """Make up for the ends that no account has scheduled yet: of what runs from before, and of launches whose first try failed."""

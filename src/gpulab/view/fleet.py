@@ -178,6 +178,11 @@ def sentence(event: events.FleetEvent, *, now: datetime) -> str:
                 f"In {_named(accounts)} it could not be written down whose instance is whose ({why}):"
                 " until the next `gpulab fleet up` only this computer finds the work that these keep"
             )
+        case events.Unbooked(accounts=accounts, why=why):
+            return (
+                f"In {_named(accounts)} the ledger could not be completed ({why}):"
+                " what an earlier command launched may not be charged until a `gpulab fleet up` can"
+            )
         case events.BringingBack(count=count):
             return f"Bringing kept work to {counted(count, 'new instance')} as soon as they can be reached"
         case events.BroughtBack(outcome=outcome, said=said):

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from gpulab.errors import StateDamaged
+from gpulab.fleets.events import Unbooked
 from gpulab.fleets.members import members
 from gpulab.model.fact import FactKind, Source
 from gpulab.model.timeline import EndedBy
 from gpulab.spending.charging import cost_of
 from gpulab.spending.exact import Usd
 from gpulab.spending.facts import timeline_of
+from gpulab.view.fleet import sentence
 
 _spec = importlib.util.spec_from_file_location(
     "instances_that_keep", Path(__file__).with_name("instances_that_keep.py")
@@ -170,3 +172,21 @@ def test_a_damaged_ledger_is_noted_and_hides_nobody(klass):
     assert [True, True] == [m.instance is not None for m in found]
     assert [StateDamaged] == [type(error) for error in accounts.damaged.values()]
     assert str(path) in accounts.damaged[ref.key].message
+
+
+def test_a_damaged_ledger_costs_a_class_neither_launches_nor_outcomes(make_class):
+    """Everything was launched and costs: who has an instance is told, and what the books lack is said."""
+    klass = make_class(2)
+    klass.up("s000000")
+    ref = klass.wish().seats[0].account
+    klass.accounts().account(ref).context.folder.ledger.write_bytes(b"not a ledger" * 100)
+
+    run = klass.up()
+
+    (event,) = [e for e in run.events if isinstance(e, Unbooked)]
+    assert ["kept", "launched"] == run.results()
+    assert ("profile default",) == event.accounts
+    assert sentence(event, now=klass.sandbox.now()).startswith(
+        "In profile default the ledger could not be completed ("
+    )
+    assert klass.names() == klass.live()

@@ -197,6 +197,20 @@ def test_what_is_never_kept_does_not_hold_an_instance_up(prepared):
     assert [] == prepared.live()
 
 
+def test_a_file_that_is_being_written_holds_an_instance_up_and_is_named(prepared):
+    """A checkpoint in the middle of its save is torn in the bucket, and the whole one ends with the instance."""
+    keep_in_bucket(prepared, {**FILES, "model.keras": b"half"})
+    torn = {**entries({"model.keras": b"half of it"})[0], "unsettled": True}
+    listed = lines(FILES) + json.dumps(torn).encode() + b"\n"
+    _, context = with_host(prepared, save=b'{"saved_at": "2026-11-16T09:00:00Z"}', manifest=listed)
+
+    with pytest.raises(CommandFailed, match=r"model\.keras is being written to") as failure:
+        list(stop.stop(context, prepared.instance))
+
+    assert "Stop what writes to it and stop again, or use `--no-save`" == failure.value.hint
+    assert [prepared.instance.id] == prepared.live()
+
+
 @pytest.mark.parametrize("said", [b"[1]\n", b"not json\n", b'{"size": 1}\n'])
 def test_an_instance_that_lists_its_work_in_strange_words_runs_on(prepared, said):
     """Its owner is root there: nonsense is an answer like another, and never a reason to destroy the work."""

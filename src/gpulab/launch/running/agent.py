@@ -22,6 +22,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SAVE_WITHIN_S = 1800.0
 # What the agent leaves out and nobody misses: caches, sockets and pipes.
 _BY_CHOICE = ("excluded", "not a file")
+STOP_WRITING = "Stop what writes to it and stop again, or use `--no-save`"
 _USE_NO_SAVE = "Close what writes to them and stop again, or use `--no-save`"
 
 
@@ -70,12 +71,12 @@ def save(host: Host) -> bool:
 
 def hashes(host: Host) -> dict[str, str]:
     """
-    Ask for the sha256 of every regular file of the work, by path; not of what is being written to, or is never kept.
+    Ask for the sha256 of every regular file of the work, by path; not of what is never kept.
 
     A file that cannot be read has the hash `""`, which no kept copy has.
 
     Raises:
-        RemoteError: It does not answer, or not in words we know; or a file is left out that its owner would miss.
+        RemoteError: It does not answer, or not in words we know; a file is left out that its owner would miss, or is being written to.
     """
     said = host.run([_AGENT, "manifest"], timeout_s=_SAVE_WITHIN_S, max_bytes=256 << 20)
     try:
@@ -83,9 +84,18 @@ def hashes(host: Host) -> dict[str, str]:
         left_out = [e for e in entries if e.get("skipped") and e.get("reason") not in _BY_CHOICE]
         if left_out:
             raise _not_kept(left_out)
-        return {e["path"]: _sha256(e.get("sha256")) for e in entries if _is_settled_file(e)}
+        changing = [str(e["path"]) for e in entries if e.get("unsettled")]
+        if changing:
+            raise CommandFailed(being_written(changing), hint=STOP_WRITING)
+        return {e["path"]: _sha256(e.get("sha256")) for e in entries if _is_regular_file(e)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CommandFailed("the agent's list of the work cannot be read") from error
+
+
+def being_written(paths: Sequence[str]) -> str:
+    """Say which files change faster than they can be copied: whichever way they are kept, the copy may be torn."""
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0][:200]}{more} is being written to"
 
 
 def extend(host: Host, until: datetime) -> None:
@@ -147,6 +157,7 @@ def _sha256(value: object) -> str:
     return str(value or "")
 
 
-def _is_settled_file(entry: Mapping[str, Any]) -> bool:
-    is_left_out = entry.get("skipped") or entry.get("unsettled")
-    return not is_left_out and entry.get("link") is None and not entry["path"].endswith("/")
+def _is_regular_file(entry: Mapping[str, Any]) -> bool:
+    if entry.get("skipped") or entry.get("link") is not None:
+        return False
+    return not entry["path"].endswith("/")

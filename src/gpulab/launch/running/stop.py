@@ -214,10 +214,7 @@ def _into_folder(context: Context, instance: Instance, host: Host) -> Generator[
     at = context.now()
     report = copying.pull(host, "work", folder)
     if report.changing:
-        raise StoreError(
-            f"{report.changing[0]} is being written to",
-            hint="Stop what writes to it and stop again, or use `--no-save`",
-        )
+        raise StoreError(agent.being_written(report.changing), hint=agent.STOP_WRITING)
     compared = copying.verify(host, "work", folder)
     if not compared.is_complete:
         first = (*compared.missing, *compared.different)[0]

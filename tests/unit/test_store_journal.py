@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpulab.errors import Refused, StoreError
+from gpulab.store import locks
 from gpulab.store.journal import Intent, Journal, Made
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -139,6 +140,16 @@ def test_two_writers_do_not_mix_their_lines(path):
         thread.join()
 
     assert (80, ()) == (len(Journal(path).read().open_intents), Journal(path).read().torn_lines)
+
+
+def test_a_lock_that_the_system_gives_up_on_is_asked_for_again(path, monkeypatch):
+    """Windows stops waiting after ten seconds; a line written without the lock may be torn by another's."""
+    answers = [False, False, True]
+    monkeypatch.setattr(locks, "_try", lambda handle, *, is_patient: answers.pop(0))
+
+    Journal(path).intend(INTENT)
+
+    assert ([], (INTENT,)) == (answers, Journal(path).read().open_intents)
 
 
 def test_the_same_name_is_launched_once_at_a_time(path):

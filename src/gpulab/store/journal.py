@@ -20,6 +20,7 @@ from typing import Any
 from gpulab.errors import Refused, StoreError, disk_hint
 from gpulab.model.instance import TAG_ENVIRONMENT
 from gpulab.store.files import sync_folder
+from gpulab.store.locks import locked
 
 VERSION = 1
 
@@ -191,16 +192,13 @@ class Journal:
             Refused: Another one is at it.
             StoreError: The lock file cannot be made.
         """
-        handle = _open_lock(self._path.parent / "locks" / name)
-        try:
-            if not _lock(handle, is_patient=False):
+        with locked(self._path.parent / "locks" / name) as is_ours:
+            if not is_ours:
                 raise Refused(
                     f"another gpulab is launching {name} right now",
                     hint=f"`{followed_by}` follows it",
                 )
             yield
-        finally:
-            os.close(handle)
 
     def is_launching(self, name: str) -> bool:
         """Whether a gpulab on this computer is launching the name right now."""
@@ -224,17 +222,14 @@ class Journal:
     def _append(self, record: Mapping[str, Any], *, otherwise: str) -> None:
         """Write a record; `otherwise` says what it means when that fails."""
         line = json.dumps({"v": VERSION, **record}, separators=(",", ":")).encode("ascii") + b"\n"
-        lock = _open_lock(self._path.with_name(self._path.name + ".lock"))
         try:
-            _lock(lock, is_patient=True)
-            _write_synced(self._path, line)
+            with locked(self._path.with_name(self._path.name + ".lock"), is_patient=True):
+                _write_synced(self._path, line)
         except OSError as error:
             raise StoreError(
                 f"could not write {self._path}: {error.strerror}",
                 hint=f"{otherwise}. Free some space or check the folder's owner, then repeat the command",
             ) from error
-        finally:
-            os.close(lock)
 
 
 def _intent(record: Mapping[str, Any]) -> Intent:
@@ -317,34 +312,3 @@ def _is_torn(handle: int) -> bool:
         return False
     os.lseek(handle, size - 1, os.SEEK_SET)
     return os.read(handle, 1) != b"\n"
-
-
-def _open_lock(path: Path) -> int:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise StoreError(
-            f"could not write {path}: {error.strerror}",
-            hint="Free some space or check the folder's owner, then repeat the command",
-        ) from error
-
-
-def _lock(handle: int, *, is_patient: bool) -> bool:
-    """Lock an open file until it is closed; without patience, say at once whether that worked."""
-    if os.name == "nt":
-        import msvcrt
-
-        mode = msvcrt.LK_LOCK if is_patient else msvcrt.LK_NBLCK  # type: ignore[attr-defined,unused-ignore]
-        try:
-            msvcrt.locking(handle, mode, 1)  # type: ignore[attr-defined,unused-ignore]
-        except OSError:
-            return False
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True

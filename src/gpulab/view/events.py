@@ -33,6 +33,7 @@ _WAITS = {
     "host key": "Reading its host key from the console",
     "ssh": "Waiting for ssh",
     "jupyter": "Waiting for JupyterLab",
+    "other copy": "Waiting for the copy that an open tunnel is making",
     "terminated": "Waiting until it has ended",
     "image": "Waiting for AWS to make the image",
     "environment": "Waiting for the lab's environment",

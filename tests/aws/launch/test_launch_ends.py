@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -23,9 +24,9 @@ from gpulab.errors import (
     Unreachable,
     WrongUsage,
 )
-from gpulab.launch.events import Ended, Guarded, Saved
+from gpulab.launch.events import Ended, Guarded, Saved, WaitingFor
 from gpulab.launch.protocol import scheduled_end
-from gpulab.launch.running import extend, instances, keep, lab_folder, stop
+from gpulab.launch.running import extend, instances, keep, lab_folder, lineage, stop
 from gpulab.launch.upkeep import doctor, guards, sweep
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.fact import FactKind
@@ -209,6 +210,53 @@ def test_a_file_that_is_being_written_holds_an_instance_up_and_is_named(prepared
 
     assert "Stop what writes to it and stop again, or use `--no-save`" == failure.value.hint
     assert [prepared.instance.id] == prepared.live()
+
+
+def fill_the_folder(student, monkeypatch, *, for_s):
+    """Have a tunnel copy into the folder of kept work for so long; the copying of `stop` itself is tested over ssh."""
+    begun, story = student.sandbox.now(), []
+    until = begun + timedelta(seconds=for_s)
+    held = contextlib.ExitStack()
+    held.enter_context(lineage.filling(student.context.folder.work / "week4"))
+
+    def sleep(seconds):
+        student.sandbox.advance(seconds=seconds)
+        if student.sandbox.now() >= until:
+            held.close()
+
+    def fill(*_args):
+        story.append(student.sandbox.now() - begun)
+        yield from ()
+
+    monkeypatch.setattr(stop, "_filled", fill)
+    student.context = replace(student.context, sleep=sleep)
+    return story
+
+
+def test_stop_waits_for_the_copy_that_an_open_tunnel_is_making(student, monkeypatch):
+    """It listed the notebook before; ending after the comparison it would put the older one over the newer."""
+    instance = student.up().instance
+    story = fill_the_folder(student, monkeypatch, for_s=20)
+    _, context = with_host(student, save=b"{}")
+
+    events = list(stop.stop(context, instance))
+
+    assert [timedelta(seconds=20)] == story
+    assert ["other copy"] * 4 == [e.what for e in events if isinstance(e, WaitingFor)][:4]
+    assert [] == student.live()
+
+
+def test_a_copy_that_does_not_end_is_named_and_the_instance_runs_on(student, monkeypatch):
+    """Whoever waits learns what for, and how to end that."""
+    instance = student.up().instance
+    story = fill_the_folder(student, monkeypatch, for_s=3600)
+    _, context = with_host(student, save=b"{}")
+
+    with pytest.raises(StoreError, match="another command has been copying work") as failure:
+        list(stop.stop(context, instance))
+
+    assert "`gpulab open week4 --close` ends a tunnel that does" in failure.value.hint
+    assert ([], [instance.id]) == (story, student.live())
 
 
 @pytest.mark.parametrize("said", [b"[1]\n", b"not json\n", b'{"size": 1}\n'])

@@ -13,7 +13,7 @@ import pytest
 
 from gpulab.errors import CommandFailed
 from gpulab.launch.context import Context
-from gpulab.launch.running import fetching
+from gpulab.launch.running import fetching, lineage
 from gpulab.launch.running.fetching import Fetcher
 from gpulab.model.instance import Instance, State
 from gpulab.model.market import Market, Place
@@ -262,6 +262,53 @@ def test_only_the_instance_that_got_the_kept_work_is_followed(tmp_path, monkeypa
     stranger = follow()
 
     assert (host, host, None) == (first, same, stranger)
+
+
+def test_nothing_is_fetched_while_another_command_fills_the_folder(
+    host, there, fetcher, tmp_path, said
+):
+    """A round that listed the notebook before `gpulab stop` did would put the older one over the one that was compared."""
+    with lineage.filling(tmp_path / "here") as is_ours:
+        fetcher.round(host)
+        meanwhile = contents(tmp_path / "here")
+    fetcher.round(host)
+
+    assert (True, {}) == (is_ours, meanwhile)
+    assert {"a.ipynb": "one", "deep er/b.ipynb": "two"} == contents(tmp_path / "here")
+    assert [] == said
+
+
+def test_what_nobody_foresaw_is_said_once_and_the_next_round_comes(tmp_path, monkeypatch, host):
+    """Without a bucket this thread is all that stands between a spot end and lost work."""
+    monkeypatch.setattr(fetching, "EVERY_S", 0.01)
+    rounds, told, done = [], [], threading.Event()
+
+    def fail(self, host) -> None:
+        rounds.append(host)
+        if len(rounds) > 3:
+            done.set()
+        raise ValueError("a note that is none")
+
+    monkeypatch.setattr(Fetcher, "round", fail)
+    context = a_context(tmp_path / "home", host, "")
+
+    with fetching.fetching(context, AN_INSTANCE, target=lambda: host.target, say=told.append):
+        is_done = done.wait(10)
+
+    assert is_done
+    assert ["The work was not copied here: ValueError: a note that is none"] == told
+
+
+@pytest.mark.parametrize("note", ["{", "[]"])
+def test_a_damaged_note_of_whose_work_is_here_is_none(tmp_path, host, note):
+    """Then both versions are kept; a traceback would keep nothing."""
+    context = a_context(tmp_path / "home", host, "")
+    (context.folder.work / "week4").mkdir()
+    context.notes.write({"held/week4": note})
+
+    lineage.note_part(context, "week4", "i-2")
+
+    assert {"i-2": None} == lineage.held(context, "week4")
 
 
 def a_context(folder, host, bucket):

@@ -15,7 +15,7 @@ from gpulab.errors import GpulabError, StoreError, Unreachable
 from gpulab.launch.account.storage import has_bucket
 from gpulab.launch.context import Context
 from gpulab.launch.running import agent
-from gpulab.launch.running.lineage import has_work, note_has_work, note_part
+from gpulab.launch.running.lineage import filling, has_work, note_has_work, note_part
 from gpulab.model.instance import Instance
 from gpulab.remote import copying
 from gpulab.remote.glance import Glance, glance
@@ -63,7 +63,7 @@ def fetching(
         else:
             fetcher.round(context.host(reached) if may_fetch else None)
 
-    with _beside(look):
+    with _beside(look, say):
         yield
 
 
@@ -98,7 +98,7 @@ def fetching_by_ticket(
             say(said[0])
         fetcher.round(host)
 
-    with _beside(look):
+    with _beside(look, say):
         yield
 
 
@@ -119,13 +119,22 @@ def _keeps_by_itself(host: Host) -> bool:
 
 
 @contextmanager
-def _beside(look: Callable[[], None]) -> Iterator[None]:
-    """Look again and again in a thread, as long as the block lasts."""
+def _beside(look: Callable[[], None], say: Callable[[str], None]) -> Iterator[None]:
+    """Look again and again in a thread, as long as the block lasts; what nobody foresaw is said, and the next look comes."""
     over = threading.Event()
 
     def work() -> None:
+        said = ""
         while not over.wait(EVERY_S):
-            look()
+            try:
+                look()
+            except (
+                Exception
+            ) as error:  # without a bucket these copies are all that outlives the instance
+                text = f"The work was not copied here: {type(error).__name__}: {error}"
+                if text != said:
+                    say(_printable(text))
+                said = text
 
     thread = threading.Thread(target=work, name="fetching", daemon=True)
     thread.start()
@@ -169,7 +178,9 @@ class Fetcher:
         if host.target.instance_id != self._of:
             self._known, self._of = Glance(), host.target.instance_id
         try:
-            self._fetch(host)
+            with filling(self._folder) as is_ours:
+                if is_ours:  # otherwise `gpulab stop` fetches and compares all of it right now
+                    self._fetch(host)
         except Unreachable:
             return  # the tunnel says so, and the next round comes
         except GpulabError as error:

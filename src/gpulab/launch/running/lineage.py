@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,22 @@ from gpulab.errors import StoreError, disk_hint
 from gpulab.launch.context import Context
 from gpulab.model.moment import read_moment
 from gpulab.remote.manifest import read_local
+from gpulab.store.locks import locked
+
+
+def filling(folder: Path) -> AbstractContextManager[bool]:
+    """
+    Be the only one on this computer that puts an instance's work into `work/NAME`, as long as the block lasts.
+
+    A copy that began before another one and ends after it would put older files over newer ones that were compared already.
+
+    Returns:
+        A block whose value says whether it is ours; nobody waits here.
+
+    Raises:
+        StoreError: The lock cannot be made.
+    """
+    return locked(folder.parent / ".locks" / folder.name)
 
 
 def note_has_work(context: Context, instance_id: str) -> None:
@@ -187,7 +204,11 @@ def _change(
 
 
 def _read(text: str | None) -> Mapping[str, datetime | None]:
-    return {key: read_moment(at) for key, at in json.loads(text).items()} if text else {}
+    """Read a note; a damaged one is none, so that both versions are kept."""
+    try:
+        return {key: read_moment(at) for key, at in json.loads(text).items()} if text else {}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _has_work(instance_id: str) -> str:

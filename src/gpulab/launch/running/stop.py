@@ -20,7 +20,7 @@ from gpulab.launch.money.facts import record_end, record_usage
 from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.protocol import scheduled_end
 from gpulab.launch.running import agent, instances
-from gpulab.launch.running.lineage import has_work, held, note_begun, note_held, put_aside
+from gpulab.launch.running.lineage import filling, has_work, held, note_begun, note_held, put_aside
 from gpulab.model.instance import Instance, State
 from gpulab.model.timeline import EndedBy
 from gpulab.remote import copying, hostkeys
@@ -28,6 +28,7 @@ from gpulab.remote.host import Host
 
 _GONE_WITHIN = timedelta(minutes=10)
 _LOOK_S = 5.0
+_FILLED_WITHIN = timedelta(minutes=10)
 # For the command that lost the race to end the same instance.
 _KEPT_IS_TOLD = timedelta(hours=1)
 
@@ -202,12 +203,33 @@ def _compared_bucket(
 
 def _into_folder(context: Context, instance: Instance, host: Host) -> Generator[Event, None, None]:
     """
+    Fetch the work over ssh and compare it, while no tunnel fetches some of it into the same folder.
+
+    Raises:
+        StoreError: It could not be kept whole, or another command fills the folder for ten minutes.
+    """
+    folder, begun = context.folder.work / instance.name, context.now()
+    yield Saving(context.now(), str(folder))
+    while context.now() - begun < _FILLED_WITHIN:
+        with filling(folder) as is_ours:
+            if is_ours:
+                yield from _filled(context, instance, host)
+                return
+        yield WaitingFor(context.now(), "other copy", str(folder))
+        context.sleep(_LOOK_S)
+    raise StoreError(
+        f"another command has been copying work into {folder} for ten minutes",
+        hint=f"`gpulab open {instance.name} --close` ends a tunnel that does, then stop again",
+    )
+
+
+def _filled(context: Context, instance: Instance, host: Host) -> Generator[Event, None, None]:
+    """
     Fetch the work over ssh and compare it; what was kept before and is gone on the instance stays.
 
     What the instance never got is put aside before its own takes the place.
     """
     folder, name = context.folder.work / instance.name, instance.name
-    yield Saving(context.now(), str(folder))
     if not has_work(context, instance.id) and instance.id not in held(context, name):
         yield from _put_aside(context, instance, host)
     note_begun(context, name, instance.id)

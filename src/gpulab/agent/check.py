@@ -145,10 +145,12 @@ def in_kernel() -> None:
 
 
 def kernel_python() -> Path | None:
-    """The Python that notebooks run in."""
+    """The Python that notebooks run in; none while it is still being installed."""
     spec = Path(f"{ROOT}/opt/gpulab/server/share/jupyter/kernels/python3/kernel.json")
     try:
-        return Path(json.loads(spec.read_bytes())["argv"][0])
+        kernel = json.loads(spec.read_bytes())
+        # Until the lab's environment is there, JupyterLab's own Python stands in for it, and its title says so.
+        return None if "being installed" in kernel["display_name"] else Path(kernel["argv"][0])
     except (OSError, ValueError, KeyError, IndexError):
         return None
 

@@ -34,7 +34,9 @@ def instance(tmp_path):
     (kernel / ".gpulab-lock").touch()
     spec = tmp_path / "opt/gpulab/server/share/jupyter/kernels/python3/kernel.json"
     spec.parent.mkdir(parents=True)
-    spec.write_text(json.dumps({"argv": [str(kernel / "bin/python")]}))
+    spec.write_text(
+        json.dumps({"argv": [str(kernel / "bin/python")], "display_name": "TensorFlow 2"})
+    )
     (tmp_path / "bin").mkdir()
     return tmp_path
 
@@ -168,6 +170,23 @@ def test_tensorflow_1_leaves_a_gpu_alone_that_it_would_hang_on(instance):
 def test_an_environment_that_is_still_being_installed_is_told(instance):
     """Right after the start this is the usual case."""
     (instance / "opt/gpulab/kernel/.gpulab-lock").unlink()
+
+    assert (
+        "skipped",
+        "it is still being installed; `gpulab logs -f` follows it",
+    ) == run(instance, "CHECKS = ()")["environment"]
+
+
+def test_the_server_s_python_that_stands_in_is_not_checked(instance):
+    """JupyterLab answers first, with its own Python for a kernel: that is no environment without a check."""
+    spec = instance / "opt/gpulab/server/share/jupyter/kernels/python3/kernel.json"
+    kernel = json.loads(spec.read_bytes())
+    python = instance / "opt/gpulab/server/bin/python"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.symlink_to(sys.executable)
+    (instance / "opt/gpulab/server/.gpulab-lock").touch()
+    title = "Python 3 (environment is being installed)"
+    spec.write_text(json.dumps(kernel | {"argv": [str(python)], "display_name": title}))
 
     assert (
         "skipped",

@@ -89,6 +89,18 @@ def test_clock_times_are_the_courses_local_times():
         ),
         (HEAD + "x = \n", 6, "not TOML", ""),
         (
+            HEAD + LAB + '[accounts]\ncidr = "campus"\n',
+            12,
+            "`accounts.cidr` must be an address range such as 130.225.0.0/16",
+            "",
+        ),
+        (
+            HEAD + LAB + '[accounts]\ncidr = "0.0.0.0/0"\n',
+            12,
+            "`accounts.cidr` would open ssh to the whole internet",
+            "",
+        ),
+        (
             HEAD + LAB + '[labs.notebooks]\nrepository = "file:///etc"\n',
             12,
             "must be an https address",

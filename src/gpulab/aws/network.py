@@ -126,7 +126,7 @@ def ensure_security_group(
 
 def admit(
     cloud: Cloud, region: str, group_id: str, cidr: str, *, tags: Mapping[str, str], is_new: bool
-) -> None:
+) -> tuple[str, ...]:
     """
     Open port 22 to one address range, then close it to every other one. Repeating it changes nothing.
 
@@ -134,6 +134,9 @@ def admit(
 
     Args:
         is_new: The group was made a moment ago: there is nothing to close, which saves a call.
+
+    Returns:
+        The ranges it was closed to, sorted.
 
     Raises:
         WrongUsage: The range is the whole internet, or no range.
@@ -151,8 +154,7 @@ def admit(
     except AwsError as error:
         if error.code != "InvalidPermission.Duplicate":
             raise
-    if not is_new:
-        _close_to_others(cloud, region, group_id, cidr)
+    return () if is_new else _close_to_others(cloud, region, group_id, cidr)
 
 
 @explained("read the security group's rules")
@@ -245,21 +247,22 @@ def _existing_group(cloud: Cloud, region: str, name: str, vpc_id: str) -> str:
     return found[0]["GroupId"]
 
 
-def _close_to_others(cloud: Cloud, region: str, group_id: str, cidr: str) -> None:
-    others = [
-        rule
+def _close_to_others(cloud: Cloud, region: str, group_id: str, cidr: str) -> tuple[str, ...]:
+    others = {
+        rule: source
         for rule, source, first, last in ingress(cloud, region, group_id)
         if (source, first, last) != (cidr, SSH_PORT, SSH_PORT)
-    ]
+    }
     if not others:
-        return
+        return ()
     ec2: EC2Client = cloud.client("ec2", region)
     try:
         with cloud.explained("close port 22 to former addresses"):
-            ec2.revoke_security_group_ingress(GroupId=group_id, SecurityGroupRuleIds=others)
+            ec2.revoke_security_group_ingress(GroupId=group_id, SecurityGroupRuleIds=list(others))
     except AwsError as error:
         if not error.code.endswith(".NotFound"):
             raise
+    return tuple(sorted(set(others.values())))
 
 
 def _rule(cidr: str) -> IpPermissionTypeDef:

@@ -67,7 +67,7 @@ def launching_options(command: Command) -> Command:
         click.option(
             "--cidr",
             metavar="CIDR",
-            help="From where ssh is let in: the campus's range.  [default: this computer's address, as Amazon sees it]",
+            help="From where ssh is let in: the campus's range.  [default: `cidr` in course.toml, then this computer's address, as Amazon sees it]",
         ),
     ):
         command = option(command)

@@ -79,6 +79,7 @@ class _Reader:
                 accounts.get("kind", "own"),
                 accounts.get("profile", "default"),
                 accounts.get("role_name", ""),
+                accounts.get("cidr", ""),
             ),
             budget_usd=_decimal(head.get("budget_usd")),
             max_instances=limits.get("max_instances", 400),

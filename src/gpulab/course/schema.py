@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -70,6 +71,17 @@ def _text(pattern: str, text: str, *, say: str, is_required: bool = False) -> Ke
         return "" if isinstance(value, str) and re.fullmatch(pattern, value) else f"must be {say}"
 
     return Key({"type": "string", "pattern": f"^{pattern}$"}, text, check, is_required)
+
+
+def _range(text: str) -> Key:
+    def check(value: Any) -> str:
+        try:
+            network = ipaddress.ip_network(value if isinstance(value, str) else "", strict=False)
+        except ValueError:
+            return "must be an address range such as 130.225.0.0/16"
+        return "" if network.prefixlen else "would open ssh to the whole internet"
+
+    return Key({"type": "string"}, text, check)
 
 
 def _number(text: str, *, low: int, high: int) -> Key:
@@ -212,6 +224,7 @@ TABLES: Mapping[str, Mapping[str, Any]] = {
             "Role to assume in each student's account.",
             say="the name of a role",
         ),
+        "cidr": _range("From where ssh is let in: the campus's range, `130.225.0.0/16`."),
     },
     "limits": {
         "max_instances": _number("No plan starts more.", low=1, high=5000),

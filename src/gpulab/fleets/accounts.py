@@ -43,7 +43,7 @@ class Outside:
     The outside of a whole class, as arguments.
 
     Attributes:
-        cidr: From where port 22 is open: the campus's range; `""` for this computer's address.
+        cidr: From where port 22 is open, instead of what course.toml or the profile says; `""` where nobody named it.
         connect: Opens an instance over ssh; for tests, another way.
     """
 
@@ -277,7 +277,7 @@ class Accounts:
             now=outside.now,
             sleep=outside.sleep,
             random=outside.random,
-            cidr=outside.cidr or profile.cidr,
+            cidr=outside.cidr or self.course.accounts.cidr or profile.cidr,
         )
         new_id = outside.new_id or context.new_id
         known = context.cache.get(_end_role_key(self.course))

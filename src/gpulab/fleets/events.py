@@ -33,6 +33,24 @@ class Unscheduled:
 
 
 @dataclass(frozen=True)
+class Narrowed:
+    """
+    The launches of a region have closed port 22 of all the course's instances there to a range that was let in before.
+
+    Attributes:
+        account: What the teacher calls it.
+        former: The ranges that are let in no more, sorted.
+        cidr: What is let in now.
+    """
+
+    at: datetime
+    account: str
+    region: str
+    former: tuple[str, ...]
+    cidr: str
+
+
+@dataclass(frozen=True)
 class Unkept:
     """
     Nothing keeps the work of some launches when their instances end by themselves.
@@ -154,6 +172,7 @@ class Finished:
 FleetEvent = (
     WaitingUntil
     | Unscheduled
+    | Narrowed
     | Unkept
     | Unwritten
     | Unbooked

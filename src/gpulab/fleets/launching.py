@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from gpulab.bootstrap import Keep
 from gpulab.errors import (
@@ -127,6 +128,7 @@ class AccountLaunches:
         self._keeping: Keeping | None = account.keeping
         self._is_agent_there = False
         self.unkept = ""
+        self.narrowed: dict[str, tuple[tuple[str, ...], str]] = {}
 
     def launch(self, seat: Seat) -> Launched:
         """
@@ -244,6 +246,8 @@ class AccountLaunches:
         with self._lock:
             if (region, has_gpu) not in self._ready:
                 found = setup.ensure(context, region, has_gpu=has_gpu)
+                if shut_out := _shut_out(found.closed_to, found.network.cidr):
+                    self.narrowed[region] = (shut_out, found.network.cidr)
                 launching = self._account.launching(context.owner)
                 boot = images.choose(launching, region, request, has_gpu=has_gpu)
                 self._ready[(region, has_gpu)] = _Ready(found, boot)
@@ -346,6 +350,17 @@ class AccountLaunches:
             return None
         found = replace(found, ends_at=self._plan.ends_at)
         return found if at_most_usd(found) <= self._agreed else None
+
+
+def _shut_out(closed_to: Sequence[str], cidr: str) -> tuple[str, ...]:
+    """Name the ranges that are not let in any more; those within the new one still are."""
+    now = ip_network(cidr)
+    kept = (r for r in closed_to if "/" in r and _is_within(ip_network(r), now))
+    return tuple(r for r in closed_to if r not in set(kept))
+
+
+def _is_within(one: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
+    return one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type] # of one version
 
 
 class _SeatLaunch:

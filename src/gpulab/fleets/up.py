@@ -25,6 +25,7 @@ from gpulab.fleets.events import (
     Finished,
     FleetEvent,
     Lost,
+    Narrowed,
     Polled,
     Requested,
     SeatFailed,
@@ -245,6 +246,7 @@ class _Run:
         for why, unwritten_in in unwritten.items():
             yield Unwritten(self._now(), tuple(unwritten_in), why)
         yield from self._unkept(lambda ref: self._launches[ref.key].unkept)
+        yield from self._narrowed()
         yield from self._complete()
         self._schedule_ends()
         yield from self._bring_back()
@@ -255,6 +257,12 @@ class _Run:
         """Say where nothing keeps the work, each reason once."""
         for why, titles in self._reasons(why_not):
             yield Unkept(self._now(), titles, why)
+
+    def _narrowed(self) -> Iterator[FleetEvent]:
+        """Say where the class was let in from before and is no more."""
+        for ref in {s.account.key: s.account for s in self._plan.steps if s.starts}.values():
+            for region, (former, cidr) in sorted(self._launches[ref.key].narrowed.items()):
+                yield Narrowed(self._now(), ref.title, region, former, cidr)
 
     def _reasons(self, why_not: Callable[[AccountRef], str]) -> list[tuple[str, tuple[str, ...]]]:
         """Gather what is wrong with accounts in which something starts: each reason once, with all that it holds for."""

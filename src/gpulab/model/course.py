@@ -91,11 +91,13 @@ class Accounts:
         kind: `own` (each student's account) or `shared` (one course account).
         profile: gpulab profile of the shared account, or of the teaching assistant who assumes the students' roles.
         role_name: Role in each student's account; `own` only.
+        cidr: From where ssh is let in, such as the campus's range; `""` for the address of whoever launches.
     """
 
     kind: str
     profile: str
     role_name: str = ""
+    cidr: str = ""
 
 
 @dataclass(frozen=True)

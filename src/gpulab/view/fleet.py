@@ -168,6 +168,11 @@ def sentence(event: events.FleetEvent, *, now: datetime) -> str:
                 f"In {_named(accounts)} no end is scheduled in the account itself ({why}):"
                 " only the timer on each instance ends it, and `gpulab fleet stop`"
             )
+        case events.Narrowed(account=account, region=region, former=former, cidr=cidr):
+            return (
+                f"In {account}, {region}, ssh is let in from {cidr} now and no more from {', '.join(former)}: for all instances of the course."
+                " `--cidr` or `cidr` in course.toml names another range"
+            )
         case events.Unkept(accounts=accounts, why=why):
             return (
                 f"Nothing in {_named(accounts)} keeps the work when an instance ends by itself ({why}):"

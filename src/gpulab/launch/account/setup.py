@@ -32,11 +32,13 @@ class Setup:
 
     Attributes:
         made_at: When the youngest part was made or checked; EC2 may not know it everywhere for two minutes.
+        closed_to: Address ranges from which ssh was let in until now, sorted.
     """
 
     image: Image
     network: Network
     made_at: datetime
+    closed_to: tuple[str, ...] = ()
 
     def is_fresh(self, now: datetime) -> bool:
         """Whether EC2 may say "not found" of what exists."""
@@ -55,10 +57,10 @@ def ensure(context: Context, region: str, *, has_gpu: bool) -> Setup:
     cidr, key_name = context.own_cidr(), network.key_pair_name(public_key(context))
     if known and known["cidr"] == cidr and known["key_name"] == key_name:
         return Setup(image, _network(known), datetime.fromisoformat(known["made_at"]))
-    made = _make(context, region, cidr)
+    made, closed_to = _make(context, region, cidr)
     row = {**asdict(made), "made_at": context.now().isoformat()}
     context.cache.put(_key(context, region), row, lasting=_NETWORK)
-    return Setup(image, made, context.now())
+    return Setup(image, made, context.now(), closed_to)
 
 
 def forget(context: Context, region: str) -> None:
@@ -127,7 +129,7 @@ def group_name(context: Context) -> str:
     return f"gpulab-{context.owner}"
 
 
-def _make(context: Context, region: str, cidr: str) -> Network:
+def _make(context: Context, region: str, cidr: str) -> tuple[Network, tuple[str, ...]]:
     tags = {TAG_OWNER: context.owner}
     subnets = network.find_subnets(context.cloud, region)
     vpc_id = subnets[0].vpc_id
@@ -136,11 +138,11 @@ def _make(context: Context, region: str, cidr: str) -> Network:
     if is_new:
         # EC2 does not know at once everywhere what it has just made; a pause costs less than a refused call.
         context.sleep(_UNKNOWN_S)
-    _patiently(
+    closed_to = _patiently(
         context,
         lambda: network.admit(context.cloud, region, group_id, cidr, tags=tags, is_new=is_new),
     )
-    return Network(region, vpc_id, subnets, group_id, key_name, cidr)
+    return Network(region, vpc_id, subnets, group_id, key_name, cidr), closed_to
 
 
 def _group(context: Context, region: str, vpc_id: str) -> tuple[str, bool]:

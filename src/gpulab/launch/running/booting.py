@@ -91,7 +91,8 @@ def bring_back(context: Context, instance: Instance) -> Generator[Event, None, N
         HostKeyMismatch, LoginRefused, NoCapacity, Unreachable: As `until_ready`.
     """
     yield from pin(context, instance)
-    yield from _log_in(context, instance)
+    # The group is a whole class's: for the address of the moment of one computer, the others would be shut out.
+    yield from _log_in(context, instance, may_admit=bool(context.cidr))
     yield from _push_kept_work(context, instance, may_be_in_use=True)
 
 
@@ -131,9 +132,11 @@ def _growing(context: Context) -> Iterator[float]:
         pause = min(pause + 4.0, 12.0)
 
 
-def _log_in(context: Context, instance: Instance) -> Generator[Event, None, None]:
+def _log_in(
+    context: Context, instance: Instance, *, may_admit: bool = True
+) -> Generator[Event, None, None]:
     """Wait until a command can be run; a time-out may mean that this computer's address has changed."""
-    host, begun, may_admit = instances.host(context, instance), context.now(), True
+    host, begun = instances.host(context, instance), context.now()
     while True:
         try:
             host.run(["true"], timeout_s=20)

@@ -6,7 +6,7 @@ its own before it counts as usable. What fails leaves nothing; what is killed is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -67,14 +67,15 @@ def bake(context: Context, request: LaunchRequest, *, confirm: Confirm) -> Itera
     # One at a time: the second would end the first one's builder.
     with context.journal.launching(f"image-{request.environment}"):
         _end_old(context, wish.name)
+        ours: set[str] = set()
         try:
-            image = yield from _built(context, wish, confirm)
+            image = yield from _built(context, wish, confirm, ours)
             if image is None:
                 return
             yield from _tested(context, image, request, confirm)
             baking.mark_usable(context.cloud, image)
         except BaseException:
-            _undo(context, wish)
+            _undo(context, wish, ours)
             raise
         finally:
             _delete_locks(context, request.environment)
@@ -109,12 +110,14 @@ def _delete_locks(context: Context, environment: str) -> None:
 
 
 def _built(
-    context: Context, wish: LaunchRequest, confirm: Confirm
+    context: Context, wish: LaunchRequest, confirm: Confirm, ours: set[str]
 ) -> Generator[Event, None, BakedImage | None]:
+    """Make an image of a builder; the builder's launch, by which its image is known, is put into `ours` before there is one."""
     found = yield from until_running(context, wish, confirm=confirm)
     if found is None:
         return None
     instance, is_new = found
+    ours.add(instance.launch_id)
     yield from _until_set_up(context, instance, is_new=is_new)
     yield from _checked(context, instance)
     _clean(context, instance)
@@ -270,14 +273,13 @@ def _end_old(context: Context, name: str) -> None:
         return  # it ends itself; `gpulab sweep` finds it
 
 
-def _undo(context: Context, wish: LaunchRequest) -> None:
-    """Delete what a bake that failed has made, also what it never heard of; never replaces the failure."""
+def _undo(context: Context, wish: LaunchRequest, ours: Iterable[str]) -> None:
+    """
+    Delete what a bake that failed has made, also what it never heard of; never replaces the failure.
+
+    Of images only its own: one that waits for its test, and a copy under way, are another's.
+    """
     _end_old(context, wish.name)
     for region in wish.regions:
-        try:
-            left = baking.baked(context.cloud, region, owner=context.owner)
-        except GpulabError:
-            continue  # `gpulab sweep` finds it
-        for image in left:
-            if image.environment == wish.environment and not image.is_usable:
-                images.undo(context, region, image.bake_id)
+        for bake_id in ours:
+            images.undo(context, region, bake_id)

@@ -376,6 +376,30 @@ def test_a_builder_that_is_not_right_becomes_no_image(sandbox, baker, break_it, 
     )
 
 
+@pytest.mark.parametrize("how", ["no capacity", "a failed check", "ctrl-c"])
+def test_a_bake_that_fails_leaves_the_images_of_others(sandbox, baker, how):
+    """Another TA's image waits for its test, or a copy is under way: an hour of building would be gone with a bake that made nothing."""
+    baked(baker)
+    (image,) = listed(baker)
+    pairs = [{"Key": "gpulab:usable", "Value": "no"}]
+    a_client("ec2").create_tags(Resources=[image.image.id], Tags=pairs)
+    if how == "no capacity":
+        sandbox.refuse("RunInstances", "InsufficientInstanceCapacity")
+    if how == "a failed check":
+        baker.host.check.update(state="failed")
+
+    def confirm(_question):
+        if how == "ctrl-c":
+            raise KeyboardInterrupt
+        return True
+
+    with contextlib.suppress(GpulabError, KeyboardInterrupt):
+        list(bake.bake(baker.context, baker.request(), confirm=confirm))
+
+    assert [image.image.id] == [one.image.id for one in listed(baker)]
+    assert [] == baker.live()
+
+
 def test_an_image_whose_test_fails_is_deleted(sandbox, baker, monkeypatch):
     """It exists for some minutes; then it must not."""
     calls = []

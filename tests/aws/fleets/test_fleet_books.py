@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from gpulab.errors import StateDamaged
+from gpulab.fleets.bookkeeping import complete
 from gpulab.fleets.events import Unbooked
 from gpulab.fleets.members import members
+from gpulab.launch.money.rebuilding import refresh
 from gpulab.model.fact import FactKind, Source
 from gpulab.model.timeline import EndedBy
 from gpulab.spending.charging import cost_of
@@ -136,6 +138,51 @@ def test_an_instance_that_aws_has_forgotten_is_asked_itself(make_class, sandbox,
     told = [(f.source, f.details["reason"]) for f in facts(klass, FactKind.ENDED)]
     assert [(Source.AGENT, "idle")] == told
     assert abs(counted(klass) - billed) <= billed * Decimal("0.01")
+
+
+def test_the_teacher_s_balance_adds_what_a_killed_launch_could_not_write(klass, sandbox):
+    """`fleet up` died between AWS's answer and the ledger; nobody runs it again, and in an hour EC2 forgets what it launched."""
+    account = klass.accounts().account(klass.wish().seats[0].account)
+    made = {one.instance_id for one in account.context.journal.read().made}
+    account.context.folder.ledger.unlink()
+
+    refresh(account.of("teacher"), at_once=True)
+
+    assert 2 == len(made)
+    assert made == {one.subject for one in facts(klass, FactKind.LAUNCHED)}
+
+
+@pytest.mark.parametrize("may_ask", [True, False])
+def test_what_was_heard_hours_before_its_end_ends_no_instance_in_the_books(
+    make_class, sandbox, tmp_path, may_ask
+):
+    """`course close` died after it heard an instance, which ran on: the teacher's balance must not end it at its last word of then."""
+    klass = make_class(1)
+    ref, run = klass.wish().seats[0].account, klass.up()
+    machine = keeping.Machines(sandbox, tmp_path / "machines").boot(run.outcomes[0].instance.id)
+    sandbox.advance(1800)
+    _save_after(machine, 1700)
+    accounts = klass.accounts()
+    complete(accounts, ref, ["us-east-1"], klass.wish().seats)
+    sandbox.advance(7200)
+    _save_after(machine, 8900)
+    sandbox.machine_exited(machine.instance_id)
+    billed = sandbox.bill().total_usd
+    sandbox.advance(86_400)
+    account = accounts.find_keeping(ref)
+
+    refresh((account.launching if may_ask else account.of)("teacher"), at_once=True)
+
+    assert billed * Decimal("0.99") <= counted(klass)
+    assert counted(klass) <= billed * (Decimal("1.05") if may_ask else Decimal("2"))
+
+
+def _save_after(machine, seconds):
+    """What the agent does by itself, with how long it has run by then."""
+    began = machine.agent.iso(machine.now() - seconds)
+    used = {"since": began, "seconds": seconds, "idle_seconds": 0}
+    machine.agent.write_json(machine.here.path("run/gpulab/status.json"), {"used": used})
+    machine.save()
 
 
 def test_two_labs_do_not_make_each_other_ask_at_every_look(klass, sandbox):

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from gpulab.aws.history import spot_price_facts
 from gpulab.aws.spot_ends import ends_of
+from gpulab.aws.told_costs import COURSE
 from gpulab.errors import GpulabError, NotAllowed
 from gpulab.launch.context import Context
 from gpulab.launch.money.told_costs import told_by, told_by_themselves
@@ -43,7 +44,7 @@ def close_forgotten(
         there: The instances that EC2 still knows, by region; of other regions nothing is known.
         owner: Whose they are; `""` for everybody's.
         is_heard: Whether the ledger has all that instances wrote of their costs; else the forgotten ones are asked for it.
-        folder: In whose part of the bucket they are asked; one's own if empty.
+        folder: In whose part of the bucket they are asked; if empty one's own, or its course's.
 
     Returns:
         How many facts were new, and the guesses among them.
@@ -62,10 +63,15 @@ def close_forgotten(
     if not is_heard:
         if not silent:
             return new, ()
-        new += context.ledger.append(told_by(context, silent, folder=folder))
+        words = _words_of(context, [one for one in gone if one.instance_id in silent], folder)
+        new += context.ledger.append(words)
     facts, now = context.ledger.facts(), context.now()
     reading = timeline_of(facts)
     heard = _last_words(reading, facts)
+    if not is_heard:
+        # What was heard long ago is not the last word of an instance that could not be asked now.
+        asked = {one.subject for one in words}
+        heard = {one: at for one, at in heard.items() if one in asked}
     still_open = {one.instance_id: one for one in open_launches(reading)}
     left = [still_open[instance] for instance in silent if instance in still_open]
     guesses = (
@@ -181,6 +187,15 @@ def _last_words(reading: LedgerReading, facts: Iterable[Fact]) -> dict[str, date
         if used.instance_id in telling:
             heard[used.instance_id] = max(used.until, heard.get(used.instance_id, used.until))
     return heard
+
+
+def _words_of(context: Context, silent: Iterable[LaunchRecord], folder: str) -> list[Fact]:
+    """Ask in the bucket what instances said of their costs: a student's where the student's lie, a class's where its course's do."""
+    places: dict[str, list[str]] = {}
+    for launch in silent:
+        place = folder or (f"{COURSE}{launch.course}" if launch.course else context.owner)
+        places.setdefault(place, []).append(launch.instance_id)
+    return [one for place, ids in places.items() for one in told_by(context, ids, folder=place)]
 
 
 def _told_ends(context: Context, gone: Iterable[LaunchRecord]) -> dict[str, Fact]:

@@ -116,7 +116,7 @@ def refresh(
     Args:
         at_once: Ask although it was asked a moment ago, because something is known to have ended.
         is_heard: Whether the ledger has what the instances wrote of their costs; else those that AWS has forgotten are asked.
-        folder: In whose part of the bucket they are asked; one's own if empty.
+        folder: In whose part of the bucket they are asked; one's own if empty, and a course's for what was launched for it.
 
     Raises:
         StoreError: The ledger cannot be written.
@@ -127,7 +127,8 @@ def refresh(
     regions = {region_of(launch.zone) for launch in open_launches(reading)} | unwritten
     if not regions or (not at_once and not unwritten and context.cache.get(_REFRESHED)):
         return
-    now, owner = context.now(), _whose(context, reading)
+    # Whose an unwritten launch was, the journal does not say: it may be one for a class.
+    now, owner = context.now(), "" if unwritten else _whose(context, reading)
     histories = ask_each(
         sorted(regions),
         lambda region: history_of(context.cloud, region, owner=owner, now=now),

@@ -131,10 +131,11 @@ def test_an_interrupted_students_next_instance_has_the_work(up, machines, sandbo
     assert "  s000000: its work is back: 1 file" in told
 
 
+@pytest.mark.parametrize("seconds", [2, 60])
 def test_a_laptop_that_died_after_the_launch_brings_the_work_when_it_runs_again(
-    up, machines, sandbox
+    up, machines, sandbox, seconds
 ):
-    """The replacement runs and nobody would know that it lacks anything."""
+    """The replacement runs, or is about to and has no address yet, and nobody would know that it lacks anything."""
     klass, (ann,) = up(1)
     ann.write("a.ipynb", b"1")
     ann.save()
@@ -144,7 +145,7 @@ def test_a_laptop_that_died_after_the_launch_brings_the_work_when_it_runs_again(
     with fleet_up.locked(accounts, wish.lab):
         killed = fleet_up.up(accounts, fleet_up.plan(accounts, wish, may_settle=True))
         next(event for event in killed if isinstance(event, Requested))
-    sandbox.advance(60)
+    sandbox.advance(seconds)
 
     first = klass.up(accounts=klass.accounts(connect=machines.connect))
     again = klass.up(accounts=klass.accounts(connect=machines.connect))

@@ -27,7 +27,7 @@ from gpulab.launch.running.keep import KeptWork
 from gpulab.launch.running.lineage import other_versions
 from gpulab.model.course import Lab
 from gpulab.model.fleet import Outcome, Result
-from gpulab.model.instance import Instance
+from gpulab.model.instance import Instance, State
 from gpulab.model.status import AgentStatus
 from gpulab.remote import authorized_keys, copying
 
@@ -44,14 +44,14 @@ def stop(accounts: Accounts, chosen: Sequence[Member], *, save: bool) -> Iterato
     """
 
     def act(context: Context, member: Member, instance: Instance) -> str:
-        if save:
+        if save and instance.state is State.RUNNING:
             reached(accounts.account(member.account), instance)
         for _ in stopping.stop(context, instance, save=save):
             pass
         said = f"its work is in {context.folder.work / instance.name}" if save else "not saved"
         return "; ".join(filter(None, (said, other_versions(context, instance.name))))
 
-    return each(accounts, chosen, act, done=Result.ENDED)
+    return each(accounts, chosen, act, done=Result.ENDED, may_be_off=True)
 
 
 def extend(accounts: Accounts, chosen: Sequence[Member], *, until: datetime) -> Iterator[Outcome]:

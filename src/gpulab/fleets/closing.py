@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
 from gpulab.aws import course_setup, instances, workspace
-from gpulab.errors import GpulabError, Refused, Throttled
+from gpulab.errors import GpulabError, NotAllowed, Refused, Throttled
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleets import acting, bookkeeping, keeping
 from gpulab.fleets.accounts import Account, Accounts
@@ -37,7 +37,7 @@ class Standing:
     What is left of a course in one account.
 
     Attributes:
-        members: Its instances, of every lab.
+        members: Its instances, of every lab, the stopped ones too: their disks are paid for, and may hold work.
         setup: Scheduled ends, groups and keys, in the order of removing.
         roles: Names of the roles that the course has made; in a student's account the student's stack has them.
         kept: Where instances have kept work by themselves, and of how many; `("", 0)` where none has.
@@ -147,7 +147,7 @@ def _standing(accounts: Accounts, ref: AccountRef, known: dict[tuple[str, str], 
     )
     return Standing(
         ref,
-        tuple(Member(ref, known.get((ref.key, i.name)), i) for i in ours if i.state.is_alive),
+        tuple(Member(ref, known.get((ref.key, i.name)), i) for i in ours if not i.state.is_over),
         found,
         () if ref.role_arn else _roles(account, course),
         _kept(accounts, ref),
@@ -172,10 +172,11 @@ def _launched_here(account: Account, course: str) -> set[str]:
 
 
 def _roles(account: Account, course: str) -> tuple[str, ...]:
+    context = account.context
     try:
-        return course_setup.roles(account.context.cloud, course)
-    except GpulabError:
-        # Who may not look at roles has not made them either.
+        return keeping.patiently(context, lambda: course_setup.roles(context.cloud, course))
+    except NotAllowed:
+        # Who may not look at roles has not made them either. Anything else is no answer, and nothing may be called closed then.
         return ()
 
 
@@ -215,6 +216,8 @@ def _refuse_busy(standing: Standing) -> None:
         names = ", ".join(sorted(member.label for member in standing.members)[:5])
         count = len(standing.members)
         run_on = "1 instance runs on" if count == 1 else f"{count} instances run on"
+        if all(member.is_off for member in standing.members):
+            run_on = "1 instance is stopped" if count == 1 else f"{count} instances are stopped"
         raise Refused(
             f"{run_on} ({names}), so the key to reach them stays",
             hint="Close again once they have ended; `--no-save` ends them without their work",

@@ -53,6 +53,11 @@ class Member:
         return self.instance.name if self.instance else ""
 
     @property
+    def is_off(self) -> bool:
+        """Whether its instance is stopped: nothing runs, its disk is paid for, and may hold work that nobody can save now."""
+        return self.instance is not None and self.instance.state in (State.STOPPING, State.STOPPED)
+
+    @property
     def label(self) -> str:
         """What the teacher calls it."""
         if self.seat is not None:
@@ -108,6 +113,7 @@ def each(
     act: Callable[[Context, Member, Instance], str],
     *,
     done: Result = Result.DONE,
+    may_be_off: bool = False,
 ) -> Iterator[Outcome]:
     """
     Act on every instance, many at once.
@@ -115,6 +121,7 @@ def each(
     Args:
         act: Called in a thread with the account's context; its text is the outcome's detail, its `GpulabError` the outcome's trouble.
         done: What a success is called.
+        may_be_off: Whether it is called for a stopped instance too, whose disk is still paid for.
 
     Yields:
         One outcome for each member, as they come. A member without an instance has failed.
@@ -122,7 +129,7 @@ def each(
     pool = ThreadPoolExecutor(min(_AT_ONCE, max(1, len(chosen))))
     try:
         waiting: dict[Future[Outcome], Member] = {
-            pool.submit(_acted, accounts, m, act, done): m for m in chosen
+            pool.submit(_acted, accounts, m, act, done, may_be_off=may_be_off): m for m in chosen
         }
         for future in as_completed(waiting):
             yield future.result()
@@ -173,15 +180,18 @@ def _acted(
     member: Member,
     act: Callable[[Context, Member, Instance], str],
     done: Result,
+    *,
+    may_be_off: bool,
 ) -> Outcome:
     try:
         if member.error is not None:
             raise member.error
         if member.instance is None:
             raise NotFound(f"{member.label} has no instance", hint="`gpulab fleet up` starts one")
-        if member.instance.state is not State.RUNNING:
+        if member.instance.state is not State.RUNNING and not (member.is_off and may_be_off):
             raise NotFound(
-                f"{member.label} is {member.instance.state}", hint="Try again in a minute"
+                f"{member.label} is {member.instance.state}",
+                hint=_OFF if member.is_off else "Try again in a minute",
             )
         detail = act(accounts.account(member.account).context, member, member.instance)
     except (GpulabError, OSError) as error:
@@ -196,6 +206,9 @@ def _acted(
             trouble_of(error),
         )
     return Outcome(member.name, member.account, done, member.seat, member.instance, detail=detail)
+
+
+_OFF = "Start it in the EC2 console, or end it with `gpulab fleet stop LAB --no-save`"
 
 
 def refuse_nobody(found: Sequence[Member]) -> None:

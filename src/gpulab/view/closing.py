@@ -25,7 +25,7 @@ _NOUNS = {
 
 def standing_text(course: Course, found: Sequence[Standing], *, now: datetime) -> str:
     """Say what is left of the course in its accounts, before anything is done."""
-    running = sum(len(one.members) for one in found)
+    running, off = _members(found)
     kinds = Counter(resource.kind for one in found for resource in one.setup)
     roles = sum(len(one.roles) for one in found)
     busy = sum(not one.is_clear for one in found)
@@ -37,6 +37,7 @@ def standing_text(course: Course, found: Sequence[Standing], *, now: datetime) -
         f"  running   {_many(running, 'instance')}: saved, then ended"
         if running
         else "  running   nothing",
+        *([f"  stopped   {_many(off, 'instance')}: {_STOPPED}"] if off else []),
         f"  setup     {', '.join(setup)}: removed" if setup else "  setup     nothing is left",
     ]
     ahead = [lab for lab in course.labs if lab.ends_at > now]
@@ -44,6 +45,17 @@ def standing_text(course: Course, found: Sequence[Standing], *, now: datetime) -
         first = f"{ahead[0].id} {local_time(ahead[0].starts_at, now=now)}"
         lines.append(f"  note      {_many(len(ahead), 'lab')} not over yet, the first: {first}")
     return "\n".join([*lines, *_unheard(found), *_troubles(found)])
+
+
+_STOPPED = (
+    "the disk of each may hold work, so it stays until it is started and saved; `--no-save` ends it"
+)
+
+
+def _members(found: Sequence[Standing]) -> tuple[int, int]:
+    """Count what runs or is about to, and what is stopped."""
+    off = sum(member.is_off for one in found for member in one.members)
+    return sum(len(one.members) for one in found) - off, off
 
 
 def _unheard(found: Sequence[Standing]) -> list[str]:
@@ -58,12 +70,11 @@ def _unheard(found: Sequence[Standing]) -> list[str]:
 
 def question(found: Sequence[Standing], *, save: bool) -> str:
     """Ask once for the whole."""
-    running = sum(len(one.members) for one in found)
+    running, off = _members(found)
     ending = f"save and end {_many(running, 'instance')}, " if running else ""
-    if running and not save:
-        ending = (
-            f"end {_many(running, 'instance')} WITHOUT saving: what was not kept before is lost, "
-        )
+    if running + off and not save:
+        count = _many(running + off, "instance")
+        ending = f"end {count} WITHOUT saving: what was not kept before is lost, "
     return f"End the term: {ending}remove what the course has set up?"
 
 

@@ -17,6 +17,7 @@ from gpulab.fleets.former import HINT, former
 from gpulab.model.fact import FactKind
 from gpulab.remote import hostkeys
 from gpulab.sandbox.credentials import action_of
+from gpulab.view.closing import standing_text
 
 
 class Killed(BaseException):
@@ -286,3 +287,57 @@ def test_another_courses_accounts_are_not_this_courses(term):
     accounts.course = dataclasses.replace(accounts.course, id="other")
 
     assert () == former(accounts, over.refs[:1], secret=b"k" * 32)
+
+
+def stopped_by_aws(sandbox, ec2, over):
+    """The one instance of the class, bought on demand and stopped with its disk: AWS retires hardware so."""
+    over.close()
+    sandbox.set_quota("L-3819A6DF", "us-east-1", 0)
+    sandbox.set_quota("L-DB2E81BA", "us-east-1", 64)
+    over.run = over.klass.up(on_demand=True)
+    instance_id = over.run.outcomes[0].instance.id
+    ec2.stop_instances(InstanceIds=[instance_id])
+    sandbox.advance(120)
+    return instance_id
+
+
+def test_a_stopped_instance_is_left_with_its_disk_and_is_said(term, sandbox, ec2):
+    """Nothing runs, so nothing seems left; its disk is paid for until somebody sees the bill, and holds the only copy of the work."""
+    over = term(1)
+    instance_id = stopped_by_aws(sandbox, ec2, over)
+
+    (found,) = over.look()
+    outcomes, cleared = over.close(save=True)
+
+    text = standing_text(over.klass.course, [found], now=sandbox.now())
+    assert [instance_id] == [m.instance.id for m in found.members]
+    assert "running   nothing\n  stopped   1 instance: the disk of each may hold work" in text
+    assert ["failed"] == [str(o.result) for o in outcomes]
+    assert "start-instances" in outcomes[0].trouble.hint
+    assert cleared[0].trouble.message.startswith("1 instance is stopped (s000000), so the key")
+
+
+def test_a_stopped_instance_is_ended_by_who_gives_its_work_up(term, sandbox, ec2):
+    """`--no-save`: the term is over, and nothing of it may cost anything."""
+    over = term(1)
+    stopped_by_aws(sandbox, ec2, over)
+
+    outcomes, cleared = over.close(save=False)
+
+    assert (["ended"], [None]) == ([str(o.result) for o in outcomes], [c.trouble for c in cleared])
+    assert [] == setup_of(sandbox)
+
+
+def test_roles_of_which_aws_says_nothing_keep_the_course_open(term, sandbox):
+    """A bad minute of IAM at the end of the term: a course that is called closed is looked at by nobody any more."""
+    over = term(1)
+    over.close()
+    sandbox.refuse("GetRole", "ServiceFailure", status=500, times=None)
+
+    (unknown,) = over.look()
+    sandbox.faults.clear()
+    sandbox.deny("iam:GetRole")
+    (denied,) = over.look()
+
+    assert (False, True) == (unknown.is_clear, denied.is_clear)
+    assert "look for the course's roles" in unknown.trouble.message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import stat
 import threading
@@ -140,6 +142,71 @@ def test_two_writers_do_not_mix_their_lines(path):
         thread.join()
 
     assert (80, ()) == (len(Journal(path).read().open_intents), Journal(path).read().torn_lines)
+
+
+def test_what_was_read_is_not_read_again(path, monkeypatch):
+    """A class asks for each seat, and a term's journal is tens of megabytes of user data."""
+    journal, read = Journal(path), []
+    for number in range(3):
+        one = replace(INTENT, token=f"t-{number}", user_data=b"x" * 9000)
+        journal.intend(one)
+        journal.conclude(one, "launched", instance_id=f"i-{number}", at=NOW)
+    journal.intend(replace(INTENT, token="open", user_data=bytes(range(256))))
+    first = journal.read()
+    loads = json.loads
+    monkeypatch.setattr("gpulab.store.journal.json.loads", lambda t: read.append(t) or loads(t))
+    again = journal.read()
+    journal.conclude(INTENT, "launched", instance_id="i-0", at=NOW)
+
+    last = journal.read()
+
+    assert (first, 1) == (again, len(read))
+    assert [bytes(range(256))] == [i.user_data for i in last.open_intents]
+    assert ["i-0", "i-1", "i-2"] == [m.instance_id for m in last.made]
+
+
+def test_another_computers_writing_is_read_on(path):
+    """Two terminals have one journal: what the other one wrote since counts."""
+    mine, other = Journal(path), Journal(path)
+    other.intend(INTENT)
+    before = mine.read().open_intents
+    other.conclude(INTENT, "launched", instance_id="i-0abc", at=NOW)
+
+    after = mine.read()
+
+    assert ((INTENT,), (), ["i-0abc"]) == (
+        before,
+        after.open_intents,
+        [m.instance_id for m in after.made],
+    )
+
+
+def test_a_journal_that_was_replaced_is_read_anew(path):
+    """Whoever brings back yesterday's folder from a backup must not be told today's launches."""
+    journal = Journal(path)
+    journal.intend(INTENT)
+    journal.intend(replace(INTENT, token="second"))
+    old = path.read_bytes().replace(INTENT.token.encode(), b"from-the-backup")
+    before = [i.token for i in journal.read().open_intents]
+    path.write_bytes(old.partition(b"\n")[0] + b"\n")
+
+    after = [i.token for i in journal.read().open_intents]
+    path.unlink()
+
+    assert ([INTENT.token, "second"], ["from-the-backup"]) == (before, after)
+    assert () == journal.read().open_intents
+
+
+def test_user_data_that_is_damaged_is_reported_with_its_line(path):
+    """It cannot be asked for again byte for byte, so it is no launch that somebody may repeat."""
+    Journal(path).intend(replace(INTENT, user_data=b"a whole script"))
+    line = path.read_bytes()
+    damaged = line.replace(base64.b64encode(b"a whole script"), b"*" * 20)
+    path.write_bytes(b"nonsense\n" + damaged)
+
+    story = Journal(path).read()
+
+    assert ((), (1, 2)) == (story.open_intents, story.torn_lines)
 
 
 def test_a_lock_that_the_system_gives_up_on_is_asked_for_again(path, monkeypatch):

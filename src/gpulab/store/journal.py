@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gpulab.errors import Refused, StoreError, disk_hint
 from gpulab.model.instance import TAG_ENVIRONMENT
@@ -23,6 +25,10 @@ from gpulab.store.files import sync_folder
 from gpulab.store.locks import locked
 
 VERSION = 1
+# What a line that is none of ours may make of whoever reads it.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
+# So many bytes before the place where reading goes on tell whether it is the same file still.
+_RECOGNIZED = 128
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._known = _Known()
+        self._reading = threading.Lock()
 
     def intend(self, intent: Intent) -> None:
         """
@@ -156,29 +164,17 @@ class Journal:
         Raises:
             StoreError: The file is there and cannot be read.
         """
-        intents: dict[str, Intent] = {}
-        made: list[Made] = []
-        torn: list[int] = []
-        for number, line in enumerate(self._lines(), start=1):
+        with self._reading:
             try:
-                record = json.loads(line)
-                if record["kind"] == "intent":
-                    intents[record["token"]] = _intent(record)
-                elif record["kind"] == "result":
-                    instance_id = str(record["instance"])
-                    intent = intents.pop(record["token"], None)
-                    if intent and instance_id:
-                        made.append(_made(intent, instance_id, _moment(record["at"])))
-            except (
-                ValueError,
-                KeyError,
-                TypeError,
-                AttributeError,
-                ArithmeticError,
-                RecursionError,
-            ):
-                torn.append(number)
-        return Story(tuple(intents.values()), tuple(made), tuple(torn))
+                with self._path.open("rb") as file:
+                    rest = self._known.catch_up(file)
+            except FileNotFoundError:
+                self._known, rest = _Known(), b""
+            except OSError as error:
+                raise StoreError(
+                    f"could not read {self._path}: {error.strerror}", hint=disk_hint(error)
+                ) from error
+            return self._known.story(rest)
 
     @contextlib.contextmanager
     def launching(self, name: str, *, followed_by: str = "gpulab ls -w") -> Iterator[None]:
@@ -208,17 +204,6 @@ class Journal:
         except Refused:
             return True
 
-    def _lines(self) -> Sequence[bytes]:
-        try:
-            # Only "\n" ends a record; `splitlines` would also split at other characters inside one.
-            return [line for line in self._path.read_bytes().split(b"\n") if line.strip()]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreError(
-                f"could not read {self._path}: {error.strerror}", hint=disk_hint(error)
-            ) from error
-
     def _append(self, record: Mapping[str, Any], *, otherwise: str) -> None:
         """Write a record; `otherwise` says what it means when that fails."""
         line = json.dumps({"v": VERSION, **record}, separators=(",", ":")).encode("ascii") + b"\n"
@@ -232,7 +217,76 @@ class Journal:
             ) from error
 
 
+class _Known:
+    """
+    What was read so far. The file is only ever appended to and holds every launch of a term with its user data, so each look reads what
+    is new, and decodes user data of what is open only.
+    """
+
+    def __init__(self) -> None:
+        self._offset = 0
+        self._last = b""
+        self._lines = 0
+        self._open: dict[str, tuple[int, Intent, object]] = {}
+        self._made: list[Made] = []
+        self._torn: list[int] = []
+
+    def catch_up(self, file: BinaryIO) -> bytes:
+        """Read the new lines; return what stands behind the last whole one."""
+        file.seek(self._offset - len(self._last))
+        if file.read(len(self._last)) != self._last:
+            # Somebody put another file in its place.
+            vars(self).update(vars(_Known()))
+            file.seek(0)
+        whole, newline, rest = file.read().rpartition(b"\n")
+        # Only "\n" ends a record; `splitlines` would also split at other characters inside one.
+        for line in whole.split(b"\n"):
+            self._take(line)
+        new = whole + newline
+        self._offset += len(new)
+        self._last = (self._last + new)[-_RECOGNIZED:]
+        return rest
+
+    def story(self, rest: bytes) -> Story:
+        """Tell all of it, with a last line that has no end yet."""
+        if rest.strip():
+            known = copy.deepcopy(self)
+            known._take(rest)
+            return known.story(b"")
+        intents = []
+        for token, (number, intent, encoded) in list(self._open.items()):
+            if encoded is not None:
+                try:
+                    whole = base64.b64decode(encoded, validate=True)  # type: ignore[arg-type]
+                except _DAMAGE:
+                    del self._open[token]
+                    self._torn.append(number)
+                    continue
+                intent = replace(intent, user_data=whole)
+                self._open[token] = number, intent, None
+            intents.append(intent)
+        return Story(tuple(intents), tuple(self._made), tuple(sorted(self._torn)))
+
+    def _take(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        self._lines += 1
+        try:
+            record = json.loads(line)
+            if record["kind"] == "intent":
+                intent = _intent(record)
+                self._open[intent.token] = self._lines, intent, record["user_data"]
+            elif record["kind"] == "result":
+                instance_id = str(record["instance"])
+                found = self._open.pop(record["token"], None)
+                if found and instance_id:
+                    self._made.append(_made(found[1], instance_id, _moment(record["at"])))
+        except _DAMAGE:
+            self._torn.append(self._lines)
+
+
 def _intent(record: Mapping[str, Any]) -> Intent:
+    """Read an intent, but for its user data."""
     parameters = record["parameters"]
     # What the call is made from again, and what is said about it.
     _text(parameters["Placement"]["AvailabilityZone"]), _text(parameters["InstanceType"])
@@ -243,7 +297,7 @@ def _intent(record: Mapping[str, Any]) -> Intent:
         name=_text(record["name"]),
         region=_text(record["region"]),
         parameters=parameters,
-        user_data=base64.b64decode(record["user_data"], validate=True),
+        user_data=b"",
         at=_moment(record["at"]),
         keep_prefix=_text_or_none(record.get("keep")),
     )

@@ -11,7 +11,7 @@ import pytest
 
 from gpulab.cli.main import run
 from gpulab.fleet.ticket import Ticket, write_ticket
-from gpulab.launch.events import Launched
+from gpulab.launch.events import Launched, Repeating, WaitingFor
 from gpulab.launch.running import stop as stopping
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import RunningClock
@@ -60,6 +60,26 @@ def test_up_before_any_launch_says_that_nothing_was_launched(sandbox, capsys, mo
 
     assert (130, []) == (code, list(sandbox.instances("pending", "running")))
     assert "hint: nothing was launched; `gpulab up week4` goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gpu", ["T4", "L4"], ids=["asked again", "looked for"])
+def test_up_says_that_a_resumed_launch_may_run(sandbox, capsys, monkeypatch, gpu):
+    """The answer to the first command was lost; whoever gives up on the second must not take that for nothing."""
+    up = ["up", "week4", "--yes", "--no-open", "--cidr", "203.0.113.7/32", "--region", "us-east-1"]
+    sandbox.lose_reply("RunInstances", times=None)
+    monkeypatch.setattr("gpulab.launch.protocol.asking._TRIES", 2)
+    first = run([*up, "--gpu", "T4"])
+    monkeypatch.setattr("gpulab.launch.protocol.resuming.look_up", lambda context, intent: None)
+    interrupted_at(monkeypatch, Repeating | WaitingFor)
+
+    code = run([*up, "--gpu", gpu])
+
+    said = capsys.readouterr().err
+    assert (1, 130) == (first, code)
+    assert (
+        "hint: week4 may have been launched by an earlier command and cost: `gpulab up week4` goes on, `gpulab stop week4` ends it"
+        in said
+    )
 
 
 def test_stop_says_that_it_runs_on(sandbox, capsys, monkeypatch):

@@ -37,6 +37,7 @@ def left_by_up(name: str, told: Sequence[Event]) -> str:
     from gpulab.view.words import per_hour
 
     goes_on, ends = f"`gpulab up {name}` goes on", f"`gpulab stop {name}` ends it"
+    is_asked = False
     for event in reversed(told):
         match event:
             case events.Attempting(offer=offer):
@@ -50,6 +51,11 @@ def left_by_up(name: str, told: Sequence[Event]) -> str:
                 return f"{name} ({instance.id}) runs and costs: {goes_on}, {ends}"
             case events.PlaceRefused() | events.Planned():
                 return f"nothing was launched; {goes_on}"
+            case events.Repeating() | events.WaitingFor(what="open launch"):
+                is_asked = True
+    if is_asked:
+        # A launch of an earlier command was asked for again, or looked for.
+        return f"{name} may have been launched by an earlier command and cost: {goes_on}, {ends}"
     return f"{goes_on}; `gpulab ls` shows what runs"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gpulab.cli import fleet
 from gpulab.cli.main import run
 from gpulab.fleet.lab import as_if_now
 from gpulab.fleet.seats import seats_of
@@ -172,18 +173,19 @@ def test_a_closed_course_says_when_and_starts_nothing_by_itself(course, sandbox,
     assert [] == sandbox.instances("pending", "running")
 
 
-def test_a_closed_course_opens_again_for_who_says_so(course, monkeypatch, capsys):
-    """The same folder serves next year's class; the plan is shown and asked about all the same."""
+def test_a_closed_course_opens_again_for_who_agrees_to_the_plan_too(course, monkeypatch, capsys):
+    """The same folder serves next year's class; who reads the price and declines has opened nothing."""
     run(["course", "close", "--yes", "--no-save"])
-    asked = []
+    answers, asked = [True, False, True, True, False], []
     monkeypatch.setattr(
-        Console, "confirm", lambda _, text, **more: asked.append(text) or len(asked) == 1
+        Console, "confirm", lambda _, text, **more: asked.append(text) or answers[len(asked) - 1]
     )
+    monkeypatch.setattr(fleet, "_carry_out", lambda *_, **more: ())
 
-    codes = [run(["fleet", "up", "week1", "--now", "--cidr", "203.0.113.0/24"]) for _ in range(2)]
+    codes = [run(["fleet", "up", "week1", "--now", "--cidr", "203.0.113.0/24"]) for _ in range(3)]
 
-    assert [0, 0] == codes
-    assert [True, False, False] == ["Open it again?" in text for text in asked]
+    assert [0, 0, 0] == codes
+    assert [True, False, True, False, False] == ["Open it again?" in text for text in asked]
 
 
 def test_while_something_runs_on_the_roster_is_not_deleted(course, sandbox, capsys):

@@ -179,12 +179,13 @@ def up(
     """
     from gpulab.fleet.lab import check_time
     from gpulab.fleets import up as fleets
+    from gpulab.store import closing
 
     accounts, wish = _wish(
         context, course_folder, lab_id, only, groups, on_demand, attended, as_if_now, cidr
     )
     wait = check_time(wish.lab, now=context.now(), prewarm=prewarm)
-    if not dry_run and not _is_open(context, accounts.course.id, yes=yes):
+    if not dry_run and not _may_start(context, accounts.course.id, yes=yes):
         return
     with fleets.locked(accounts, wish.lab):
         decided = fleets.plan(accounts, wish, at=context.now() + wait, may_settle=not dry_run)
@@ -199,6 +200,7 @@ def up(
             return
         if wait > timedelta(0):
             decided = _waited(context, accounts, wish, decided, wait)
+        closing.open_again(context.home, accounts.course.id)
         outcomes = _carry_out(context, accounts, decided, prune=prune)
     if any(outcome.instance for outcome in outcomes) and not as_json:
         context.console.say(_NEXT.format(lab=wish.lab.id))
@@ -242,8 +244,8 @@ def _wish(
     return accounts, Wish(course, lab, everyone, seats, longest, on_demand, left)
 
 
-def _is_open(context: Context, course_id: str, *, yes: bool) -> bool:
-    """Whether instances may be started: a course that was closed is opened again only by somebody who was asked."""
+def _may_start(context: Context, course_id: str, *, yes: bool) -> bool:
+    """Whether instances may be started: a course that was closed is opened again only by somebody who was asked, and who then agrees to the plan."""
     from gpulab.store import closing
 
     known = closing.closed(context.home, course_id)
@@ -259,7 +261,6 @@ def _is_open(context: Context, course_id: str, *, yes: bool) -> bool:
     ):
         context.console.say("Nothing was started")
         return False
-    closing.open_again(context.home, course_id)
     return True
 
 

@@ -48,7 +48,6 @@ def hand_out(
         with_notebooks: Whether the lab's notebooks are brought to each instance, too.
         take: Given the member, its ticket and the ticket's file name, from a thread.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomically(folder / ".gitignore", b"*\n")
 
     returning = Returning(accounts, lab.id)

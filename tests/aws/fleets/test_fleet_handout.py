@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from gpulab.errors import Unreachable
+from gpulab.errors import StoreError, Unreachable
 from gpulab.fleet.ticket import read_ticket
 from gpulab.fleets import acting
 from gpulab.fleets.handout import hand_out, handed_before
@@ -211,6 +211,14 @@ def test_notebooks_that_do_not_come_leave_the_ticket_and_say_what_to_do(given_ou
             "Run it again once their repository answers, or with `--no-notebooks`",
         )
     } == {(o.trouble.message, o.trouble.hint) for o in outcomes}
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    """A full or read-only disk is the outside, not a mistake of ours with a report to send."""
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StoreError, match="could not write"):
+        list(hand_out(None, None, (), tmp_path / "file" / "out", with_notebooks=False, take=None))
 
 
 def test_tickets_are_private_and_kept_out_of_git(given_out):

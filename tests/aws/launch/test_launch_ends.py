@@ -680,6 +680,21 @@ def test_kept_work_without_a_lab_says_how_to_get_one(prepared):
         lab_folder.of_kept(prepared.context, keep.find(prepared.context, "week4"))
 
 
+def test_kept_work_that_this_computer_cannot_read_is_one_sentence(student, monkeypatch):
+    """A failing disk is the outside, not a mistake of ours with a report to send."""
+    file = student.context.folder.work / "week4" / lab_folder.FILE
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+
+    def fail(_path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(type(file), "read_bytes", fail)
+
+    with pytest.raises(StoreError, match=r"lab\.json: Input/output error"):
+        lab_folder.of_kept(student.context, keep.find(student.context, "week4"))
+
+
 def test_a_spoilt_kept_file_is_refused(prepared, tmp_path):
     """A copy that is not what was kept must not pass for it."""
     keep_in_bucket(prepared, FILES, spoil="week4.ipynb")

@@ -110,12 +110,17 @@ def content(context: Context, work: KeptWork, path: str) -> bytes:
     Read one small file of kept work; empty where there is none.
 
     Raises:
-        StoreError: The copy is damaged.
+        StoreError: The copy is damaged, or this computer cannot read it.
         GpulabError: The bucket cannot be read.
     """
     if not work.is_in_bucket:
         file = context.folder.work / work.name / path
-        return file.read_bytes() if file.is_file() else b""
+        try:
+            return file.read_bytes() if file.is_file() else b""
+        except OSError as error:
+            raise StoreError(
+                f"could not read {file}: {error.strerror}", hint=disk_hint(error)
+            ) from error
     bucket = our_bucket(context)
     manifest = workspace.read_manifest(context.cloud, bucket, prefix(context, work.name))
     found = next((f for f in manifest.files if f.path == path), None) if manifest else None

@@ -19,7 +19,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from crash import casting
-from crash.faults import ON_AWS
+from crash.faults import ON_AWS, OTHER
 from crash.plays import Play, initialised, live
 from crash.recovering import renew_credentials
 from crash.seams import Broken
@@ -91,6 +91,7 @@ def _counts(enter: Callable[[Sequence[str]], int], call: str | None, *, jobs: in
             for name in dict.fromkeys(crossed)
             if name.startswith("aws ") and (call or "") in name
             for kind in ON_AWS
+            if kind != OTHER
         ]
         counts = Counter({"cases": len(cases)})
         doings = [lambda own, b=b: _judged(own, b) for b in cases]

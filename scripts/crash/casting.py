@@ -68,7 +68,7 @@ def cases_of(play: Play, boundaries: Sequence[str]) -> list[Case]:
     """Every case of a play, in order."""
     return [
         Case(play.name, broken, how)
-        for number, broken in enumerate(faults.breaks(boundaries))
+        for number, broken in enumerate(faults.breaks(boundaries, has_rival=bool(play.rival)))
         for how in faults.recoveries_of(broken, number)
     ]
 
@@ -197,6 +197,8 @@ def _play_group(stage: Stage, play: Play, cases: Sequence[Case]) -> dict[str, An
     play.first(stage)
     if broken.kind == "two at once":
         stage.rival = play.words
+    elif broken.kind == faults.OTHER:
+        stage.rival = play.rival
     skew = float(broken.detail) if broken.kind == "clock" else 0.0
     first = stage.run(*play.words, broken=broken, skew_minutes=skew)
     if broken.kind == journals.KIND:

@@ -12,6 +12,8 @@ from gpulab import errors
 _TABLE = Path(__file__).resolve().parents[2] / "tests" / "unit" / "cases" / "aws_errors.csv"
 
 KILLS = ("kill before", "kill after")
+#: Another command at once, where a play has one that may come between.
+OTHER = "another at once"
 _EVERYWHERE = (*KILLS, "interrupt")
 ON_AWS = (
     *_EVERYWHERE,
@@ -25,8 +27,9 @@ ON_AWS = (
     "expired",
     "asleep",
     "two at once",
+    OTHER,
 )
-ON_SSH = (*_EVERYWHERE, "reply lost", "always lost", "refused", "asleep", "two at once")
+ON_SSH = (*_EVERYWHERE, "reply lost", "always lost", "refused", "asleep", "two at once", OTHER)
 ON_FILES = (*_EVERYWHERE, "disk full")
 #: A full disk still does these.
 _LETTING_GO = ("unlink", "remove", "rmdir", "chmod")
@@ -44,13 +47,19 @@ def error_table() -> dict[str, tuple[type[errors.GpulabError], str]]:
         return {r["code"]: (getattr(errors, r["class"]), r["says"]) for r in csv.DictReader(file)}
 
 
-def breaks(boundaries: Iterable[str]) -> Iterator[Broken]:
-    """Every way to break a command that crosses these boundaries, in their order."""
+def breaks(boundaries: Iterable[str], *, has_rival: bool = False) -> Iterator[Broken]:
+    """
+    Every way to break a command that crosses these boundaries, in their order.
+
+    Args:
+        has_rival: Whether there is another command that may come between.
+    """
     codes = sorted(error_table())
     turn = 0
     for name in dict.fromkeys(boundaries):
         for kind in _kinds(name):
-            yield Broken(kind, name)
+            if has_rival or kind != OTHER:
+                yield Broken(kind, name)
         if not name.startswith("aws "):
             continue
         if "RunInstances" in name:
@@ -79,12 +88,12 @@ def _kinds(name: str) -> tuple[str, ...]:
             return ON_AWS
         case "ssh":
             return ON_SSH
-        case "ledger":
+        case "ledger" | "notes":
             return ON_FILES
         case "program" | "control":
             return _EVERYWHERE
     if name.split()[1] in _LETTING_GO:
         return _EVERYWHERE
     if any(part in name for part in _CRITICAL):
-        return (*ON_FILES, "two at once")
+        return (*ON_FILES, "two at once", OTHER)
     return ON_FILES

@@ -6,6 +6,7 @@ An ssh call reaches it through a small `ssh` program that stands first in `PATH`
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -22,6 +23,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from crash.guest_bucket import CannotKeepError, GuestBucket, iso
 from gpulab.model.instance import TAG_EXPIRES
 from gpulab.sandbox.machines import Birth, Disk, Ingress, LiveMetadata
 
@@ -105,6 +107,21 @@ class Guest:
     exit: Callable[[str], None] = lambda instance_id: None
     restored: bool = False
     is_over_time: bool = False
+    bucket: GuestBucket | None = None
+
+    def __post_init__(self) -> None:
+        keep = self.spec.get("keep")
+        self.bucket = GuestBucket(self, keep) if keep else None
+
+    @property
+    def name(self) -> str:
+        """The name it was launched under."""
+        return str(self.spec.get("name", ""))
+
+    @property
+    def instance(self) -> Any:
+        """What the simulated EC2 knows of it."""
+        return self.kind.world.instances_by_id[self.birth.instance_id]
 
     @property
     def home(self) -> Path:
@@ -152,6 +169,8 @@ class Guest:
     def cut(self) -> None:
         """Go off at once."""
         if self.is_on:
+            if self.bucket is not None:
+                self.bucket.tell(is_at_once=False)
             self.is_on = False
             self.exit(self.birth.instance_id)
 
@@ -166,7 +185,11 @@ class Guest:
     def end_if_due(self) -> None:
         """Save and switch off, when the timer's time has come."""
         if self.is_on and self.kind.world.now() >= self.deadline:
-            self.save()
+            self.restore()
+            if self.bucket is not None:
+                self.bucket.note_end("deadline")
+                with contextlib.suppress(CannotKeepError):
+                    self.save()
             self.is_over_time = True
             self.cut()
 
@@ -178,37 +201,32 @@ class Guest:
         return {str(p.relative_to(self.work)): p.read_bytes() for p in found}
 
     def save(self) -> dict[str, Any]:
-        """Put the work into the bucket: the files, then the manifest that names them."""
+        """
+        Put the work into the bucket, if there is one.
+
+        Raises:
+            CannotKeepError: It cannot be.
+        """
         self.restore()  # as at its boot, whether anybody has called since or not
-        keep = self.spec.get("keep")
-        if not keep:
-            return {}
-        bucket, prefix, put = keep["bucket"], keep["prefix"], self.kind.put
-        entries = []
-        for entry in self.entries():
-            key = f"{prefix}work/{entry['path']}"
-            version = put(bucket, key, (self.work / entry["path"]).read_bytes())
-            entries.append({**entry, "key": key, "version": version})
-        at = _iso(self.kind.world.now())
-        whole = {"version": 1, "at": at, "launch": self.spec["launch"], "entries": entries}
-        put(bucket, f"{prefix}manifest.json", json.dumps(whole).encode())
-        return {"saved_at": at, "files": len(entries), "skipped": [], "failed": []}
+        is_kept = self.bucket is not None and not self.spec.get("bake")
+        return self.bucket.save() if is_kept else {}
 
     def restore(self) -> None:
         """Bring back what the bucket holds of the name, or begin with new files."""
         if self.restored:
             return
         self.restored = True
-        keep = self.spec.get("keep")
-        found = self.kind.get(keep["bucket"], f"{keep['prefix']}manifest.json") if keep else None
-        files = dict(_FIRST_FILES) if self.kind.has_first_files else {}
-        if found is not None:
-            entries = json.loads(found)["entries"]
-            files = {e["path"]: self.kind.get(keep["bucket"], e["key"]) for e in entries}
-        for path, body in files.items():
-            place = self.work / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(body)
+        found = self.bucket.kept() if self.bucket is not None else None
+        if found is None:
+            found = dict(_FIRST_FILES) if self.kind.has_first_files else {}
+        for path, body in found.items():
+            self.write(path, body)
+
+    def write(self, path: str, body: bytes) -> None:
+        """Write one file of the work, as its user does."""
+        place = self.work / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(body)
 
     def entries(self) -> list[dict[str, Any]]:
         """The lines of `gpulab-agent manifest`."""
@@ -225,7 +243,12 @@ class Guest:
         ]
 
     def answer(self, words: list[str]) -> str:
-        """What the agent prints for some of its words."""
+        """
+        What the agent prints for some of its words.
+
+        Raises:
+            CannotKeepError: It ends with 1 and says this.
+        """
         self.restore()
         match words:
             case ["status", *_]:
@@ -253,9 +276,9 @@ class Guest:
         phases = [{"name": n, "state": "done", "seconds": 1.0, "message": ""} for n in PHASES]
         return {
             "version": 1,
-            "at": _iso(self.kind.world.now()),
+            "at": iso(self.kind.world.now()),
             "phases": phases,
-            "deadline": _iso(self.deadline),
+            "deadline": iso(self.deadline),
             "idle_minutes": 60,
             "idle_since": None,
             "spent_usd": "0.01",
@@ -279,6 +302,7 @@ class Guests:
         world: Set once it is made.
         put: Writes an object of S3 and returns its version.
         get: Reads one; `None` when it is not there.
+        role_id: The id of an instance role by its name; `""` where there is none.
         programs: A folder with `ssh`, and the `python3` of the instances.
         has_first_files: Whether a new instance begins with work in it.
     """
@@ -288,6 +312,7 @@ class Guests:
     world: Any = None
     put: Callable[[str, str, bytes], str] = lambda bucket, key, body: ""
     get: Callable[[str, str], Any] = lambda bucket, key: None
+    role_id: Callable[[str], str] = lambda name: ""
     programs: Path = Path()
     has_first_files: bool = True
     by_id: dict[str, Guest] = field(default_factory=dict)
@@ -310,6 +335,12 @@ class Guests:
             if guest.is_on and seen.state == "running" and seen.moto.public_ip == address:
                 return guest
         return None
+
+    def tell(self) -> None:
+        """Let everybody who runs have told what it cost, as of the last of its regular words."""
+        for guest in self.by_id.values():
+            if guest.is_on and guest.bucket is not None:
+                guest.bucket.tell(is_at_once=False)
 
     def move(self, root: Path) -> None:
         """Copy all homes elsewhere and go on from there, so that every case has its own."""
@@ -352,7 +383,3 @@ def _spec(user_data: bytes) -> dict[str, Any]:
 def _host_key() -> str:
     public = Ed25519PrivateKey.generate().public_key()
     return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from crash.faults import error_table
+from crash import work
+from crash.faults import OTHER, error_table
 from crash.guests import TOKEN
 from crash.plays import Play, live
 from crash.seams import Broken
@@ -45,12 +46,12 @@ def judge(
         *_untagged(stage),
         *_secrets(stage, [first, *after]),
     ]
-    is_elsewhere = play.is_kept_here and how in ("empty", "laptop")
+    is_elsewhere = how in ("empty", "laptop")
     if how != "sweep":
         found += _recovered(stage, play, after)
-        problems = () if is_elsewhere else play.done(stage)
+        problems = () if is_elsewhere and play.is_kept_here else play.done(stage)
         found += [Violation("not done", text) for text in problems]
-    found += () if is_elsewhere else _lost_work(stage, play)
+    found += _work(stage, play, is_elsewhere=is_elsewhere)
     return found
 
 
@@ -90,7 +91,7 @@ def _advice(ran: Ran, broken: Broken) -> Iterable[Violation]:
         yield Violation("advice", f"a wrong clock told as: {ran.err[-300:]}")
     elif broken.kind == "disk full" and not re.search("No space|full|space", ran.err):
         yield Violation("advice", f"a full disk told as: {ran.err[-300:]}")
-    elif broken.kind not in ("interrupt", "two at once") and ran.code == 2:
+    elif broken.kind not in ("interrupt", "two at once", OTHER) and ran.code == 2:
         yield Violation("advice", f"{broken.kind} told as wrong usage: {ran.err[-300:]}")
 
 
@@ -150,18 +151,14 @@ def _secrets(stage: Stage, rans: Sequence[Ran]) -> Iterable[Violation]:
             yield Violation("secret", f"`{' '.join(ran.words)}` printed a secret")
 
 
-def _lost_work(stage: Stage, play: Play) -> Iterable[Violation]:
-    """What stood on a machine stands on it still, or in a kept copy."""
-    if not play.keeps_work:
-        return
-    kept = stage.kept()
-    for guest in stage.guests.by_id.values():
-        # Without a bucket nobody but its user can keep the work of an instance, and its time is over all the same.
-        if guest.is_on or (guest.is_over_time and not guest.spec.get("keep")):
-            continue
-        for path, body in guest.files().items():
-            if path in ("week4.ipynb", "data/numbers.csv") and kept.get(path) != body:
-                yield Violation("lost work", f"{path} of {guest.birth.instance_id} is kept nowhere")
+def _work(stage: Stage, play: Play, *, is_elsewhere: bool) -> Iterable[Violation]:
+    """What stood on a machine stands on it still, or in a kept copy under its name; nobody's is another's."""
+    yield from (Violation("mixed", text) for text in work.mixed(stage))
+    if play.keeps_work:
+        yield from (
+            Violation("lost work", text) for text in work.lost(stage, is_elsewhere=is_elsewhere)
+        )
+        yield from (Violation("lost work", text) for text in work.versions_gone(stage))
 
 
 def money(stage: Stage, accounted: Sequence[Ran]) -> list[Violation]:
@@ -185,6 +182,14 @@ def money(stage: Stage, accounted: Sequence[Ran]) -> list[Violation]:
         return [
             Violation("dollars unknown", f"{len(missing)} instances, ${usd:.4f}, not in the ledger")
         ]
+    owners = {one: launch.owner for one, launch in reading.launches.items() if launch.owner}
+    others = [
+        one.id
+        for one in stage.world.instances_by_id.values()
+        if owners.get(one.id, one.tags.get("gpulab:owner")) != one.tags.get("gpulab:owner")
+    ]
+    if others:
+        return [Violation("mixed", f"the ledger gives the cost of {others} to somebody else")]
     doubtful = set(_DOUBTFUL.findall("".join(ran.out + ran.err for ran in accounted)))
     lives = tuple(life for life in reading.timeline.instances if life.id not in doubtful)
     surely = spent_between(replace(reading.timeline, instances=lives), None, stage.world.now())

@@ -4,7 +4,6 @@ The commands under test: how the stage stands before each, what is typed, and wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,11 +28,13 @@ class Play:
         has_first_files: Whether instances begin with work in them.
         again_codes: Exit codes the repeated command may return.
         keeps_work: Whether what stood on machines must be kept; not where the command deletes it.
-        is_kept_here: Whether the work is kept in the state folder, so that another computer or an empty folder has none of it.
+        is_kept_here: Whether what it is for is done in the state folder, so that another computer or an empty folder has none of it.
         has_key: Whether a course's key belongs to it, which must go along to another computer.
+        needs_key: Whether a state folder that is made anew gets the key at once: what was kept of the class before is named by it.
         weight: Its share of a sample.
         counted_by: Brings the ledger up to date on the same computer; empty where no instance is meant.
         rebuilt_by: The same on a new one.
+        rival: Another command that may come between; the play's own, again, still brings what it is for.
         first: Done in each case itself before the command: what cannot be copied with the stage.
     """
 
@@ -47,9 +48,11 @@ class Play:
     keeps_work: bool = True
     is_kept_here: bool = False
     has_key: bool = False
+    needs_key: bool = False
     weight: int = 1
     counted_by: tuple[str, ...] = ("credit", "--fresh")
     rebuilt_by: tuple[str, ...] = ("ledger", "rebuild")
+    rival: tuple[str, ...] = ()
     first: Callable[[Stage], None] = lambda stage: None
 
 
@@ -96,10 +99,11 @@ def _stopped(stage: Stage) -> None:
 
 def _pushed(stage: Stage) -> None:
     _up(stage)
-    _put_mine(stage)
+    put_mine(stage)
 
 
-def _put_mine(stage: Stage) -> None:
+def put_mine(stage: Stage) -> None:
+    """Lay a folder to push beside the state folder."""
     folder = stage.home.parent / "mine"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "model.bin").write_bytes(bytes(range(256)) * 40)
@@ -144,7 +148,7 @@ def _has_no_kept_work(stage: Stage) -> list[str]:
     return [] if ran.code == 2 else ["the kept work is still there"]
 
 
-def _ends_agree(stage: Stage) -> list[str]:
+def ends_agree(stage: Stage) -> list[str]:
     """Timer, tag and schedule of every instance must name the end that was asked for."""
     problems = []
     for instance in live(stage):
@@ -159,7 +163,8 @@ def _ends_agree(stage: Stage) -> list[str]:
     return problems
 
 
-def _push_arrived(stage: Stage) -> list[str]:
+def push_arrived(stage: Stage) -> list[str]:
+    """What was pushed must be on every instance."""
     return [
         f"not pushed: {path}"
         for guest in (stage.guests.by_id[i.id] for i in live(stage))
@@ -186,83 +191,6 @@ def _is_swept(stage: Stage) -> list[str]:
     left = len(ec2.describe_addresses()["Addresses"])
     problems = [] if names == ["unkept"] else [f"volumes left are {names}, not the unkept one"]
     return problems + ([f"{left} addresses are left"] if left else [])
-
-
-_STUDENTS = 3
-_COURSE = """\
-[course]
-id = "crash"
-name = "Crash"
-first_day = 2026-09-07
-last_day = 2026-12-07
-regions = ["us-east-1"]
-[accounts]
-kind = "shared"
-profile = "default"
-role_name = "gpulab-course"
-[[labs]]
-id = "w1"
-date = 2026-09-07
-starts = "13:00"
-ends = "17:00"
-environment = "tf2-small"
-instance_type = "g4dn.xlarge"
-"""
-
-
-def _class(stage: Stage) -> None:
-    initialised(stage)
-    stage.world.set_quota("L-3819A6DF", "us-east-1", 5000)
-    folder = stage.home.parent / "course"
-    folder.mkdir()
-    (folder / "course.toml").write_text(_COURSE)
-    rows = [f"s{n},N{n},s{n}@student.example,," for n in range(_STUDENTS)]
-    (folder / "roster.csv").write_text("\n".join(["id,name,email,group,account", *rows]) + "\n")
-
-
-def _class_up(stage: Stage) -> None:
-    _class(stage)
-    must(stage.run("fleet", "up", "w1", "--now", "--yes", "--cidr", "203.0.113.0/24"))
-    stage.advance(900)
-
-
-def _class_to_push_to(stage: Stage) -> None:
-    _class_up(stage)
-    _put_mine(stage)
-
-
-def _class_of_own_accounts(stage: Stage) -> None:
-    _class(stage)
-    folder = stage.home.parent / "course"
-    own = _COURSE.replace('kind = "shared"', 'kind = "own"')
-    (folder / "course.toml").write_text(own)
-    rows = [f"s{n},N{n},s{n}@student.example,,11110000000{n}" for n in range(_STUDENTS)]
-    (folder / "roster.csv").write_text("\n".join(["id,name,email,group,account", *rows]) + "\n")
-
-
-def _has_templates(stage: Stage) -> list[str]:
-    folder = stage.home.parent / "templates"
-    problems = []
-    for n in range(_STUDENTS):
-        try:
-            made = json.loads((folder / f"s{n}.template.json").read_text())["Resources"]
-        except (OSError, ValueError, KeyError) as error:
-            problems.append(f"the template of s{n} is not whole: {error!r}")
-        else:
-            problems += [] if "CourseRole" in made else [f"the template of s{n} has no role"]
-    seen = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    # A killed write leaves its hidden half, which nobody takes for a template.
-    extra = sum(not name.startswith(".") for name in seen) - _STUDENTS
-    return problems + ([f"{extra} other files lie beside the templates"] if extra > 0 else [])
-
-
-def _collected(stage: Stage) -> list[str]:
-    found = list((stage.home.parent / "handed-in").rglob("week4.ipynb"))
-    return [] if len(found) >= _STUDENTS else [f"{len(found)} of {_STUDENTS} were collected"]
-
-
-def _nothing(stage: Stage) -> list[str]:
-    return []
 
 
 def _baked(stage: Stage) -> None:
@@ -300,8 +228,8 @@ def _exported(stage: Stage) -> None:
 def plays() -> Sequence[Play]:
     """Every play, in the order of the report."""
     return (
-        Play("up", UP, initialised, 1, weight=5),
-        Play("stop", ("stop", NAME), _up, 0, _has_kept_work, weight=2),
+        Play("up", UP, initialised, 1, weight=5, rival=("stop", NAME)),
+        Play("stop", ("stop", NAME), _up, 0, _has_kept_work, weight=2, rival=UP),
         Play(
             "stop, work kept here",
             ("stop", NAME),
@@ -310,9 +238,9 @@ def plays() -> Sequence[Play]:
             _has_kept_work,
             is_kept_here=True,
         ),
-        Play("up again with the work", UP, _stopped, 1),
-        Play("extend", ("extend", NAME, "--until", _UNTIL), _up, 1, _ends_agree),
-        Play("push", ("push", NAME, "mine"), _pushed, 1, _push_arrived),
+        Play("up again with the work", UP, _stopped, 1, rival=("stop", NAME)),
+        Play("extend", ("extend", NAME, "--until", _UNTIL), _up, 1, ends_agree),
+        Play("push", ("push", NAME, "mine"), _pushed, 1, push_arrived),
         Play("pull", ("pull", NAME, "here"), _up, 1, _pull_arrived),
         Play("pull the kept", ("pull", NAME, "here"), _stopped, 0, _pull_arrived),
         Play(
@@ -326,7 +254,6 @@ def plays() -> Sequence[Play]:
         ),
         Play("sweep", ("sweep", "--apply", "--yes"), _leftovers, 0, _is_swept, counted_by=()),
         Play("init", ("init", "--yes"), lambda stage: None, 0),
-        *_of_a_class(),
         *_of_images(),
         Play("credit", ("credit", "--fresh"), _up, 1),
         Play("ledger import", ("ledger", "import", "facts.jsonl"), _exported, 0),
@@ -336,56 +263,6 @@ def plays() -> Sequence[Play]:
             initialised,
             0,
         ),
-    )
-
-
-def _of_a_class() -> tuple[Play, ...]:
-    begin = ("fleet", "up", "w1", "--now", "--yes", "--cidr", "203.0.113.0/24")
-    return tuple(
-        Play(
-            name,
-            words,
-            prepare,
-            alive,
-            done,
-            counted_by=("credit", "--fresh"),
-            rebuilt_by=("ledger", "rebuild", "--everyone"),
-            is_kept_here=True,
-            has_key=True,
-        )
-        for name, words, prepare, alive, done in (
-            ("fleet up", begin, _class, _STUDENTS, _nothing),
-            ("fleet stop", ("fleet", "stop", "w1", "--yes"), _class_up, 0, _nothing),
-            (
-                "fleet collect",
-                ("fleet", "collect", "w1", "handed-in"),
-                _class_up,
-                _STUDENTS,
-                _collected,
-            ),
-            (
-                "fleet extend",
-                ("fleet", "extend", "w1", "--until", _UNTIL),
-                _class_up,
-                _STUDENTS,
-                _ends_agree,
-            ),
-            (
-                "fleet push",
-                ("fleet", "push", "w1", "mine"),
-                _class_to_push_to,
-                _STUDENTS,
-                _push_arrived,
-            ),
-            ("course close", ("course", "close", "--yes"), _class_up, 0, _nothing),
-            (
-                "course enrol",
-                ("course", "enrol", "templates"),
-                _class_of_own_accounts,
-                0,
-                _has_templates,
-            ),
-        )
     )
 
 

@@ -45,6 +45,8 @@ def _with_empty_folder(stage: Stage, play: Play) -> list[Ran]:
     shutil.rmtree(stage.home)
     stage.advance(60)
     stage.new_folder()
+    if play.needs_key and saved.is_dir():
+        shutil.copytree(saved, key)
     rans = [stage.run("init", "--yes"), stage.run(*play.words)]
     if saved.is_dir() and rans[-1].code != 0:
         shutil.rmtree(key, ignore_errors=True)

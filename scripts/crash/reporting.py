@@ -183,7 +183,8 @@ _HELD = {
     "orphan": "nothing bills after a sweep once everybody's time is over",
     "dollars unknown": "no instance bills that the ledger does not know",
     "ledger differs": "the ledger equals the simulated bill within 1 % or $0.002, but for what it says itself that nobody can know",
-    "lost work": "what stood on an ended instance is kept, byte for byte",
+    "lost work": "what stood on an ended instance is kept under its name, byte for byte, and no version that was kept goes",
+    "mixed": "no student's work, tags or costs are another's",
     "not recovered": "the command succeeds when it is repeated",
     "not done": "what the command is for is done after it was repeated",
     "exit code": "the exit code is one of `docs/exit-codes.md`, and right",
@@ -267,7 +268,13 @@ def _open_ends(tally: Tally) -> str:
         " `scripts/bench/ledger_kills.py`.\n"
         "- On a new computer `gpulab ledger rebuild` knows what an ended instance cost, its disk included, as long as EC2 shows the instance with"
         " its tags: for an hour here, perhaps for less on AWS. Of what EC2 has forgotten it knows what the instance itself wrote into"
-        " its bucket ([money.md](money.md)); without a bucket only the ledger of the computer that launched it has it.\n"
+        " its bucket ([money.md](money.md)), as the machines here do: every five minutes, at a save and at their own end. Without a bucket only"
+        " the ledger of the computer that launched it has it.\n"
+        "- The machines keep work when they are told to, and at their own end; a real agent does so every few minutes, too.\n"
+        "- Where a class's launch was killed and another computer goes on, kept work comes to the instances that this one launches; that one of"
+        " the killed launch lacks it only the first computer knows. Nothing of it is lost.\n"
+        "- A class's key (`courses/ID/` in the state folder) goes along to another computer, and is put back into a folder that was deleted"
+        " where work was kept before: the seats are named by it.\n"
         "- An instance that ended within a minute of its launch may have run, and cost a minute, or not; AWS shows both alike. A ledger that was"
         " rebuilt on another computer charges the minute and says so, by name, and is judged by that.\n"
         "- The sandboxes that `gpulab sandbox start` starts here are forks of one process that has imported everything; the rest of them is real.\n"

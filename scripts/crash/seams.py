@@ -34,6 +34,8 @@ from moto.core.botocore_stubber import MockRawResponse
 from gpulab.sandbox import moto_bridge
 from gpulab.sandbox.in_process import _body_of, _headers, _text
 
+#: Breaks during which the command waits, and something else happens.
+PAUSES = ("asleep", "two at once", "another at once")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _TEMPORARY = re.compile(r"(?<=[.-])[a-z0-9_]{8}(?=$|[./])|[0-9a-f]{16,}|\d{8}T\d+")
 
@@ -182,7 +184,7 @@ class Seams:
             os.kill(os.getpid(), signal.SIGINT)
         elif kind == "disk full":
             self.is_full = True
-        elif kind in ("asleep", "two at once"):
+        elif kind in PAUSES:
             self.line.ask("pause", kind)
 
     # -- the clock --------------------------------------------------------------------------------------------------------------
@@ -285,12 +287,16 @@ class Seams:
         seams, really_connect = self, sqlite3.connect
 
         class Connection(sqlite3.Connection):
+            def __init__(self, database: Any, *args: Any, **more: Any) -> None:
+                super().__init__(database, *args, **more)
+                self.base = "notes" if "notes.sqlite" in str(database) else "ledger"
+
             def execute(self, sql: str, *args: Any) -> Any:
-                with seams._statement(sql):
+                with seams._statement(self.base, sql):
                     return super().execute(sql, *args)
 
             def executemany(self, sql: str, *args: Any) -> Any:
-                with seams._statement(sql):
+                with seams._statement(self.base, sql):
                     return super().executemany(sql, *args)
 
         def connected(*args: Any, **more: Any) -> Any:
@@ -299,13 +305,13 @@ class Seams:
         sqlite3.connect = connected  # type: ignore[assignment]
 
     @contextlib.contextmanager
-    def _statement(self, sql: str) -> Iterator[None]:
+    def _statement(self, base: str, sql: str) -> Iterator[None]:
         word = sql.split()[0].upper()
-        if word not in ("BEGIN", "INSERT", "COMMIT", "CREATE"):
+        if word not in ("BEGIN", "INSERT", "DELETE", "COMMIT", "CREATE"):
             yield
             return
         try:
-            with self.boundary(f"ledger {word}"):
+            with self.boundary(f"{base} {word}"):
                 yield
         except OSError as error:
             raise sqlite3.OperationalError("database or disk is full") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import marshal
 import mmap
 import os
@@ -20,7 +19,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,8 +28,10 @@ from typing import Any
 import boto3
 
 from crash import nursery
+from crash.guest_bucket import CannotKeepError
 from crash.guests import Guests, environ_of, put_ssh
 from crash.seams import (
+    PAUSES,
     Broken,
     Line,
     Seams,
@@ -123,7 +124,8 @@ class Stage:
         self.guests.programs = folder / "bin"
         put_ssh(self.guests.programs)
         self.guests.put, self.guests.get = self._put, self._get
-        for service in ("s3", "scheduler"):
+        self.guests.role_id = self._role_id
+        for service in ("s3", "scheduler", "iam"):
             self.client(service)
         for region in REGIONS:
             self.client("ec2", region).describe_instances()
@@ -135,6 +137,8 @@ class Stage:
         self.was_broken = False
         self._doors = 0
         self.sandboxes: nursery.Nursery | None = None
+        #: How a class's teacher calls whom a name serves.
+        self.labels: dict[str, str] = {}
 
     def close(self) -> None:
         """End the world and remove every folder."""
@@ -303,7 +307,7 @@ class Stage:
             return (kind,)
         if kind == "interrupt":
             os.kill(child.pid, signal.SIGINT)
-        if kind in ("asleep", "two at once"):
+        if kind in PAUSES:
             self._pause(kind)
         if kind == "expired":
             self.world.expire_credentials()
@@ -314,6 +318,8 @@ class Stage:
         if abs(child.skew) > _SKEW_LIMIT:
             code = _SKEW_CODES.get(call.service, "SignatureDoesNotMatch")
             return self._dated(_refused(call, Refusal(code)))
+        if call.service == "s3" and operation in _READING:
+            self.guests.tell()
         try:
             if operation == "DescribeRegions":
                 regions = [{"RegionName": r, "OptInStatus": "opt-in-not-required"} for r in REGIONS]
@@ -393,7 +399,7 @@ class Stage:
             return None
         if kind == "interrupt":
             os.kill(call.child.pid, signal.SIGINT)
-        if kind in ("asleep", "two at once"):
+        if kind in PAUSES:
             self._pause(kind)
         guest = self.guests.at(address)
         if guest is None or kind == "refused":
@@ -403,14 +409,17 @@ class Stage:
             }
         guest.restore()
         if text.startswith("gpulab-agent "):
-            out = guest.answer(text.split()[1:])
+            try:
+                out = guest.answer(text.split()[1:])
+            except CannotKeepError as error:
+                return self._ssh_ended(call, {"ended": 1}, err=str(error))
             return self._ssh_ended(call, {"ended": 0}, out)
         if not text.startswith(_HARMLESS):
             return self._ssh_ended(call, {"ended": 0}, guest.pretend(text))
         return {"run": text, "home": str(guest.home), "environ": environ_of(guest)}
 
     def _ssh_ended(
-        self, call: _SshCall, said: Mapping[str, Any], out: str = ""
+        self, call: _SshCall, said: Mapping[str, Any], out: str = "", *, err: str = ""
     ) -> dict[str, Any] | None:
         kind = call.fault.kind if call.fault else ""
         if kind == "kill after":
@@ -418,7 +427,7 @@ class Stage:
             return None
         if kind in ("reply lost", "always lost"):
             return {"exit": 255, "err": "client_loop: send disconnect: Broken pipe"}
-        return {"exit": said["ended"], "out": out}
+        return {"exit": said["ended"], "out": out, "err": err}
 
     # -- S3 for the machines ----------------------------------------------------------------------------------------------------
 
@@ -434,21 +443,20 @@ class Stage:
             )
         return self._clients[service, region]
 
-    def kept(self) -> dict[str, bytes]:
-        """Every kept file, by its path below the work: in the bucket as the last manifest names it, or in a folder of a computer."""
-        found: dict[str, bytes] = {}
-        for folder in self.folder.glob("*/gpulab/profiles/*/work/*"):
-            found |= {
-                str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-            }
-        for bucket in self.client("s3").list_buckets()["Buckets"]:
-            for row in self.client("s3").list_objects_v2(Bucket=bucket["Name"]).get("Contents", []):
-                if row["Key"].endswith("/manifest.json"):
-                    entries = json.loads(self._get(bucket["Name"], row["Key"]) or b"{}")["entries"]
-                    found |= {
-                        e["path"]: self._get(bucket["Name"], e["key"]) or b"" for e in entries
-                    }
-        return found
+    def objects(self) -> Iterator[tuple[str, bytes]]:
+        """Yield every object of every bucket that is no machine's work, and what is in it."""
+        for bucket in self._buckets():
+            for row in self.client("s3").list_objects_v2(Bucket=bucket).get("Contents", []):
+                if "/work/" not in row["Key"]:
+                    yield row["Key"], self._get(bucket, row["Key"]) or b""
+
+    def versions(self) -> Iterator[Mapping[str, Any]]:
+        """Yield every version of every object."""
+        for bucket in self._buckets():
+            yield from self.client("s3").list_object_versions(Bucket=bucket).get("Versions", [])
+
+    def _buckets(self) -> list[str]:
+        return [row["Name"] for row in self.client("s3").list_buckets()["Buckets"]]
 
     def _put(self, bucket: str, key: str, body: bytes) -> str:
         reply = self.client("s3").put_object(Bucket=bucket, Key=key, Body=body)
@@ -461,7 +469,16 @@ class Stage:
         except client.exceptions.NoSuchKey:
             return None
 
+    def _role_id(self, name: str) -> str:
+        client = self.client("iam")
+        try:
+            return str(client.get_role(RoleName=name)["Role"]["RoleId"])
+        except client.exceptions.NoSuchEntityException:
+            return ""
 
+
+#: Calls that may show what the machines have told by then.
+_READING = frozenset({"ListObjectsV2", "GetObject"})
 #: What may really run, in a machine's folder: the programs that copy work. Everything else, such as cleaning a system, is pretended.
 _HARMLESS = ("true", "python3 -I -c ", "rsync --server")
 #: Kinds that go on after the first time, at every later call of the same operation or, for some, at every call.

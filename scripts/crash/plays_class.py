@@ -1,0 +1,275 @@
+"""
+The commands for a whole class: three students in one account, whose instances keep their work in its bucket under their own ids.
+
+Each student's files name whose they are, so that work in a wrong place is seen.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from crash.guest_bucket import CannotKeepError
+from crash.plays import Play, ends_agree, initialised, live, must, push_arrived, put_mine
+from crash.stage import CONFIG, Stage
+from crash.work import FILES, body_of
+
+_UP = ("fleet", "up", "w1", "--now", "--yes", "--cidr", "203.0.113.0/24")
+_STOP = ("fleet", "stop", "w1", "--yes")
+_COLLECT = ("fleet", "collect", "w1", "handed-in")
+_UNTIL = "2026-11-16T17:00:00Z"
+_STUDENTS = 3
+#: Over an hour: EC2 has forgotten what ended then.
+_FORGOTTEN_S = 4500
+_COURSE = """\
+[course]
+id = "crash"
+name = "Crash"
+first_day = 2026-09-07
+last_day = 2026-12-07
+regions = ["us-east-1"]
+[accounts]
+kind = "shared"
+profile = "default"
+role_name = "gpulab-course"
+[[labs]]
+id = "w1"
+date = 2026-09-07
+starts = "13:00"
+ends = "17:00"
+environment = "tf2-small"
+instance_type = "g4dn.xlarge"
+"""
+
+
+def plays() -> tuple[Play, ...]:
+    """Every play of a class, in the order of the report."""
+    course = ("course", "enrol", "templates")
+    return (
+        _play("fleet up", _UP, _class, _STUDENTS, _all_keep, weight=2, rival=_STOP),
+        _play(
+            "fleet up, work in the bucket", _UP, _class_over, _STUDENTS, _has_come_back, rival=_STOP
+        ),
+        _play("fleet stop", _STOP, _class_up, 0, _came_home, rival=_COLLECT),
+        _play("fleet collect", _COLLECT, _class_up, _STUDENTS, _collected),
+        _play(
+            "fleet collect, work in the bucket",
+            _COLLECT,
+            _class_over,
+            0,
+            _collected,
+            is_done_anywhere=True,
+        ),
+        _play(
+            "fleet extend", ("fleet", "extend", "w1", "--until", _UNTIL), _class_up, 3, ends_agree
+        ),
+        _play("fleet push", ("fleet", "push", "w1", "mine"), _class_to_push_to, 3, push_arrived),
+        _play(
+            "course close",
+            ("course", "close", "--yes"),
+            _class_partly_over,
+            0,
+            _is_closed,
+            is_done_anywhere=True,
+            rival=_UP,
+        ),
+        _play("course enrol", course, _class_of_own_accounts, 0, _has_templates),
+        Play(
+            "ledger rebuild, costs in the bucket",
+            ("ledger", "rebuild", "--everyone"),
+            _laptop_lost,
+            0,
+            has_first_files=False,
+            counted_by=("ledger", "rebuild", "--everyone"),
+            rebuilt_by=("ledger", "rebuild", "--everyone"),
+        ),
+    )
+
+
+def _play(
+    name: str,
+    words: tuple[str, ...],
+    prepare: Any,
+    alive: int,
+    done: Any,
+    *,
+    weight: int = 1,
+    is_done_anywhere: bool = False,
+    rival: tuple[str, ...] = (),
+) -> Play:
+    return Play(
+        name,
+        words,
+        prepare,
+        alive,
+        done,
+        has_first_files=False,
+        counted_by=("credit", "--fresh"),
+        rebuilt_by=("ledger", "rebuild", "--everyone"),
+        is_kept_here=not is_done_anywhere,
+        has_key=True,
+        needs_key=prepare in (_class_over, _class_partly_over),
+        weight=weight,
+        rival=rival,
+    )
+
+
+# -- how the stage stands before ------------------------------------------------------------------------------------------------
+
+
+def _class(stage: Stage) -> None:
+    initialised(stage)
+    stage.world.set_quota("L-3819A6DF", "us-east-1", 5000)
+    folder = stage.home.parent / "course"
+    folder.mkdir()
+    (folder / "course.toml").write_text(_COURSE)
+    rows = [f"s{n},N{n},s{n}@student.example,," for n in range(_STUDENTS)]
+    (folder / "roster.csv").write_text("\n".join(["id,name,email,group,account", *rows]) + "\n")
+
+
+def _class_up(stage: Stage) -> None:
+    """Everybody has an instance and has worked on it."""
+    _class(stage)
+    must(stage.run(*_UP))
+    stage.advance(600)
+    said = json.loads(must(stage.run("fleet", "ls", "w1", "--json")).out)
+    stage.labels = {one["name"]: one["label"] for one in said["members"]}
+    for one in live(stage):
+        guest = stage.guests.by_id[one.id]
+        guest.restore()
+        for path in FILES:
+            guest.write(path, body_of(path, guest.name))
+    stage.advance(300)
+
+
+def _class_over(stage: Stage) -> None:
+    """Every instance has ended by its own timer, its work is in the bucket, and EC2 has forgotten it."""
+    _class_up(stage)
+    stage.advance(5 * 3600 + _FORGOTTEN_S)
+
+
+def _class_partly_over(stage: Stage) -> None:
+    """AWS has taken one instance back an hour ago and has forgotten it; the others run."""
+    _class_up(stage)
+    first = min(live(stage), key=lambda one: str(one.tags["gpulab:name"]))
+    stage.guests.by_id[first.id].save()  # as its agent does at the notice
+    stage.world.interrupt(first.id)
+    stage.advance(120 + _FORGOTTEN_S)
+
+
+def _laptop_lost(stage: Stage) -> None:
+    """A class is over and forgotten, and the computer that launched it is gone."""
+    _class_over(stage)
+    stage.new_computer("new-laptop", CONFIG)
+    initialised(stage)
+
+
+def _class_to_push_to(stage: Stage) -> None:
+    _class_up(stage)
+    put_mine(stage)
+
+
+def _class_of_own_accounts(stage: Stage) -> None:
+    _class(stage)
+    folder = stage.home.parent / "course"
+    own = _COURSE.replace('kind = "shared"', 'kind = "own"')
+    (folder / "course.toml").write_text(own)
+    rows = [f"s{n},N{n},s{n}@student.example,,11110000000{n}" for n in range(_STUDENTS)]
+    (folder / "roster.csv").write_text("\n".join(["id,name,email,group,account", *rows]) + "\n")
+
+
+# -- what must be true after --------------------------------------------------------------------------------------------------
+
+
+def _all_keep(stage: Stage) -> list[str]:
+    """Every instance can keep its work, and whoever comes after finds whose it is."""
+    problems = []
+    written = _seats(stage)
+    for one in live(stage):
+        guest = stage.guests.by_id[one.id]
+        if guest.bucket is None:
+            continue  # said when it was launched: the role could not be made
+        try:
+            guest.save()
+        except CannotKeepError as error:
+            problems.append(f"{guest.name} cannot keep its work: {error}")
+        if written.get(one.id) != (guest.name, guest.bucket.prefix):
+            problems.append(f"{one.id} of {guest.name} is written down as {written.get(one.id)}")
+    return problems
+
+
+def _seats(stage: Stage) -> dict[str, tuple[str, str]]:
+    """Read the names and prefixes that are written down in the bucket, by instance."""
+    found = {}
+    for key, body in stage.objects():
+        if "/.seats/" in key:
+            for row in json.loads(body)["seats"]:
+                found[row["instance"]] = (row["name"], row["prefix"])
+    return found
+
+
+def _has_come_back(stage: Stage) -> list[str]:
+    problems = _all_keep(stage)
+    for one in live(stage):
+        guest = stage.guests.by_id[one.id]
+        there = guest.files()
+        lacking = [path for path in FILES if there.get(path) != body_of(path, guest.name)]
+        problems += [f"{guest.name} lacks {path} of before" for path in lacking]
+    return problems
+
+
+def _came_home(stage: Stage) -> list[str]:
+    return [
+        f"not brought home: {path} of {name}"
+        for name in stage.labels
+        for path in FILES
+        if not _is(stage.home / "profiles" / "default" / "work" / name / path, path, name)
+    ]
+
+
+def _collected(stage: Stage) -> list[str]:
+    return [
+        f"not collected: {path} of {label}"
+        for name, label in stage.labels.items()
+        for path in FILES
+        if not _is(stage.home.parent / "handed-in" / label / path, path, name)
+    ]
+
+
+def _is(place: Any, path: str, name: str) -> bool:
+    return place.is_file() and place.read_bytes() == body_of(path, name)
+
+
+def _is_closed(stage: Stage) -> list[str]:
+    """Nothing of the course is left in the account but the kept work."""
+    iam, ec2 = stage.client("iam"), stage.client("ec2")
+    roles = [row["RoleName"] for row in iam.list_roles()["Roles"]]
+    profiles = [
+        row["InstanceProfileName"] for row in iam.list_instance_profiles()["InstanceProfiles"]
+    ]
+    groups = [row["GroupName"] for row in ec2.describe_security_groups()["SecurityGroups"]]
+    keys = [row["KeyName"] for row in ec2.describe_key_pairs()["KeyPairs"]]
+    ends = [row["Name"] for row in stage.client("scheduler").list_schedules()["Schedules"]]
+    left = {name for name in (*roles, *profiles, *groups, *keys) if "course-crash" in name}
+    problems = [f"{name} is left" for name in sorted(left | set(ends))]
+    manifests = [key for key, _ in stage.objects() if key.endswith("/manifest.json")]
+    written = sum(guest.bucket is not None for guest in stage.guests.by_id.values())
+    if len(manifests) < written:
+        problems.append(f"the kept work of {written - len(manifests)} instances is gone")
+    return problems
+
+
+def _has_templates(stage: Stage) -> list[str]:
+    folder = stage.home.parent / "templates"
+    problems = []
+    for n in range(_STUDENTS):
+        try:
+            made = json.loads((folder / f"s{n}.template.json").read_text())["Resources"]
+        except (OSError, ValueError, KeyError) as error:
+            problems.append(f"the template of s{n} is not whole: {error!r}")
+        else:
+            problems += [] if "CourseRole" in made else [f"the template of s{n} has no role"]
+    seen = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    # A killed write leaves its hidden half, which nobody takes for a template.
+    extra = sum(not name.startswith(".") for name in seen) - _STUDENTS
+    return problems + ([f"{extra} other files lie beside the templates"] if extra > 0 else [])

@@ -141,7 +141,9 @@ def _check(given: bytes) -> None:
 
 def _listing(given: bytes) -> None:
     found = safe(read_remote(_host(given), "work"))
-    if any(archive.unsafe_name(path) for path in found.entries) or archive.colliding(found.entries):
+    if any(
+        archive.unsafe_name(path) or earlier for path, earlier in archive.collisions(found.entries)
+    ):
         raise Wrong("a name that cannot be written everywhere")
     if found.bytes < 0 or len(found.sha256) != 64:
         raise Wrong("a folder of less than nothing")

@@ -78,8 +78,8 @@ def _config(path: Path) -> None:
             > 500
         ):
             raise Wrong("an amount of hundreds of digits")
-    change_profile(path, "b", {"gpu": "T4"}, make_default=True)
-    if read_config(path).profile(None).gpu != "T4":
+    change_profile(path, "b", {"gpu": "T4"})
+    if read_config(path).profile("b").gpu != "T4":
         raise Wrong("a change that does not read back")
 
 

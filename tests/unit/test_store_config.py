@@ -26,10 +26,9 @@ def test_a_profile_reads_back_what_was_written(tmp_path):
         path,
         "course",
         {"regions": ["eu-north-1"], "credit_usd": "100.00", "idle_minutes": 30},
-        make_default=True,
     )
 
-    profile = read_config(path).profile(None)
+    profile = read_config(path).profile("course")
     assert ("course", ("eu-north-1",), Decimal("100.00"), 30) == (
         profile.name,
         profile.regions,

@@ -111,7 +111,7 @@ def _duration(context: Context, asked: Asked, now: datetime) -> timedelta:
         if note := tomorrow_note(asked.until, moment, now=now):
             context.console.say(note)
         return moment - now
-    return asked.duration or timedelta(seconds=int(context.profile.hours * 3600))
+    return asked.duration or context.profile.lifetime
 
 
 def _minutes(length: timedelta) -> int:

@@ -73,16 +73,6 @@ def unsafe_name(name: str, *, windows: bool = os.name == "nt") -> str:
     return next(filter(None, (_unsafe_part(part, windows=windows) for part in parts)), "")
 
 
-def colliding(names: Iterable[str]) -> tuple[str, str] | None:
-    """
-    Find two paths that are one file on some systems: equal but for case or accents, or a file that is also a folder.
-
-    Returns:
-        The two, or `None`.
-    """
-    return next(((earlier, name) for name, earlier in collisions(names) if earlier), None)
-
-
 def collisions(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """
     Yield each path with the earlier one that it is the same as on some systems, `""` where there is none.

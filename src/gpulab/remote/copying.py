@@ -173,14 +173,7 @@ def pull(
     return fetching.report()
 
 
-def verify(
-    host: Host,
-    source: str,
-    destination: Path,
-    *,
-    only: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-) -> Verification:
+def verify(host: Host, source: str, destination: Path) -> Verification:
     """
     Compare a copy here with the folder on the instance: both sides are read and hashed again.
 
@@ -188,8 +181,8 @@ def verify(
         RemoteError: As from `Host.run`.
         StoreError: The copy cannot be read.
     """
-    there = safe(_existing(host, source, only, exclude))
-    here = read_local(destination, exclude=exclude)
+    there = safe(_existing(host, source, (), ()))
+    here = read_local(destination)
     todo = differing(there, here)
     return Verification(
         files=len(there.entries),

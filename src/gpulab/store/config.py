@@ -137,15 +137,12 @@ def read_config(path: Path) -> Config:
     return _config(path, raw)
 
 
-def change_profile(
-    path: Path, name: str, changes: Mapping[str, Any], *, make_default: bool = False
-) -> None:
+def change_profile(path: Path, name: str, changes: Mapping[str, Any]) -> None:
     """
     Write some keys of one profile, leaving everything else in the file as it is, comments too.
 
     Args:
         changes: Values in TOML's types; `None` removes a key.
-        make_default: Whether commands without `--profile` use it from now on.
 
     Raises:
         WrongUsage: What is there already, or would be then, is not right; nothing was changed.
@@ -159,8 +156,6 @@ def change_profile(
         document = tomlkit.parse(text)
     except (OSError, ValueError) as error:  # tomlkit's own errors are ValueErrors
         raise WrongUsage(f"{path}: not readable as TOML: {error}", hint=_REPAIR) from error
-    if make_default:
-        document["default_profile"] = name
     profiles = document.setdefault("profiles", tomlkit.table(is_super_table=True))
     table = profiles.setdefault(name, tomlkit.table())
     for key, value in changes.items():

@@ -90,14 +90,14 @@ def listing(
     return rows, {region: error.message for region, error in answers.failed.items()}
 
 
-def find(context: Context, name: str, regions: Sequence[str] = ()) -> BakedImage:
+def find(context: Context, name: str) -> BakedImage:
     """
     Find one image by its id, or the newest one of an environment.
 
     Raises:
         WrongUsage: There is none.
     """
-    rows, _ = listing(context, regions)
+    rows, _ = listing(context)
     fitting = [r.baked for r in rows if name in (r.baked.image.id, r.baked.image.name)]
     fitting += [r.baked for r in rows if r.baked.environment == name and r.baked.is_usable]
     if not fitting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpulab.aws import instances as ec2
@@ -84,24 +83,21 @@ class _Found:
     seen: Listing
 
 
-def mine(context: Context, regions: Sequence[str] = ()) -> tuple[Instance, ...]:
+def mine(context: Context) -> tuple[Instance, ...]:
     """
-    List my instances that have not ended, newest first.
-
-    Args:
-        regions: Instead of the profile's; regions where the journal knows a launch are always asked too.
+    List my instances that have not ended, newest first, in the profile's regions and in those where the journal knows a launch.
 
     Raises:
         GpulabError: No region answered.
     """
-    return listing(context, regions).instances
+    return listing(context).instances
 
 
-def listing(context: Context, regions: Sequence[str] = (), *, with_ended: bool = False) -> Listing:
+def listing(context: Context, *, with_ended: bool = False) -> Listing:
     """List my instances, with what could not be read; see `mine`. Ended ones too if told, as long as EC2 remembers them."""
     still_open = resuming.look_back(context)
     known = [m.region for m in context.journal.read().made]
-    asked = dict.fromkeys((*(regions or context.profile.regions), *known))
+    asked = dict.fromkeys((*context.profile.regions, *known))
     answers = ask_each(
         asked,
         lambda region: ec2.in_region(

@@ -34,11 +34,12 @@ from gpulab.fleets.pacing import LAUNCH
 from gpulab.launch.account import images, setup
 from gpulab.launch.context import Context
 from gpulab.launch.events import Repeating
-from gpulab.launch.money.facts import record_launch
+from gpulab.launch.money.facts import record_found, record_launch
 from gpulab.launch.offers.look import snapshot
 from gpulab.launch.offers.places import remember_full, remember_never
 from gpulab.launch.protocol.asking import ask
 from gpulab.launch.protocol.intents import intent_of
+from gpulab.launch.protocol.outcome import ended_early
 from gpulab.launch.protocol.scheduled_end import arm_at
 from gpulab.launch.protocol.tries import Tries
 from gpulab.model.fleet import QuotaNeed, Seat
@@ -47,13 +48,15 @@ from gpulab.model.market import Offer, Place
 from gpulab.model.setup import ImageChoice
 from gpulab.planning import quotas
 from gpulab.planning.catalogue import instance_types
-from gpulab.planning.failover import ASKED_AGAIN_AFTER, conclusion
+from gpulab.planning.failover import ASKED_AGAIN_AFTER, Failure, Next, conclusion, what_next
 from gpulab.planning.plan import plan_launch
 from gpulab.planning.snapshot import Limits
 from gpulab.store.journal import Intent
 
 # The same for every seat of the account: asking once is enough.
 _SAME_FOR_ALL = (NotAllowed, CredentialsInvalid, ClockSkewed, AccountNotReady)
+
+_ELSEWHERE = (Next.OTHER_ZONE, Next.OTHER_QUOTA, Next.OTHER_REGION)
 
 
 class Halted(BaseException):
@@ -130,15 +133,18 @@ class AccountLaunches:
         self.unkept = ""
         self.narrowed: dict[str, tuple[tuple[str, ...], str]] = {}
 
-    def launch(self, seat: Seat) -> Launched:
+    def launch(self, seat: Seat, *, before: Sequence[Failure] = ()) -> Launched:
         """
         Launch a seat's instance, place after place.
+
+        Args:
+            before: Launches of the seat that ended at their start: told with the others where no place is left.
 
         Raises:
             GpulabError: Nothing runs; or nobody knows (`Ambiguous`, `Throttled`), and the next run settles it.
             Halted: The command is being interrupted.
         """
-        return _SeatLaunch(self, seat).run()
+        return _SeatLaunch(self, seat, before).run()
 
     def ask_again(self, seat: Seat, intent: Intent) -> Launched:
         """
@@ -208,6 +214,21 @@ class AccountLaunches:
                     if (o.place.region, o.place.market, o.type.quota_family)
                     == (offer.place.region, offer.place.market, offer.type.quota_family)
                 }
+
+    def ended_early(self, launched: Launched) -> tuple[GpulabError, bool]:
+        """
+        Learn from an instance that ended at its start, as from a refusal: by the class of its reason.
+
+        Returns:
+            Why it ended, and whether another launch may fare better.
+        """
+        error = ended_early(launched.instance)
+        if launched.offer is not None:
+            error = self.explained(launched.offer, error)
+            self.note(launched.offer, error)
+        elif isinstance(error, NoCapacity):
+            self.mark_full(launched.instance.place)
+        return error, what_next(error) in _ELSEWHERE
 
     def check(self) -> None:
         """
@@ -312,11 +333,14 @@ class AccountLaunches:
 
     def recorded(self, context: Context, launched: Launched) -> Launched:
         """Write a launch into the ledger and schedule its end; neither can undo what already costs."""
-        if launched.offer is not None:
-            try:
+        try:
+            if launched.offer is not None:
                 record_launch(context, launched.instance, launched.offer, launched.plan)
-            except StoreError as error:
-                launched = launched.noting(error.message)
+            else:
+                # At a place of another day's plan: what it costs is read from the account.
+                record_found(context, launched.instance)
+        except StoreError as error:
+            launched = launched.noting(error.message)
         ends_at = launched.instance.expires_at or launched.plan.ends_at
         if context.profile.scheduler_role:
             # A role that was made moments ago cannot be assumed for some seconds: the class asks once more when its instances run.
@@ -366,8 +390,9 @@ def _is_within(one: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network)
 class _SeatLaunch:
     """One seat on its way through the places."""
 
-    def __init__(self, launches: AccountLaunches, seat: Seat) -> None:
+    def __init__(self, launches: AccountLaunches, seat: Seat, before: Sequence[Failure]) -> None:
         self._all = launches
+        self._before = before
         self._seat = seat
         self._context = launches.account.seat(seat)
         self._plan = launches.plan_of(seat, launches.plan)
@@ -425,8 +450,8 @@ class _SeatLaunch:
         return plan.attempts
 
     def _none_free(self) -> GpulabError:
-        if self._tries.failures:
-            return conclusion(self._tries.failures)
+        if failures := (*self._before, *self._tries.failures):
+            return conclusion(failures)
         return NoCapacity(
             "every place was full a moment ago, as other students' launches found",
             hint="Run it again in a few minutes, or with `--on-demand`",

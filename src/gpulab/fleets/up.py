@@ -9,7 +9,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -45,7 +45,6 @@ from gpulab.launch.protocol.outcome import (
     FIRST_LOOK_S,
     STILL_PENDING,
     UNLISTED,
-    ended_early,
     still_pending,
 )
 from gpulab.launch.running import booting, stop
@@ -55,6 +54,7 @@ from gpulab.model.fact import FactKind
 from gpulab.model.fleet import AccountRef, Action, FleetPlan, Outcome, Result, Seat, Step
 from gpulab.model.instance import Instance, State
 from gpulab.model.timeline import EndedBy
+from gpulab.planning.failover import Failure
 from gpulab.store.courses import course_home
 from gpulab.store.journal import Intent, Journal
 
@@ -187,6 +187,7 @@ class _Job:
     launched: Launched | None = None
     asked_at: datetime | None = None
     is_adopted: bool = False
+    failures: list[Failure] = field(default_factory=list)
 
 
 class _Run:
@@ -368,13 +369,14 @@ class _Run:
         if step.action is Action.REPLACE and job.rounds == 0 and step.instance is not None:
             self._end(step, step.instance)
         job.rounds += 1
+        job.is_adopted = False
         intent = self._open.pop(step.seat.name, None)
         if intent is not None:
             launched = self._asked_again(launches, step.seat, intent)
             if launched is not None:
                 job.is_adopted = True
                 return launched
-        return launches.launch(step.seat)
+        return launches.launch(step.seat, before=job.failures)
 
     def _asked_again(
         self, launches: AccountLaunches, seat: Seat, intent: Intent
@@ -472,10 +474,13 @@ class _Run:
             record_end(
                 context, instance, at=self._now(), by=EndedBy.AWS, reason=instance.state_reason
             )
-        self._launches[job.step.account.key].mark_full(instance.place)
-        if job.rounds < _ROUNDS:
+        assert job.launched is not None
+        error, may_go_on = self._launches[job.step.account.key].ended_early(job.launched)
+        if may_go_on and job.rounds < _ROUNDS:
+            if job.launched.offer is not None:
+                job.failures.append(Failure(job.launched.offer, error))
             return "again"
-        return self._conclude(job, self._failed(job.step, ended_early(instance)))
+        return self._conclude(job, self._failed(job.step, error))
 
     def _complete(self) -> Iterator[FleetEvent]:
         """Make up for what a killed command left out of the ledger; one that cannot be read keeps nobody from what was launched."""

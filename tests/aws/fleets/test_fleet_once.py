@@ -9,7 +9,7 @@ import pytest
 
 from gpulab.errors import Refused
 from gpulab.fleets import up
-from gpulab.fleets.events import Requested
+from gpulab.fleets.events import Lost, Requested
 from gpulab.model.fact import FactKind
 
 
@@ -154,6 +154,39 @@ def test_a_launch_that_never_reached_aws_is_made_with_its_own_token(make_class, 
 
     assert ["adopted", "adopted"] == second.results()
     assert klass.names() == klass.live()
+
+
+def test_a_launch_asked_for_again_outside_of_today_s_plan_is_in_the_books(make_class, sandbox):
+    """The lab's type was changed meanwhile: what was asked for before is adopted as it is, and somebody pays for it."""
+    klass = make_class(1)
+    sandbox.drop_request("RunInstances", times=None)
+    klass.up()
+    sandbox.faults.clear()
+    klass.lab = replace(klass.lab, instance_type="g5.xlarge")
+
+    run = klass.up()
+
+    (made,) = sandbox.instances("pending", "running")
+    ledger = klass.accounts().account(klass.wish().everyone[0].account).context.ledger
+    facts = [f for f in ledger.facts(FactKind.LAUNCHED) if f.subject == made["InstanceId"]]
+    assert ["adopted"] == run.results()
+    assert ["g4dn.xlarge"] == [f.details["instance_type"] for f in facts]
+
+
+def test_an_adopted_instance_that_is_lost_at_its_start_is_a_launch_the_next_time(
+    make_class, sandbox
+):
+    """What is launched in its place was not found: its start is by the clock of AWS, and the outcome says so."""
+    klass = make_class(1)
+    sandbox.drop_request("RunInstances", times=None)
+    klass.up()
+    sandbox.faults.clear()
+    sandbox.fail_boot("Server.InternalError", times=1)
+
+    run = klass.up()
+
+    assert ["launched"] == run.results()
+    assert 1 == len([e for e in run.events if isinstance(e, Lost)])
 
 
 def test_a_students_instance_that_aws_took_back_is_launched_again(make_class, sandbox):

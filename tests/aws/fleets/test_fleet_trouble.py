@@ -13,6 +13,7 @@ from gpulab.fleet.enrolment import template
 from gpulab.fleets import acting
 from gpulab.fleets.events import Lost
 from gpulab.fleets.members import members
+from gpulab.launch.offers.places import full_places
 from gpulab.model.fleet import Result
 from gpulab.model.market import Market, Place
 from gpulab.sandbox.credentials import action_of
@@ -99,6 +100,27 @@ def test_an_instance_taken_back_while_it_starts_is_launched_again_elsewhere(make
     assert [Result.LAUNCHED] == [o.result for o in run.outcomes]
     assert 1 == len([e for e in run.events if isinstance(e, Lost)])
     assert klass.names() == klass.live()
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["Client.VolumeLimitExceeded", "Client.UserInitiatedShutdown"],
+    ids=["a quota", "a person"],
+)
+def test_an_instance_that_ends_at_its_start_for_a_reason_of_every_place_is_not_launched_again(
+    make_class, sandbox, reason
+):
+    """The quota of disk space is used up: three launches a seat mend nothing, and no place is full for anybody because of it."""
+    klass = make_class(1)
+    sandbox.fail_boot(reason, times=9)
+
+    run = klass.up()
+
+    context = klass.accounts().account(klass.wish().seats[0].account).context
+    assert ["failed"] == run.results()
+    assert reason in run.outcomes[0].trouble.message
+    assert 1 == klass.operations().count("RunInstances")
+    assert {} == full_places(context)
 
 
 def test_credentials_that_end_stop_the_account_after_one_answer(make_class, sandbox):

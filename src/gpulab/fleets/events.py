@@ -96,6 +96,22 @@ class Unbooked:
 
 
 @dataclass(frozen=True)
+class Pruning:
+    """Instances that serve nobody are saved and ended while the others are launched."""
+
+    at: datetime
+    count: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What came of ending an instance that serves nobody."""
+
+    at: datetime
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
 class BringingBack:
     """The kept work of some seats goes to their new instances, as soon as these can be reached."""
 
@@ -176,6 +192,8 @@ FleetEvent = (
     | Unkept
     | Unwritten
     | Unbooked
+    | Pruning
+    | Pruned
     | Requested
     | SeatFailed
     | Polled

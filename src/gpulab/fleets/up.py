@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,8 @@ from gpulab.fleets.events import (
     Lost,
     Narrowed,
     Polled,
+    Pruned,
+    Pruning,
     Requested,
     SeatFailed,
     Unbooked,
@@ -35,7 +37,7 @@ from gpulab.fleets.events import (
     Unwritten,
 )
 from gpulab.fleets.former import remember_way
-from gpulab.fleets.launching import AccountLaunches, Launched
+from gpulab.fleets.launching import AccountLaunches, Halted, Launched
 from gpulab.fleets.looking import Seen, live_of, look
 from gpulab.fleets.returning import Returning
 from gpulab.fleets.seating import write_down
@@ -62,6 +64,7 @@ _AT_ONCE = 32
 _IN_ONE_ACCOUNT = 8
 _NEXT_LOOK_S = 5.0
 _ROUNDS = 3
+_PRUNED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ class _Run:
         self._plan = decided.plan
         self._open = dict(decided.seen.open_intents)
         self._prune = prune
-        self._halt = threading.Event()
+        self._halt, self._leave = threading.Event(), threading.Event()
         self._outcomes: dict[int, Outcome] = {}
         for ref in {s.account.key: s.account for s in decided.plan.steps if s.starts}.values():
             remember_way(accounts, ref)
@@ -223,12 +226,32 @@ class _Run:
         self._total = sum(step.starts for step in decided.plan.steps)
 
     def run(self) -> Iterator[FleetEvent]:
-        jobs = []
+        jobs, strays = [], []
         for step in self._plan.steps:
             if step.starts:
                 jobs.append(_Job(step))
+            elif step.action is Action.EXTRA and self._prune:
+                strays.append(step)
             else:
                 self._outcomes[id(step)] = self._settled(step)
+        # Beside the launches: nobody whose lab begins waits until a stray's work is saved.
+        pruning = ThreadPoolExecutor(_PRUNED_AT_ONCE)
+        try:
+            ending = {pruning.submit(self._pruned, step): step for step in strays}
+            if ending:
+                yield Pruning(self._now(), len(ending))
+            yield from self._serve(jobs)
+            for future in as_completed(ending):
+                outcome = self._outcomes[id(ending[future])] = future.result()
+                yield Pruned(self._now(), outcome)
+        finally:
+            self._leave.set()
+            pruning.shutdown(wait=True, cancel_futures=True)
+        ordered = tuple(self._outcomes[id(step)] for step in self._plan.steps)
+        yield Finished(self._now(), ordered)
+
+    def _serve(self, jobs: list[_Job]) -> Iterator[FleetEvent]:
+        """Launch what is to be launched, and complete what goes with it."""
         workers = min(_AT_ONCE, max(1, len(jobs)), _IN_ONE_ACCOUNT * max(1, len(self._launches)))
         pool = ThreadPoolExecutor(workers)
         for why, titles in self._reasons(lambda ref: self._accounts.account(ref).unscheduled):
@@ -251,8 +274,6 @@ class _Run:
         yield from self._complete()
         self._schedule_ends()
         yield from self._bring_back()
-        ordered = tuple(self._outcomes[id(step)] for step in self._plan.steps)
-        yield Finished(self._now(), ordered)
 
     def _unkept(self, why_not: Callable[[AccountRef], str]) -> Iterator[FleetEvent]:
         """Say where nothing keeps the work, each reason once."""
@@ -293,8 +314,8 @@ class _Run:
         """Bring the kept work of seats to their new instances, which boot meanwhile."""
         todo = {}
         for step in self._plan.steps:
-            outcome = self._outcomes[id(step)]
-            if outcome.instance and not outcome.is_failed and self._may_lack(step):
+            outcome = self._outcomes.get(id(step))
+            if outcome and outcome.instance and not outcome.is_failed and self._may_lack(step):
                 act = self._returning.to(outcome.account, outcome.instance)
                 if act is not None:
                     todo[id(step)] = act
@@ -315,18 +336,20 @@ class _Run:
         return step.starts
 
     def _settled(self, step: Step) -> Outcome:
-        """Say what came of a step that launches nothing, and end an extra instance where asked."""
+        """Say what came of a step that launches and ends nothing."""
         if step.action is Action.KEEP:
             return self._outcome(step, Result.KEPT, instance=step.instance, detail=step.reason)
         if step.action is Action.BLOCKED:
             error = Refused(step.reason, hint=step.hint)
             return self._failed(step, error)
+        detail = f"{step.reason}; `--prune` saves its work and ends it"
+        return self._outcome(step, Result.KEPT, instance=step.instance, detail=detail)
+
+    def _pruned(self, step: Step) -> Outcome:
+        """Save and end an instance that serves nobody."""
         assert step.instance is not None
-        if not self._prune:
-            detail = f"{step.reason}; `--prune` saves its work and ends it"
-            return self._outcome(step, Result.KEPT, instance=step.instance, detail=detail)
         try:
-            self._end(step, step.instance)
+            self._end(step, step.instance, halt=self._leave)
         except GpulabError as error:
             return self._failed(step, error, instance=step.instance)
         context = self._accounts.account(step.account).context
@@ -367,7 +390,7 @@ class _Run:
         assert step.seat is not None
         launches.check()
         if step.action is Action.REPLACE and job.rounds == 0 and step.instance is not None:
-            self._end(step, step.instance)
+            self._end(step, step.instance, halt=self._halt)
         job.rounds += 1
         job.is_adopted = False
         intent = self._open.pop(step.seat.name, None)
@@ -507,7 +530,8 @@ class _Run:
         """Make up for the ends that no account has scheduled yet: of what runs from before, and of launches whose first try failed."""
         found = {}
         for step in self._plan.steps:
-            instance = self._outcomes[id(step)].instance
+            outcome = self._outcomes.get(id(step))
+            instance = outcome.instance if outcome else None
             if instance and (not step.starts or instance.id in self._unscheduled):
                 found[id(step)] = (step.account, instance)
         lacking = schedule_missing(self._accounts, list(found.values()), ends_at=self._plan.ends_at)
@@ -520,11 +544,12 @@ class _Run:
         self._outcomes[id(job.step)] = outcome
         return "done"
 
-    def _end(self, step: Step, instance: Instance) -> None:
-        """Save the work and end an instance; one whose work cannot be saved runs on."""
+    def _end(self, step: Step, instance: Instance, *, halt: threading.Event) -> None:
+        """Save the work and end an instance; one whose work cannot be saved runs on, and so does one that shows no host key yet at Ctrl-C."""
         context = self._accounts.account(step.account).context
         for _ in booting.pin(context, instance):
-            pass
+            if halt.is_set():
+                raise Halted
         for _ in stop.stop(context, instance):
             pass
 

@@ -188,6 +188,11 @@ def sentence(event: events.FleetEvent, *, now: datetime) -> str:
                 f"In {_named(accounts)} the ledger could not be completed ({why}):"
                 " what an earlier command launched may not be charged until a `gpulab fleet up` can"
             )
+        case events.Pruning(count=count):
+            return f"Saving and ending {counted(count, 'extra instance')} meanwhile"
+        case events.Pruned(outcome=outcome):
+            said = outcome.trouble.message if outcome.trouble else "ended"
+            return f"  {outcome.who}: {said}"
         case events.BringingBack(count=count):
             return f"Bringing kept work to {counted(count, 'new instance')} as soon as they can be reached"
         case events.BroughtBack(outcome=outcome, said=said):

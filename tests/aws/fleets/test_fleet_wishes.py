@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from base64 import b64decode
 from dataclasses import replace
 from decimal import Decimal
@@ -14,6 +15,7 @@ import pytest
 from gpulab.errors import Unreachable
 from gpulab.fleets import up
 from gpulab.fleets.accounts import Accounts
+from gpulab.fleets.events import Pruned, Pruning, Requested
 from gpulab.fleets.former import former
 from gpulab.model.fleet import Action
 from gpulab.remote import hostkeys
@@ -105,6 +107,35 @@ def test_what_serves_nobody_is_kept_until_it_is_asked_for(make_class, reachable)
 
     assert (["kept", "kept"], ["kept", "ended"]) == (kept.results(), ended.results())
     assert "`--prune` saves its work and ends it" in kept.outcomes[1].detail
+    assert klass.names() == klass.live()
+
+
+def test_nobody_waits_for_a_stray_to_be_saved(make_class, reachable, monkeypatch):
+    """Saving takes minutes where there is much of it, and the lab begins at one."""
+    klass = make_class(3)
+    klass.up("s000000", "s000001")
+    reachable(klass)
+    klass.people = (klass.people[0], klass.people[2])
+    is_requested, waited = threading.Event(), []
+    run = Empty.run
+
+    def slow(self, command, **more):
+        waited.append(is_requested.wait(timeout=10))
+        return run(self, command, **more)
+
+    monkeypatch.setattr(Empty, "run", slow)
+    accounts, wish, told = klass.accounts(), klass.wish(), []
+    with up.locked(accounts, wish.lab):
+        for event in up.up(accounts, up.plan(accounts, wish, may_settle=True), prune=True):
+            told.append(event)
+            if isinstance(event, Requested):
+                is_requested.set()
+
+    pruned = [str(e.outcome.result) for e in told if isinstance(e, Pruned)]
+    assert [1] == [e.count for e in told if isinstance(e, Pruning)]
+    assert {True} == set(waited)
+    assert ["ended"] == pruned
+    assert ["kept", "launched", "ended"] == [str(o.result) for o in told[-1].outcomes]
     assert klass.names() == klass.live()
 
 

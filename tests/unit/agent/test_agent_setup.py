@@ -119,7 +119,7 @@ def test_the_agent_in_the_bucket_checks_the_instance(a_here, tmp_path, check, ro
     (kernel / ".gpulab-lock").touch()
     spec = here.path("opt/gpulab/server/share/jupyter/kernels/python3/kernel.json")
     spec.parent.mkdir(parents=True)
-    spec.write_text(json.dumps({"argv": [str(kernel / "bin/python")]}))
+    spec.write_text(json.dumps({"argv": [str(kernel / "bin/python")], "display_name": "Lab"}))
 
     done = subprocess.run(
         [sys.executable, whole, "--root", here.root, "check"], capture_output=True, text=True

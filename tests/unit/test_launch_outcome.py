@@ -12,6 +12,7 @@ import pytest
 from gpulab.errors import NoCapacity
 from gpulab.launch.protocol import outcome
 from gpulab.model.market import Market
+from gpulab.model.timeline import EndedBy
 from gpulab.store.journal import Intent
 
 _spec = importlib.util.spec_from_file_location(
@@ -89,3 +90,15 @@ def test_an_instance_that_ends_while_it_starts_ends_in_the_class_that_says_what_
 
     assert NoCapacity is type(error)
     assert "launch g4dn.xlarge in us-east-1a" in error.message
+    assert EndedBy.AWS is outcome.ended_by(ended)
+
+
+def test_an_instance_that_somebody_ends_while_it_starts_is_no_fault_of_gpulab():
+    """`stop` in another terminal came between: the report must not count an interruption, nor the hint ask for a fault in gpulab."""
+    ended = replace(INSTANCE, state_reason="Client.UserInitiatedShutdown")
+
+    error = outcome.ended_early(ended)
+
+    assert f"{INSTANCE.id} was ended while it was starting" in error.message
+    assert "Another command ended it" in error.hint
+    assert EndedBy.USER is outcome.ended_by(ended)

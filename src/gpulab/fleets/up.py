@@ -47,6 +47,7 @@ from gpulab.launch.protocol.outcome import (
     FIRST_LOOK_S,
     STILL_PENDING,
     UNLISTED,
+    ended_by,
     still_pending,
 )
 from gpulab.launch.running import booting, stop
@@ -55,7 +56,6 @@ from gpulab.model.course import Course, Lab
 from gpulab.model.fact import FactKind
 from gpulab.model.fleet import AccountRef, Action, FleetPlan, Outcome, Result, Seat, Step
 from gpulab.model.instance import Instance, State
-from gpulab.model.timeline import EndedBy
 from gpulab.planning.failover import Failure
 from gpulab.store.courses import course_home
 from gpulab.store.journal import Intent, Journal
@@ -495,7 +495,11 @@ class _Run:
         context = self._accounts.account(job.step.account).context
         with contextlib.suppress(StoreError):
             record_end(
-                context, instance, at=self._now(), by=EndedBy.AWS, reason=instance.state_reason
+                context,
+                instance,
+                at=self._now(),
+                by=ended_by(instance),
+                reason=instance.state_reason,
             )
         assert job.launched is not None
         error, may_go_on = self._launches[job.step.account.key].ended_early(job.launched)

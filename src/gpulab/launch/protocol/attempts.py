@@ -46,6 +46,7 @@ from gpulab.launch.protocol.intents import intent_of
 from gpulab.launch.protocol.outcome import (
     FIRST_LOOK_S,
     STILL_PENDING,
+    ended_by,
     ended_early,
     still_pending,
 )
@@ -54,7 +55,6 @@ from gpulab.launch.protocol.tries import Tries
 from gpulab.launch.protocol.userdata import keep_for
 from gpulab.model.instance import Instance, LaunchPlan, State
 from gpulab.model.market import Market, Offer
-from gpulab.model.timeline import EndedBy
 from gpulab.planning import quotas
 from gpulab.planning.failover import conclusion, on_demand_cures
 
@@ -261,7 +261,7 @@ def until_running(context: Context, instance: Instance) -> Generator[Event, None
     if instance.state is not State.RUNNING:
         with contextlib.suppress(StoreError):
             reason = instance.state_reason
-            record_end(context, instance, at=context.now(), by=EndedBy.AWS, reason=reason)
+            record_end(context, instance, at=context.now(), by=ended_by(instance), reason=reason)
         disarm(context, instance)
         raise ended_early(instance)
     yield Running(context.now(), instance)

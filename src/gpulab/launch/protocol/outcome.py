@@ -11,6 +11,7 @@ from gpulab.aws.errors import from_code
 from gpulab.errors import AwsError, GpulabError
 from gpulab.model.instance import Instance
 from gpulab.model.market import Market, Place
+from gpulab.model.timeline import EndedBy
 from gpulab.store.journal import Intent, Made
 
 LAUNCHED = "launched"
@@ -25,6 +26,7 @@ UNLISTED = timedelta(minutes=2)
 STILL_PENDING = timedelta(minutes=8)
 # After so long EC2 shows everywhere what it has made: nothing shown means nothing made.
 SETTLED = timedelta(minutes=10)
+_BY_SOMEBODY = "Client.UserInitiatedShutdown"
 
 
 def made_by(intent: Intent, found: Iterable[Instance]) -> Instance | None:
@@ -68,8 +70,18 @@ def still_pending(instance: Instance) -> AwsError:
     )
 
 
+def ended_by(instance: Instance) -> EndedBy:
+    """Say who ended an instance that was just launched: AWS, unless somebody asked it to."""
+    return EndedBy.USER if instance.state_reason == _BY_SOMEBODY else EndedBy.AWS
+
+
 def ended_early(instance: Instance) -> GpulabError:
     """Say why an instance that was just launched has ended, in the class that says what to do next."""
     place = instance.place
     code = instance.state_reason or "Server.InternalError"
+    if code == _BY_SOMEBODY:
+        return AwsError(
+            f"{instance.id} was ended while it was starting ({code})",
+            hint="Another command ended it, or somebody in the AWS console; the same command again starts another",
+        )
     return from_code(code, "", f"launch {place.instance_type} in {place.zone}")

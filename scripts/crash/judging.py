@@ -7,7 +7,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 from crash import work
 from crash.faults import OTHER, error_table
@@ -22,6 +24,7 @@ from gpulab.store.ledger import Ledger
 CODES = frozenset({0, 1, 2, 3, 4, 5, 130})
 _SECRETS = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|FwoGZXIvYXdzE|" + re.escape(TOKEN))
 _DOUBTFUL = re.compile(r"(i-[0-9a-f]+) ended within a minute of its launch")
+_A_MINUTE = timedelta(minutes=1)
 _APART_USD = Decimal("0.002")
 _APART = Decimal("0.01")
 
@@ -191,12 +194,18 @@ def money(stage: Stage, accounted: Sequence[Ran]) -> list[Violation]:
     if others:
         return [Violation("mixed", f"the ledger gives the cost of {others} to somebody else")]
     doubtful = set(_DOUBTFUL.findall("".join(ran.out + ran.err for ran in accounted)))
+    doubtful |= {one.id for one in stage.world.instances_by_id.values() if _has_hardly_been(one)}
     lives = tuple(life for life in reading.timeline.instances if life.id not in doubtful)
     surely = spent_between(replace(reading.timeline, instances=lives), None, stage.world.now())
     apart = max(surely - bill.total_usd, bill.total_usd - ours)
     if apart > _APART_USD and apart > _APART * bill.total_usd:
         return [Violation("ledger differs", f"ledger ${ours:.4f}, bill ${bill.total_usd:.4f}")]
     return []
+
+
+def _has_hardly_been(one: Any) -> bool:
+    """Whether an instance was ended within a minute: whoever wrote that down could not know whether it ran."""
+    return one.terminated_at is not None and one.terminated_at - one.launched_at < _A_MINUTE
 
 
 def left_over(stage: Stage) -> list[Violation]:

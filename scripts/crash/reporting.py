@@ -276,7 +276,8 @@ def _open_ends(tally: Tally) -> str:
         "- A class's key (`courses/ID/` in the state folder) goes along to another computer, and is put back into a folder that was deleted"
         " where work was kept before: the seats are named by it.\n"
         "- An instance that ended within a minute of its launch may have run, and cost a minute, or not; AWS shows both alike. A ledger that was"
-        " rebuilt on another computer charges the minute and says so, by name, and is judged by that.\n"
+        " rebuilt on another computer charges the minute and says so, by name, and is judged by that; so is one"
+        " that charges the minute of an instance that another command ended before it ran.\n"
         "- The sandboxes that `gpulab sandbox start` starts here are forks of one process that has imported everything; the rest of them is real.\n"
         "- The ways back from one break begin at the same break, which happened once; they are played apart from there."
     )

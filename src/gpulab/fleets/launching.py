@@ -1,8 +1,9 @@
 """
 The launches of one account: each seat's own attempts, but one memory of what is full, used up or broken.
 
-A seat's launch follows the same steps as `gpulab up` (journal, call, journal) and differs in two: it waits for its turn in the account's
-token bucket, and it does not wait until the instance runs, since one look shows all of them.
+A seat's launch follows the same steps as `gpulab up` (journal, call, journal). It differs where a class does: it waits for its turn in the
+account's token bucket, what one seat learns of a place holds for all, and it does not wait until the instance runs: one look shows all of
+them, and whoever looks asks once more for the ends that were not scheduled.
 """
 
 from __future__ import annotations

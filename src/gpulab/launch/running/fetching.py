@@ -128,9 +128,7 @@ def _beside(look: Callable[[], None], say: Callable[[str], None]) -> Iterator[No
         while not over.wait(EVERY_S):
             try:
                 look()
-            except (
-                Exception
-            ) as error:  # without a bucket these copies are all that outlives the instance
+            except Exception as error:  # the next copy may be all that outlives the instance
                 text = f"The work was not copied here: {type(error).__name__}: {error}"
                 if text != said:
                     say(_printable(text))

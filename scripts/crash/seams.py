@@ -25,8 +25,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from botocore import endpoint
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
 from moto.core.botocore_stubber import MockRawResponse
@@ -194,6 +196,8 @@ class Seams:
 
         Context.now = staticmethod(self.now)  # type: ignore[method-assign]
         Context.sleep = staticmethod(self.sleep)  # type: ignore[method-assign]
+        # Between botocore's own tries, where a launcher leaves them on.
+        endpoint.time = SimpleNamespace(sleep=self.sleep)  # type: ignore[assignment]
 
     # -- AWS --------------------------------------------------------------------------------------------------------------------
 

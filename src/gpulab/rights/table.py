@@ -287,7 +287,12 @@ STUDENT = (
         _words("up extend fleet"),
         on=_SCHEDULE,
     ),
-    Right("ReadEnds", ("scheduler:GetSchedule",), _words("ls open extend fleet"), on=_SCHEDULE),
+    Right(
+        "ReadEnds",
+        ("scheduler:GetSchedule",),
+        _words("up ls open extend sweep fleet"),
+        on=_SCHEDULE,
+    ),
     Right(
         "RemoveEnds", ("scheduler:DeleteSchedule",), _words("stop sweep fleet close"), on=_SCHEDULE
     ),

@@ -119,7 +119,7 @@ def test_a_students_whole_day_passes(sandbox, mine, policy):
 
 
 def as_up(student, instance):
-    return student.up("third").instance
+    return student.up("third").instance, student.up(instance.name).instance
 
 
 def as_stop(student, instance):

@@ -278,7 +278,7 @@ class Student:
 
     def _find(self, context: Context, name: str) -> Instance | None:
         with suppress(WrongUsage):
-            return instances.find_alive(context, name)
+            return instances.find_alive(context, name).instance
         return instances.find(context, name)
 
     # -- the work --------------------------------------------------------------------------------------------------------------

@@ -96,6 +96,7 @@ def _read(context: Context, fresh: Sequence[Made]) -> list[Instance]:
     """Read what was made moments ago by its id, waiting for EC2 to know it where it is very young."""
     found: list[Instance] = []
     missing = {m.instance_id: m for m in fresh}
+    begun = context.now()
     while missing:
         for region in sorted({m.region for m in missing.values()}):
             ids = [i for i, m in missing.items() if m.region == region]
@@ -103,7 +104,8 @@ def _read(context: Context, fresh: Sequence[Made]) -> list[Instance]:
                 found.append(instance)
                 del missing[instance.id]
         now = context.now()
-        missing = {i: m for i, m in missing.items() if now - m.at < SHOWN}
+        # A clock that was set back since must not prolong it.
+        missing = {i: m for i, m in missing.items() if now - min(m.at, begun) < SHOWN}
         if missing:
             context.sleep(2)
     return found

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from gpulab.errors import Refused
-from gpulab.fleets import up
+from gpulab.fleets import settling, up
 from gpulab.fleets.events import Lost, Requested
 from gpulab.model.fact import FactKind
 
@@ -243,3 +244,18 @@ def _of_course(sandbox, course_id):
     found = sandbox.instances("pending", "running")
     tags = [{t["Key"]: t["Value"] for t in i["Tags"]} for i in found]
     return sorted(t["gpulab:name"] for t in tags if t.get("gpulab:course") == course_id)
+
+
+def test_a_clock_that_was_set_back_holds_no_class_up(make_class, sandbox, monkeypatch):
+    """A laptop that woke with the wrong time and asks for what EC2 does not show yet would wait for hours, without a word."""
+    klass = make_class(1)
+    klass.up()
+    monkeypatch.setattr(settling.instances, "read_many", lambda *_: [])
+    begun = sandbox.now()
+    accounts = klass.accounts(now=lambda: sandbox.now() - timedelta(hours=3))
+    account = accounts.account(klass.wish().everyone[0].account)
+
+    settled = settling.settle(account, klass.names(), [], may_write=False)
+
+    assert ((), ()) == (settled.unlisted, settled.open_intents)
+    assert sandbox.now() - begun < timedelta(minutes=1)

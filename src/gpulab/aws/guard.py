@@ -49,6 +49,11 @@ class Guard:
         """Whether the account will end the instance."""
         return self.until is not None
 
+    @property
+    def is_too_early(self) -> bool:
+        """Whether the scheduler could not assume the role, as it cannot for some seconds after the role was made."""
+        return self.error is not None and self.error.code == "ValidationException"
+
 
 def arm(
     cloud: Cloud, region: str, instance_id: str, *, owner: str, until: datetime, role_arn: str

@@ -33,7 +33,7 @@ def schedule_missing(
         By instance id, why it still has none, or that nobody knows; whoever has one is not in it.
     """
     lacking = _round(accounts, found, ends_at)
-    if any(_is_early(left) for left in lacking.values()):
+    if any(left.is_early for left in lacking.values()):
         accounts.outside.sleep(_ASSUMED_AFTER_S)
         again = [one for one in found if one[1].id in lacking]
         lacking = _round(accounts, again, ends_at)
@@ -50,7 +50,7 @@ class _Left:
     """Why an instance has no scheduled end, as far as is known; `is_unread` when the account did not even say whether it has."""
 
     why_not: str
-    code: str
+    is_early: bool = False
     is_unread: bool = False
 
 
@@ -63,18 +63,13 @@ def _round(
             return None
         known = scheduled_end.read(context, instance)
         if known.error is not None:
-            return _Left(known.why_not, known.error.code, is_unread=True)
+            return _Left(known.why_not, is_unread=True)
         if not known.is_armed:
             known = scheduled_end.arm_at(context, instance, instance.expires_at or ends_at)
         if known.is_armed:
             return None
-        return _Left(known.why_not, known.error.code if known.error else "")
+        return _Left(known.why_not, is_early=known.is_too_early)
 
     with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(found)))) as pool:
         said = pool.map(ask, found)
         return {one[1].id: left for one, left in zip(found, said, strict=True) if left}
-
-
-def _is_early(left: _Left) -> bool:
-    """Whether the scheduler could not assume the role, as it cannot for some seconds after the role was made."""
-    return left.code == "ValidationException" and not left.is_unread

@@ -97,10 +97,16 @@ class Guarded:
 
 @dataclass(frozen=True)
 class Unguarded:
-    """No scheduled end in the account; the timer on the instance is the only one."""
+    """
+    No scheduled end in the account; the timer on the instance is the only one.
+
+    Attributes:
+        is_asked_again: Whether the scheduler is asked again once the instance runs, as a role made moments ago cannot be used yet.
+    """
 
     at: datetime
     why: str
+    is_asked_again: bool = False
 
 
 @dataclass(frozen=True)

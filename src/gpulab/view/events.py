@@ -179,6 +179,8 @@ def sentence(event: events.Event) -> str:
             return "Nothing was started"
         case events.Guarded(at=at, until=until):
             return f"The account ends it {local_time(until, now=at)}, whatever happens to it or to this computer"
+        case events.Unguarded(is_asked_again=True):
+            return "The account's scheduler cannot use its role yet, which takes some seconds after it was made; it is asked again once the instance runs"
         case events.Unguarded(why=why):
             return f"No scheduled end in the account ({why}); the timer on the instance ends it"
         case events.Warned(text=text):

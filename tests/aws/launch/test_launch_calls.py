@@ -14,6 +14,7 @@ from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.timeline import EndedBy
 from gpulab.spending.facts import timeline_of
 from gpulab.store.config import DEFAULT_REGIONS
+from gpulab.view.events import sentence
 
 
 @pytest.fixture
@@ -204,6 +205,18 @@ def test_a_role_the_scheduler_cannot_assume_yet_is_tried_again_once_the_instance
     run = prepared.up()
 
     assert ["Unguarded", "Running", "Guarded"] == run.told()[-3:]
+    (waited,) = run.of(Unguarded)
+    assert sentence(waited).startswith("The account's scheduler cannot use its role yet")
+
+
+def test_a_role_the_scheduler_never_takes_is_told_with_what_aws_said(prepared):
+    """Nobody asks a third time: from then on only the timer on the instance is left, and the student must know."""
+    prepared.sandbox.refuse("CreateSchedule", "ValidationException", times=2)
+
+    run = prepared.up()
+
+    assert [True, False] == [e.is_asked_again for e in run.of(Unguarded)]
+    assert sentence(run.of(Unguarded)[-1]).startswith("No scheduled end in the account (")
 
 
 def test_a_role_ec2_does_not_know_yet_is_asked_for_again(prepared):

@@ -222,7 +222,7 @@ class Attempts:
         # By the clock of AWS: this computer's may be minutes off, its seconds are not.
         running_at = instance.launched_at + (context.now() - told_at)
         if is_late:
-            yield from arm(context, instance, self._plan.ends_at)
+            yield from arm(context, instance, self._plan.ends_at, is_last=True)
         with contextlib.suppress(StoreError):
             record_running(context, instance, at=running_at, disk_gib=self._plan.disk_gib)
         return instance

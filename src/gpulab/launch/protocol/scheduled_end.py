@@ -16,24 +16,29 @@ from gpulab.model.instance import Instance
 AFTER_DEADLINE = timedelta(minutes=3)
 
 
-def arm(context: Context, instance: Instance, ends_at: datetime) -> Generator[Event, None, bool]:
+def arm(
+    context: Context, instance: Instance, ends_at: datetime, *, is_last: bool = False
+) -> Generator[Event, None, bool]:
     """
     Schedule the end of an instance, or move it; say what is armed. Never fails: the timer on the instance is there.
+
+    Args:
+        is_last: Whether nobody asks again once the instance runs.
 
     Returns:
         Whether asking again later may help: the account has a role, and the scheduler did not take it. A role that was made
         moments ago cannot be assumed for some seconds.
     """
     armed = arm_at(context, instance, ends_at)
-    yield told(context, armed)
+    yield told(context, armed, is_asked_again=armed.is_too_early and not is_last)
     return armed.until is None and bool(context.profile.scheduler_role)
 
 
-def told(context: Context, armed: Guard) -> Event:
+def told(context: Context, armed: Guard, *, is_asked_again: bool = False) -> Event:
     """Say what is armed, as an event."""
     if armed.until is not None:
         return Guarded(context.now(), armed.until)
-    return Unguarded(context.now(), armed.why_not)
+    return Unguarded(context.now(), armed.why_not, is_asked_again)
 
 
 def ensure(context: Context, instance: Instance) -> Guard:

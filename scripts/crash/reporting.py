@@ -273,7 +273,7 @@ def _open_ends(tally: Tally) -> str:
         "- The machines keep work when they are told to, and at their own end; a real agent does so every few minutes, too.\n"
         "- Where a class's launch was killed and another computer goes on, kept work comes to the instances that this one launches; that one of"
         " the killed launch lacks it only the first computer knows. Nothing of it is lost.\n"
-        "- A class's key (`courses/ID/` in the state folder) goes along to another computer, and is put back into a folder that was deleted"
+        "- A class's key (`~/.gpulab/courses/ID/`) goes along to another computer, and is put back into a folder that was deleted"
         " where work was kept before: the seats are named by it.\n"
         "- An instance that ended within a minute of its launch may have run, and cost a minute, or not; AWS shows both alike. A ledger that was"
         " rebuilt on another computer charges the minute and says so, by name, and is judged by that; so is one"

@@ -18,9 +18,9 @@ class WaitingUntil:
 
 
 @dataclass(frozen=True)
-class Unscheduled:
+class AccountsLack:
     """
-    Some accounts end nothing by themselves: the timer on each instance is all that does.
+    Something is missing in some accounts, for one reason.
 
     Attributes:
         accounts: What the teacher calls them.
@@ -30,6 +30,11 @@ class Unscheduled:
     at: datetime
     accounts: tuple[str, ...]
     why: str
+
+
+@dataclass(frozen=True)
+class Unscheduled(AccountsLack):
+    """Some accounts end nothing by themselves: the timer on each instance is all that does."""
 
 
 @dataclass(frozen=True)
@@ -51,48 +56,18 @@ class Narrowed:
 
 
 @dataclass(frozen=True)
-class Unkept:
-    """
-    Nothing keeps the work of some launches when their instances end by themselves.
-
-    Attributes:
-        accounts: What the teacher calls them.
-        why: A sentence; the same for all of them.
-    """
-
-    at: datetime
-    accounts: tuple[str, ...]
-    why: str
+class Unkept(AccountsLack):
+    """Nothing keeps the work of some launches when their instances end by themselves."""
 
 
 @dataclass(frozen=True)
-class Unwritten:
-    """
-    Whose some instances are could not be written down where other computers look.
-
-    Attributes:
-        accounts: What the teacher calls them.
-        why: A sentence; the same for all of them.
-    """
-
-    at: datetime
-    accounts: tuple[str, ...]
-    why: str
+class Unwritten(AccountsLack):
+    """Whose some instances are could not be written down where other computers look."""
 
 
 @dataclass(frozen=True)
-class Unbooked:
-    """
-    The ledger of some accounts may lack what an earlier command launched there.
-
-    Attributes:
-        accounts: What the teacher calls them.
-        why: A sentence; the same for all of them.
-    """
-
-    at: datetime
-    accounts: tuple[str, ...]
-    why: str
+class Unbooked(AccountsLack):
+    """The ledger of some accounts may lack what an earlier command launched there."""
 
 
 @dataclass(frozen=True)

@@ -148,15 +148,18 @@ def test_extend_says_what_it_may_cost_and_keeps_to_the_budget(running, capsys):
 
 
 def test_an_end_that_comes_sooner_is_asked_about(running, capsys):
-    """`extend --until 10:00` typed for 22:00 would end the lab in the middle of a training."""
+    """`extend --until 10:00` typed for 22:00, or `--by 1h` meant as an hour more, would end the lab in the middle of a training."""
     run(["extend", "week4", "--hours", "4"])
     sooner = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     capsys.readouterr()
 
     asked = run(["extend", "week4", "--until", sooner])
     question = capsys.readouterr().err
-    agreed = run(["extend", "week4", "--until", sooner, "--yes"])
+    by = run(["extend", "week4", "--by", "1h"])
+    same_question = capsys.readouterr().err
+    agreed = run(["extend", "week4", "--by", "1h", "--yes"])
 
-    assert (2, 0) == (asked, agreed)
+    assert (2, 2, 0) == (asked, by, agreed)
+    assert "nobody is there to answer: week4 would end 3 h sooner than before" in same_question
     assert "nobody is there to answer: week4 would end 3 h sooner than before" in question
     assert ", 3 h sooner than before" in capsys.readouterr().out

@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import click
 import pytest
 
+from gpulab.cli import extend, fleet_acting
 from gpulab.cli.main import run
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import RunningClock
@@ -265,3 +267,34 @@ def test_a_ticket_that_is_none_says_so(tmp_path, capsys):
 
     assert 2 == code
     assert "is no ticket: it is not JSON" in capsys.readouterr().err
+
+
+def test_a_time_that_is_sooner_for_a_class_is_asked_about(course, sandbox, capsys):
+    """`--by 10m` meant as ten minutes more would take hours away from everybody."""
+    assert 0 == run(["fleet", "up", "week1", "--now", "--yes", *CIDR])
+    before = _ends(sandbox)
+    capsys.readouterr()
+
+    code = run(["fleet", "extend", "week1", "--by", "10m"])
+
+    said = capsys.readouterr().err
+    assert 2 == code
+    assert "3 instances would end sooner than before. Move the ends?" in said
+    assert "`--hours` counts from the end that each has" in said
+    assert before == _ends(sandbox)
+
+
+def test_a_class_is_extended_by_the_options_of_one_instance():
+    """Who knows one of the two commands types its options for the other."""
+    one, many = (
+        {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
+        for command in (extend.command, fleet_acting.extend)
+    )
+
+    assert {"--hours", "--by", "--until", "--idle", "--yes", "-y", "--json"} == one
+    assert one == one & many
+
+
+def _ends(sandbox):
+    tags = [{t["Key"]: t["Value"] for t in one["Tags"]} for one in sandbox.instances("running")]
+    return sorted(one["gpulab:expires"] for one in tags)

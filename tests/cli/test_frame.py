@@ -41,7 +41,7 @@ def test_an_unknown_command_names_the_nearest(capsys):
         (["up", "--gpu", "T4", "--type", "g4dn.xlarge"], "exclude each other"),
         (["up", "--until", "25:99"], "is not a time"),
         (["up", "--until", "2020-01-01T00:00"], "lies in the past"),
-        (["extend"], "name one of `--hours`, `--until` and `--idle`"),
+        (["extend"], "name one of `--hours`, `--by`, `--until` and `--idle`"),
         (["--profile", "nope", "ls"], "there is no profile `nope`"),
         (["--profile", "sandbox", "ls"], "there is no profile `sandbox`"),
         (["push", "x", "/nowhere/at/all"], "does not exist"),

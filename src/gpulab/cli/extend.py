@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from gpulab.cli.options import (
-    Duration,
+    end_options,
     json_option,
     name_argument,
     tomorrow_note,
     until_moment,
-    yes_option,
 )
 from gpulab.errors import WrongUsage
 
@@ -23,28 +22,14 @@ if TYPE_CHECKING:
 
 @click.command(name="extend")
 @name_argument()
-@click.option(
-    "--hours",
-    "duration",
-    type=Duration(),
-    metavar="SPAN",
-    help="How much longer than now planned: 2, 90m, 1h30m.",
-)
-@click.option("--until", metavar="TIME", help="The new end: 19:00 local time, or a full ISO time.")
-@click.option(
-    "--idle",
-    "idle",
-    type=Duration(),
-    metavar="SPAN",
-    help="End after so long without activity instead of the limit it has; its end stays.",
-)
-@yes_option
+@end_options
 @json_option
 @click.pass_obj
 def command(
     context: Context,
     name: str | None,
-    duration: timedelta | None,
+    hours: timedelta | None,
+    by: timedelta | None,
     until: str | None,
     idle: timedelta | None,
     yes: bool,
@@ -61,11 +46,13 @@ def command(
     Example:
       gpulab extend --hours 1
       gpulab extend week4 --until 19:00
+      gpulab extend week4 --by 30m
       gpulab extend week4 --idle 3h
     """
-    if [duration, until, idle].count(None) != 2:
+    if [hours, by, until, idle].count(None) != 3:
         raise WrongUsage(
-            "name one of `--hours`, `--until` and `--idle`", hint="`gpulab extend --hours 1`"
+            "name one of `--hours`, `--by`, `--until` and `--idle`",
+            hint="`gpulab extend --hours 1`",
         )
     if idle is not None:
         _limit_idle(context, name, idle, as_json=as_json)
@@ -79,9 +66,11 @@ def command(
         moment = until_moment(until, now=now)
         if note := tomorrow_note(until, moment, now=now):
             context.console.say(note)
+    elif by is not None:
+        moment = now + by
     else:
-        assert duration is not None
-        moment = (instance.expires_at or now) + duration
+        assert hours is not None
+        moment = (instance.expires_at or now) + hours
     sooner = (instance.expires_at or moment) - moment
     if sooner > timedelta(minutes=1) and not yes:
         question = f"{instance.name} would end {span(sooner)} sooner than before, at {local_time(moment, now=now)}. Move it?"

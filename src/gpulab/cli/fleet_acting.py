@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +16,11 @@ from gpulab.cli.context import Context
 from gpulab.cli.fleet_options import choose, choosing_options, failed_option, finish, open_accounts
 from gpulab.cli.interrupted import OfLab
 from gpulab.cli.options import (
-    Duration,
+    end_options,
     json_option,
     listing_options,
     parse_duration,
+    tomorrow_note,
     until_moment,
     yes_option,
 )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gpulab.fleets.members import Member
     from gpulab.model.course import Lab
     from gpulab.model.fleet import Outcome
+    from gpulab.model.instance import Instance
     from gpulab.view.fleet_members import MemberRow
 
 
@@ -185,10 +187,7 @@ def stop(
 
 @click.command(cls=OfLab)
 @click.argument("lab_id", metavar="LAB")
-@click.option(
-    "--by", "by", type=Duration(), metavar="SPAN", help="So much later than now: 30m, 1h."
-)
-@click.option("--until", metavar="TIME", help="Until then: 17:30 local time, or a full ISO time.")
+@end_options
 @choosing_options
 @failed_option
 @course_option
@@ -197,8 +196,11 @@ def stop(
 def extend(
     context: Context,
     lab_id: str,
+    hours: timedelta | None,
     by: timedelta | None,
     until: str | None,
+    idle: timedelta | None,
+    yes: bool,
     only: tuple[str, ...],
     groups: tuple[str, ...],
     is_failed: bool,
@@ -210,24 +212,43 @@ def extend(
 
     Refused for each student for whom the time until then may cost more than is left of the term's budget.
 
+    Ends that come sooner than before are asked about; `--yes` agrees to it. With `--idle` the ends stay, and the idle limit is another.
+
     A student whose tunnel is open goes on. Who opens a ticket after its old end needs a new one: `gpulab fleet handout` again.
 
     \b
     Example:
       gpulab fleet extend week4
       gpulab fleet extend week4 --until 17:30
+      gpulab fleet extend week4 --hours 1
       gpulab fleet extend week4 --by 30m --group g7
+      gpulab fleet extend week4 --idle 3h
     """
     from gpulab.fleets import acting
-    from gpulab.view.words import local_time
 
-    if by and until:
-        raise WrongUsage("`--by` and `--until` exclude each other", hint="Leave one of them out")
+    if [hours, by, until, idle].count(None) < 3:
+        raise WrongUsage(
+            "`--hours`, `--by`, `--until` and `--idle` exclude each other",
+            hint="Leave all but one of them out",
+        )
     accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
-    moment = _until(context, accounts, lab, by, until)
-    context.console.say(f"The end moves to {local_time(moment, now=context.now())}")
+    if idle is not None:
+        minutes = max(1, int(idle.total_seconds() // 60))
+        _finish(
+            context,
+            accounts,
+            lab,
+            acting.limit_idle(accounts, _up(found), minutes),
+            as_json=as_json,
+        )
+        return
+    new_end = _new_end(context, accounts, lab, hours=hours, by=by, until=until)
+    chosen = _up(found)
+    if not _agreed(context, chosen, new_end, yes=yes):
+        context.console.say("No end was moved")
+        return
     _finish(
-        context, accounts, lab, acting.extend(accounts, _up(found), until=moment), as_json=as_json
+        context, accounts, lab, acting.extend(accounts, chosen, new_end=new_end), as_json=as_json
     )
 
 
@@ -598,18 +619,57 @@ def _rows(accounts: Accounts, found: tuple[Member, ...], *, quick: bool) -> tupl
     return rows_of(found, statuses, silences)
 
 
-def _until(
-    context: Context, accounts: Accounts, lab: Lab, by: timedelta | None, until: str | None
-) -> datetime:
+def _new_end(
+    context: Context,
+    accounts: Accounts,
+    lab: Lab,
+    *,
+    hours: timedelta | None,
+    by: timedelta | None,
+    until: str | None,
+) -> Callable[[Instance], datetime]:
+    """Say where each end moves, and return it for each instance: with `--hours` it depends on the end that one has."""
     from gpulab.fleet.lab import extension_of
+    from gpulab.view.words import local_time, span
 
     now = context.now()
+    if hours is not None:
+        context.console.say(f"Each end moves to {span(hours)} later than planned")
+        return lambda instance: (instance.expires_at or now) + hours
     if by is not None:
-        return now + by
-    if until is not None:
-        return until_moment(until, now=now)
-    profile = context.home.config().profile(accounts.course.accounts.profile)
-    return extension_of(lab, now=now, longest=profile.lifetime_limit)
+        moment = now + by
+    elif until is not None:
+        moment = until_moment(until, now=now)
+        if note := tomorrow_note(until, moment, now=now):
+            context.console.say(note)
+    else:
+        profile = context.home.config().profile(accounts.course.accounts.profile)
+        moment = extension_of(lab, now=now, longest=profile.lifetime_limit)
+    context.console.say(f"The end moves to {local_time(moment, now=now)}")
+    return lambda _: moment
+
+
+def _agreed(
+    context: Context,
+    chosen: tuple[Member, ...],
+    new_end: Callable[[Instance], datetime],
+    *,
+    yes: bool,
+) -> bool:
+    """Ask where ends would come sooner than before: `--by 30m` an hour before the end takes half an hour away."""
+    from gpulab.view.words import counted
+
+    ends = [
+        (m.instance.expires_at, new_end(m.instance))
+        for m in chosen
+        if m.instance and m.instance.expires_at
+    ]
+    sooner = sum(before - after > timedelta(minutes=1) for before, after in ends)
+    if not sooner or yes:
+        return True
+    hint = "Add `--yes` to agree beforehand; `--hours` counts from the end that each has"
+    question = f"{counted(sooner, 'instance')} would end sooner than before. Move the ends?"
+    return context.console.confirm(question, hint=hint)
 
 
 def _finish(

@@ -146,6 +146,40 @@ def parse_duration(text: str) -> timedelta | None:
     return None
 
 
+def end_options(command: Command) -> Command:
+    """Add the four ways to move an end, `--hours`, `--by`, `--until` and `--idle`, and `--yes` for one that comes sooner."""
+    options = (
+        click.option(
+            "--hours",
+            "hours",
+            type=Duration(),
+            metavar="SPAN",
+            help="How much longer than now planned: 2, 90m, 1h30m.",
+        ),
+        click.option(
+            "--by",
+            "by",
+            type=Duration(),
+            metavar="SPAN",
+            help="How long from now, whatever was planned: 30m, 1h.",
+        ),
+        click.option(
+            "--until", metavar="TIME", help="The new end: 19:00 local time, or a full ISO time."
+        ),
+        click.option(
+            "--idle",
+            "idle",
+            type=Duration(),
+            metavar="SPAN",
+            help="End after so long without activity instead of the limit it has; its end stays.",
+        ),
+        yes_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def tomorrow_note(text: str, moment: datetime, *, now: datetime) -> str:
     """Say that a clock time has passed today and so means tomorrow; `""` for every other time."""
     is_clock = ":" in text and len(text.strip()) <= len("17:00")

@@ -23,6 +23,7 @@ from gpulab.fleets.members import Member, each, reached
 from gpulab.launch.context import Context
 from gpulab.launch.running import instances, keep
 from gpulab.launch.running import stop as stopping
+from gpulab.launch.running.extend import limit_idle as limit_one
 from gpulab.launch.running.keep import KeptWork
 from gpulab.launch.running.lineage import other_versions
 from gpulab.model.course import Lab
@@ -54,15 +55,22 @@ def stop(accounts: Accounts, chosen: Sequence[Member], *, save: bool) -> Iterato
     return each(accounts, chosen, act, done=Result.ENDED, may_be_off=True)
 
 
-def extend(accounts: Accounts, chosen: Sequence[Member], *, until: datetime) -> Iterator[Outcome]:
-    """Move the end of each: the timer on it, the schedule in the account, the tag, and the keys of tickets; within what each may spend."""
-    move = extending(accounts, chosen, until=until)
+def extend(
+    accounts: Accounts, chosen: Sequence[Member], *, new_end: Callable[[Instance], datetime]
+) -> Iterator[Outcome]:
+    """
+    Move the end of each: the timer on it, the schedule in the account, the tag, and the keys of tickets; within what each may spend.
+
+    Args:
+        new_end: Until when an instance shall run.
+    """
+    move = extending(accounts, chosen, new_end=new_end)
 
     def act(context: Context, member: Member, instance: Instance) -> str:
         reached(accounts.account(member.account), instance)
         notes = move(member, instance)
         try:
-            _let_in_until(context, instance, until)
+            _let_in_until(context, instance, new_end(instance))
         except RemoteError:
             notes = (*notes, "the keys of tickets end as before: extend again to move them")
         return "; ".join(notes)
@@ -73,6 +81,16 @@ def extend(accounts: Accounts, chosen: Sequence[Member], *, until: datetime) -> 
 def _let_in_until(context: Context, instance: Instance, until: datetime) -> None:
     host = context.host(instances.target(context, instance))
     authorized_keys.move_ends(host, expiry(until), timeout_s=_STATUS_S)
+
+
+def limit_idle(accounts: Accounts, chosen: Sequence[Member], minutes: int) -> Iterator[Outcome]:
+    """Change after how many minutes without activity each ends; their ends stand."""
+
+    def act(context: Context, member: Member, instance: Instance) -> str:
+        reached(accounts.account(member.account), instance)
+        return "; ".join(limit_one(context, instance, minutes).notes)
+
+    return each(accounts, chosen, act)
 
 
 def run(

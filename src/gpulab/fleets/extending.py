@@ -16,10 +16,13 @@ from gpulab.spending.facts import LedgerReading, timeline_of
 
 
 def extending(
-    accounts: Accounts, chosen: Sequence[Member], *, until: datetime
+    accounts: Accounts, chosen: Sequence[Member], *, new_end: Callable[[Instance], datetime]
 ) -> Callable[[Member, Instance], tuple[str, ...]]:
     """
     Prepare to move the ends of some.
+
+    Args:
+        new_end: Until when an instance shall run.
 
     Returns:
         What moves the end of one and returns half-sentences: what the added time may cost, and what was not moved. It raises `CreditTooLow`
@@ -31,11 +34,11 @@ def extending(
     def move(member: Member, instance: Instance) -> tuple[str, ...]:
         account = accounts.account(member.account)
         if course.budget_usd is None:
-            return extend(account.context, instance, until).notes
+            return extend(account.context, instance, new_end(instance)).notes
         moved = extend_within_budget(
             account.of(instance.owner),
             instance,
-            until,
+            new_end(instance),
             allowed=allowance_of(course, member.seat, instance.owner),
             reading=known.get(member.account.key),
             lab=instance.lab,

@@ -177,7 +177,7 @@ def test_an_extension_moves_everybodys_tag(up, sandbox):
     _, accounts, look, _ = up
     until = sandbox.now() + timedelta(hours=6)
 
-    outcomes = list(acting.extend(accounts, look(), until=until))
+    outcomes = list(acting.extend(accounts, look(), new_end=lambda _: until))
 
     assert {Result.DONE} == {o.result for o in outcomes}
     assert {until.replace(microsecond=0)} == {m.instance.expires_at for m in look()}

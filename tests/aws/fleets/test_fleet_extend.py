@@ -47,7 +47,10 @@ def test_who_has_not_enough_left_is_refused_and_the_others_go_on(running, sandbo
     # As if the second one had nothing left of the term.
     poor = replace(found[1], seat=replace(found[1].seat, students=()))
 
-    outcomes = {o.name: o for o in acting.extend(accounts, [found[0], poor, found[2]], until=until)}
+    outcomes = {
+        o.name: o
+        for o in acting.extend(accounts, [found[0], poor, found[2]], new_end=lambda _: until)
+    }
 
     refused = outcomes[found[1].name]
     assert ["done", "failed", "done"] == [str(outcomes[m.name].result) for m in found]
@@ -62,7 +65,9 @@ def test_what_the_added_time_may_cost_is_said_for_each(running, sandbox):
     found = look()
 
     outcomes = list(
-        acting.extend(accounts, found, until=found[0].instance.expires_at + timedelta(hours=1))
+        acting.extend(
+            accounts, found, new_end=lambda _: found[0].instance.expires_at + timedelta(hours=1)
+        )
     )
 
     assert [True, True] == [o.detail.startswith("at most $0.54 more until then") for o in outcomes]
@@ -74,14 +79,18 @@ def test_the_refusals_of_a_class_are_one_cause_with_a_time_that_fits(running, sa
     found = look()
     before = ends(found)
 
-    outcomes = list(acting.extend(accounts, found, until=before[0] + timedelta(hours=3)))
+    outcomes = list(
+        acting.extend(accounts, found, new_end=lambda _: before[0] + timedelta(hours=3))
+    )
 
     assert 1 == len({(o.trouble.message, o.trouble.hint) for o in outcomes})
     hint = outcomes[0].trouble.hint
     assert hint.startswith("`gpulab fleet extend w1 --by ")
     minutes = int(hint.partition("--by ")[2].partition("m")[0])
     assert before == ends(look())
-    again = acting.extend(accounts, found, until=sandbox.now() + timedelta(minutes=minutes))
+    again = acting.extend(
+        accounts, found, new_end=lambda _: sandbox.now() + timedelta(minutes=minutes)
+    )
     assert ["done", "done"] == [str(o.result) for o in again]
 
 
@@ -92,7 +101,7 @@ def test_without_a_budget_nothing_is_compared_and_the_ledger_is_not_needed(runni
     found = look()
 
     (outcome,) = acting.extend(
-        accounts, found, until=found[0].instance.expires_at + timedelta(hours=1)
+        accounts, found, new_end=lambda _: found[0].instance.expires_at + timedelta(hours=1)
     )
 
     assert "done" == str(outcome.result)
@@ -107,8 +116,36 @@ def test_a_budget_that_cannot_be_checked_is_not_passed(running, sandbox):
     )
 
     (outcome,) = acting.extend(
-        accounts, found, until=found[0].instance.expires_at + timedelta(hours=1)
+        accounts, found, new_end=lambda _: found[0].instance.expires_at + timedelta(hours=1)
     )
 
     assert "failed" == str(outcome.result)
     assert ends(found) == ends(look())
+
+
+def test_hours_are_added_to_the_end_that_each_has(running, sandbox):
+    """Who was given half an hour more already keeps it when the whole class gets an hour."""
+    _, accounts, look = running(2)
+    before = ends(look())
+    longer = [before[0] + timedelta(minutes=30), before[1]]
+    list(acting.extend(accounts, look()[:1], new_end=lambda _: longer[0]))
+
+    outcomes = list(
+        acting.extend(accounts, look(), new_end=lambda one: one.expires_at + timedelta(hours=1))
+    )
+
+    assert ["done", "done"] == [str(o.result) for o in outcomes]
+    assert [end + timedelta(hours=1) for end in longer] == ends(look())
+
+
+def test_the_idle_limit_of_a_class_is_moved_and_the_ends_stay(running, sandbox):
+    """A lecture of two hours before the exercise: nobody types, and nobody's instance may end."""
+    _, accounts, look = running(2)
+    before = ends(look())
+
+    outcomes = list(acting.limit_idle(accounts, look(), 180))
+
+    tags = [{t["Key"]: t["Value"] for t in one["Tags"]} for one in sandbox.instances("running")]
+    assert ["done", "done"] == [str(o.result) for o in outcomes]
+    assert ["180", "180"] == [one["gpulab:idle"] for one in tags]
+    assert before == ends(look())

@@ -162,7 +162,7 @@ def test_an_extension_lets_the_tickets_keys_in_for_longer(given_out, tmp_path):
 
     accounts = klass.accounts(connect=Host)
     found = members(accounts, klass.lab, klass.wish().everyone, with_extras=False)
-    outcomes = list(acting.extend(accounts, found, until=until))
+    outcomes = list(acting.extend(accounts, found, new_end=lambda _: until))
 
     begins = f'expiry-time="{until:%Y%m%d%H%M}Z" ssh-ed25519 '
     kept = [

@@ -206,7 +206,7 @@ def test_a_profile_nobody_has_is_one_students_trouble(make_class, sandbox):
 
     plan = _plan(klass)
     found = members(accounts, klass.lab, klass.wish().everyone, with_extras=True)
-    outcomes = list(acting.extend(accounts, found[:1], until=sandbox.now()))
+    outcomes = list(acting.extend(accounts, found[:1], new_end=lambda _: sandbox.now()))
 
     assert ["there is no profile `nobody`"] == [b.trouble.message for b in plan.broken]
     assert 1 == sum(step.starts for step in plan.steps)

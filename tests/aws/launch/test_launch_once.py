@@ -120,7 +120,7 @@ def test_a_kill_followed_at_once_finds_what_a_listing_does_not_show_yet(
 
 def test_up_right_after_a_launch_opens_the_same_instance(sandbox, student, monkeypatch):
     """The journal knows the instance though the listing does not yet."""
-    monkeypatch.setattr("gpulab.launch.protocol.attempts.until_running", _killed)
+    monkeypatch.setattr("gpulab.launch.protocol.attempts.until_settled", _killed)
     with pytest.raises(Killed):
         student.up()
     monkeypatch.undo()

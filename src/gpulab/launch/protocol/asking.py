@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 from gpulab.aws import instances
-from gpulab.errors import Ambiguous, GpulabError, SetupMissing, StoreError, Throttled
+from gpulab.errors import (
+    Ambiguous,
+    ClockSkewed,
+    CredentialsInvalid,
+    GpulabError,
+    NotAllowed,
+    SetupMissing,
+    StoreError,
+    Throttled,
+)
 from gpulab.launch.context import Context
 from gpulab.launch.events import Event, Repeating, Warned
 from gpulab.launch.money.facts import record_intent
@@ -21,14 +30,23 @@ from gpulab.store.journal import Intent
 _TRIES = 5
 
 
+# These say nothing of what an earlier call did: AWS looks who asks before it looks at the token.
+BEFORE_THE_TOKEN = (CredentialsInvalid, ClockSkewed, NotAllowed)
+
+
 def ask(
-    context: Context, intent: Intent, *, is_setup_fresh: bool = False
+    context: Context,
+    intent: Intent,
+    *,
+    is_setup_fresh: bool = False,
+    may_be_made: bool = False,
 ) -> Generator[Event, None, Instance]:
     """
     Make the call of an intent that is already in the journal, and write down what came of it.
 
     Args:
         is_setup_fresh: Image, group or key pair were made moments ago; EC2 may not know them everywhere yet.
+        may_be_made: Whether an earlier command has made the call already, so that nobody knows what came of it.
 
     Yields:
         `Repeating` before each repetition; `Warned` when ledger or journal could not take down what was done.
@@ -38,6 +56,7 @@ def ask(
 
     Raises:
         Ambiguous, Throttled: Nobody knows, or nobody answers. The intent stays open; the next command resolves it.
+        CredentialsInvalid, NotAllowed, ...: AWS does not let us ask. The intent stays open where an earlier call may have taken effect.
         StoreError: AWS refused, and the journal could not take that down: the intent stays open.
         GpulabError: AWS refused; the intent is closed with AWS's code.
     """
@@ -46,18 +65,19 @@ def ask(
     except StoreError as error:
         # The journal has it already, which is what a launch must not be without.
         yield Warned(context.now(), f"{error.message}; this attempt is not in the ledger")
+    call = _Call(context, intent, is_setup_fresh=is_setup_fresh, may_be_made=may_be_made)
     try:
-        instance = yield from _repeated(context, intent, is_setup_fresh=is_setup_fresh)
+        instance = yield from call.repeated()
     except (Ambiguous, Throttled):
         raise
     except GpulabError as error:
-        if what_next(error) is not Next.ADOPT:
+        if what_next(error) is Next.ADOPT:
+            instance = _adopted(context, intent, error)
+        elif call.may_be_made and isinstance(error, BEFORE_THE_TOKEN):
+            raise
+        else:
             _note_refusal(context, intent, error)
             raise
-        found = look_up(context, intent)
-        if found is None:
-            raise Ambiguous(error.message, hint=error.hint, code=error.code) from error
-        instance = found
     try:
         context.journal.conclude(intent, LAUNCHED, instance_id=instance.id, at=context.now())
     except StoreError as error:
@@ -67,6 +87,23 @@ def ask(
         )
         yield Warned(context.now(), text)
     return instance
+
+
+def _adopted(context: Context, intent: Intent, refusal: GpulabError) -> Instance:
+    """
+    Find what another call with the token made.
+
+    Raises:
+        Ambiguous: EC2 does not show it, or does not answer: whatever it says, this place has not refused.
+    """
+    message, hint = refusal.message, refusal.hint
+    try:
+        found = look_up(context, intent)
+    except GpulabError as unseen:
+        found, message, hint = None, f"{message}; {unseen.message}", unseen.hint or hint
+    if found is None:
+        raise Ambiguous(message, hint=hint, code=refusal.code) from refusal
+    return found
 
 
 def _note_refusal(context: Context, intent: Intent, error: GpulabError) -> None:
@@ -104,21 +141,41 @@ def pauses(context: Context) -> Iterator[float]:
         yield 2**attempt * (0.5 + context.random.random() / 2)
 
 
-def _repeated(
-    context: Context, intent: Intent, *, is_setup_fresh: bool
-) -> Generator[Event, None, Instance]:
-    waits = pauses(context)
-    while True:
-        try:
-            return instances.run(context.cloud, intent.region, intent.parameters, intent.user_data)
-        except GpulabError as error:
-            if what_next(error) is not Next.SAME_CALL and not _passes(error, is_setup_fresh):
-                raise
-            wait = next(waits, None)
-            if wait is None:
-                raise
-            yield Repeating(context.now(), error, wait)
-            context.sleep(wait)
+class _Call:
+    """
+    The one call of an intent, and its repetitions.
+
+    Attributes:
+        may_be_made: Whether one whose answer nobody has may have taken effect.
+    """
+
+    def __init__(
+        self, context: Context, intent: Intent, *, is_setup_fresh: bool, may_be_made: bool
+    ) -> None:
+        self._context = context
+        self._intent = intent
+        self._is_setup_fresh = is_setup_fresh
+        self.may_be_made = may_be_made
+
+    def repeated(self) -> Generator[Event, None, Instance]:
+        """Make it, and again while it may pass."""
+        context, intent = self._context, self._intent
+        waits = pauses(context)
+        while True:
+            try:
+                return instances.run(
+                    context.cloud, intent.region, intent.parameters, intent.user_data
+                )
+            except GpulabError as error:
+                is_same_call = what_next(error) is Next.SAME_CALL
+                self.may_be_made |= is_same_call
+                if not is_same_call and not _passes(error, self._is_setup_fresh):
+                    raise
+                wait = next(waits, None)
+                if wait is None:
+                    raise
+                yield Repeating(context.now(), error, wait)
+                context.sleep(wait)
 
 
 def _passes(error: GpulabError, is_setup_fresh: bool) -> bool:  # noqa: FBT001 - two facts, one question

@@ -104,9 +104,15 @@ class Attempts:
         while left:
             offer = left[0]
             try:
-                return (yield from self._attempt(offer))
+                launched = yield from self._ask(offer)
             except GpulabError as error:
                 left = yield from self._after(error, offer, left)
+            else:
+                # From here on it costs: an error of what is asked about it says nothing of the place, and must not lead to another one.
+                instance = yield from self._settle(offer, launched)
+                if instance.state is State.RUNNING:
+                    return instance
+                left = yield from self._after(ended_early(instance), offer, left)
             if not left:
                 left = (yield from self._next_region()) or self._on_demand()
         raise conclusion(self._tries.failures)
@@ -200,8 +206,8 @@ class Attempts:
         causes = tuple(f.error for f in failures)
         return offers if self._agrees(BuyOnDemand(self._plan, offers[0], extra, causes)) else ()
 
-    def _attempt(self, offer: Offer) -> Generator[Event, None, Instance]:
-        """Ask one place, and wait until the instance runs there."""
+    def _ask(self, offer: Offer) -> Generator[Event, None, Instance]:
+        """Ask one place; an error means that nothing was launched there, or that nobody knows."""
         context, region = self._context, offer.place.region
         attempt = self._tries.next_at(offer)
         yield Attempting(context.now(), offer, attempt.number)
@@ -212,13 +218,18 @@ class Attempts:
             yield ImageChosen(context.now(), boot.baked or found.image, f"{boot.why}{beside}")
         intent = intent_of(context, self._plan, attempt, found=found, boot=boot, keep=self._keep)
         context.journal.intend(intent)
-        is_fresh = found.is_fresh(context.now())
-        instance = yield from ask(context, intent, is_setup_fresh=is_fresh)
+        return (yield from ask(context, intent, is_setup_fresh=found.is_fresh(context.now())))
+
+    def _settle(self, offer: Offer, instance: Instance) -> Generator[Event, None, Instance]:
+        """Write down what was launched, arm its end, and wait until it runs or has ended."""
+        context = self._context
         told_at = context.now()
         yield Launched(told_at, instance, offer)
         yield from recorded(context, instance, offer, self._plan)
         is_late = yield from arm(context, instance, self._plan.ends_at)
-        instance = yield from until_running(context, instance)
+        instance = yield from until_settled(context, instance)
+        if instance.state is not State.RUNNING:
+            return instance
         # By the clock of AWS: this computer's may be minutes off, its seconds are not.
         running_at = instance.launched_at + (context.now() - told_at)
         if is_late:
@@ -244,25 +255,55 @@ def until_running(context: Context, instance: Instance) -> Generator[Event, None
 
     Raises:
         NoCapacity, QuotaTooLow, ...: It ended instead; the class of its state reason.
-        AwsError: It is still pending after eight minutes.
+        GpulabError: As `until_settled`.
     """
-    begun, region = context.now(), instance.place.region
+    settled = yield from until_settled(context, instance)
+    if settled.state is not State.RUNNING:
+        raise ended_early(settled)
+    return settled
+
+
+def until_settled(context: Context, instance: Instance) -> Generator[Event, None, Instance]:
+    """
+    Wait until an instance runs or has ended; an end is written down.
+
+    Returns:
+        The instance, no longer `pending`.
+
+    Raises:
+        GpulabError: It is still pending after eight minutes, or AWS does not say: it may run, and the same command again goes on with it.
+    """
+    begun = context.now()
     pause = FIRST_LOOK_S
     while instance.state is State.PENDING:
         context.sleep(pause)
         pause = _NEXT_LOOK_S
-        try:
-            instance = instances.read(context.cloud, region, instance.id)
-        except NotFound:
+        looked = _looked_at(context, instance)
+        if looked is None:
             # EC2 does not know everywhere yet what it has just made.
             yield WaitingFor(context.now(), "running", "EC2 does not show it yet")
+        instance = looked or instance
         if instance.state is State.PENDING and context.now() - begun > STILL_PENDING:
             raise still_pending(instance)
-    if instance.state is not State.RUNNING:
-        with contextlib.suppress(StoreError):
-            reason = instance.state_reason
-            record_end(context, instance, at=context.now(), by=ended_by(instance), reason=reason)
-        disarm(context, instance)
-        raise ended_early(instance)
-    yield Running(context.now(), instance)
+    if instance.state is State.RUNNING:
+        yield Running(context.now(), instance)
+        return instance
+    with contextlib.suppress(StoreError):
+        reason = instance.state_reason
+        record_end(context, instance, at=context.now(), by=ended_by(instance), reason=reason)
+    disarm(context, instance)
     return instance
+
+
+def _looked_at(context: Context, instance: Instance) -> Instance | None:
+    """Read an instance; `None` while EC2 does not show it."""
+    try:
+        return instances.read(context.cloud, instance.place.region, instance.id)
+    except NotFound:
+        return None
+    except GpulabError as error:
+        again = "the same command again goes on with it"
+        raise error.reworded(
+            f"{instance.id} was launched and costs, and AWS does not say whether it runs: {error.message}",
+            hint=f"{error.hint}; {again}" if error.hint else again.capitalize(),
+        ) from error

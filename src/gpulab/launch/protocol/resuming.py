@@ -12,7 +12,7 @@ from gpulab.errors import Ambiguous, GpulabError, NotFound, StoreError, Throttle
 from gpulab.launch.context import Context
 from gpulab.launch.events import AlreadyUp, Event, Resumed, WaitingFor, Warned
 from gpulab.launch.money.facts import record_found
-from gpulab.launch.protocol.asking import ask, look_up
+from gpulab.launch.protocol.asking import BEFORE_THE_TOKEN, ask, look_up
 from gpulab.launch.protocol.outcome import (
     SHOWN,
     UNLISTED,
@@ -147,8 +147,8 @@ def _settle(
 
 def _asked_again(context: Context, intent: Intent) -> Generator[Event, None, Instance | None]:
     try:
-        return (yield from ask(context, intent))
-    except (Ambiguous, Throttled, StoreError):
+        return (yield from ask(context, intent, may_be_made=True))
+    except (Ambiguous, Throttled, StoreError, *BEFORE_THE_TOKEN):
         raise
     except GpulabError as error:
         # Refused: then it was never made, and the way is free for a new plan.

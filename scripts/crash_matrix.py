@@ -80,7 +80,7 @@ def _play(
         boundaries, calls = casting.record(stage, play)
         cases = casting.cases_of(play, boundaries)
         chosen = casting.sample(cases, len(cases) if share is None else share)
-        if play.name == "up":
+        if play.torn_at:
             torn = _torn(stage, play, results, is_quick=share is not None and share < 200)
             chosen = [*torn, *chosen]
         crossed = len(set(boundaries))
@@ -99,14 +99,14 @@ def _play(
 def _torn(stage: Stage, play: Play, results: Results, *, is_quick: bool) -> list[casting.Case]:
     """Cases of journals cut off; a quick run cuts at every 97th byte and plays three of them."""
     said = casting.act(stage, lambda own: _torn_in(own, play, step=97 if is_quick else 1))
-    results.add("journals", cuts=said["cuts"])
+    results.add("journals", name=play.name, cuts=said["cuts"])
     cases = [casting.Case(play.name, Broken(*words), how) for words, how in said["found"]]
     return cases[:3] if is_quick else cases
 
 
 def _torn_in(stage: Stage, play: Play, *, step: int) -> dict[str, Any]:
     stage.run(*play.words)
-    found, cuts = journals.breaks(stage, step=step)
+    found, cuts = journals.breaks(stage, play.torn_at, step=step)
     return {"cuts": cuts, "found": [((b.kind, b.at, b.detail), how) for b, how in found]}
 
 

@@ -9,15 +9,15 @@ from crash.seams import Broken
 from crash.stage import Stage
 from gpulab.store.journal import Journal
 
-AT = "aws ec2:RunInstances #1"
 KIND = "journal torn"
 
 
-def breaks(stage: Stage, *, step: int = 1) -> tuple[list[tuple[Broken, str]], int]:
+def breaks(stage: Stage, at: str, *, step: int = 1) -> tuple[list[tuple[Broken, str]], int]:
     """
     Read the journal of the computer in use cut off at every byte.
 
     Args:
+        at: The boundary after which the command is killed.
         step: Only at every so many bytes; 1 for all.
 
     Returns:
@@ -40,7 +40,7 @@ def breaks(stage: Stage, *, step: int = 1) -> tuple[list[tuple[Broken, str]], in
     for sizes in stories.values():
         for size in dict.fromkeys((sizes[0], sizes[len(sizes) // 2], sizes[-1])):
             how = RECOVERIES[len(found) % len(RECOVERIES)]
-            found += [(Broken(KIND, AT, str(size)), way) for way in dict.fromkeys(("again", how))]
+            found += [(Broken(KIND, at, str(size)), way) for way in dict.fromkeys(("again", how))]
     return found, len(range(0, len(whole) + 1, step))
 
 

@@ -35,6 +35,7 @@ class Play:
         counted_by: Brings the ledger up to date on the same computer; empty where no instance is meant.
         rebuilt_by: The same on a new one.
         rival: Another command that may come between; the play's own, again, still brings what it is for.
+        torn_at: The boundary after which it is killed in the cases with a journal that is cut off; empty where there are none.
         first: Done in each case itself before the command: what cannot be copied with the stage.
     """
 
@@ -53,6 +54,7 @@ class Play:
     counted_by: tuple[str, ...] = ("credit", "--fresh")
     rebuilt_by: tuple[str, ...] = ("ledger", "rebuild")
     rival: tuple[str, ...] = ()
+    torn_at: str = ""
     first: Callable[[Stage], None] = lambda stage: None
 
 
@@ -228,7 +230,15 @@ def _exported(stage: Stage) -> None:
 def plays() -> Sequence[Play]:
     """Every play, in the order of the report."""
     return (
-        Play("up", UP, initialised, 1, weight=5, rival=("stop", NAME)),
+        Play(
+            "up",
+            UP,
+            initialised,
+            1,
+            weight=5,
+            rival=("stop", NAME),
+            torn_at="aws ec2:RunInstances #1",
+        ),
         Play("stop", ("stop", NAME), _up, 0, _has_kept_work, weight=2, rival=UP),
         Play(
             "stop, work kept here",

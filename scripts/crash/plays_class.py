@@ -19,6 +19,8 @@ _STOP = ("fleet", "stop", "w1", "--yes")
 _COLLECT = ("fleet", "collect", "w1", "handed-in")
 _UNTIL = "2026-11-16T17:00:00Z"
 _STUDENTS = 3
+#: Everybody's launch has taken effect then, so that a journal cut off has the most to lose.
+_LAST_LAUNCH = f"aws ec2:RunInstances #{_STUDENTS}"
 #: Over an hour: EC2 has forgotten what ended then.
 _FORGOTTEN_S = 4500
 _COURSE = """\
@@ -46,7 +48,16 @@ def plays() -> tuple[Play, ...]:
     """Every play of a class, in the order of the report."""
     course = ("course", "enrol", "templates")
     return (
-        _play("fleet up", _UP, _class, _STUDENTS, _all_keep, weight=2, rival=_STOP),
+        _play(
+            "fleet up",
+            _UP,
+            _class,
+            _STUDENTS,
+            _all_keep,
+            weight=2,
+            rival=_STOP,
+            torn_at=_LAST_LAUNCH,
+        ),
         _play(
             "fleet up, work in the bucket", _UP, _class_over, _STUDENTS, _has_come_back, rival=_STOP
         ),
@@ -96,6 +107,7 @@ def _play(
     weight: int = 1,
     is_done_anywhere: bool = False,
     rival: tuple[str, ...] = (),
+    torn_at: str = "",
 ) -> Play:
     return Play(
         name,
@@ -111,6 +123,7 @@ def _play(
         needs_key=prepare in (_class_over, _class_partly_over),
         weight=weight,
         rival=rival,
+        torn_at=torn_at,
     )
 
 

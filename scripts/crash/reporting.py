@@ -21,7 +21,7 @@ class Tally:
     Attributes:
         found: Violations with their cases, in the order they were found.
         unmet: Cases whose break was never reached: the command took another way.
-        cuts: At how many bytes a journal was cut off and read.
+        cuts: At how many bytes the journal of a command was cut off and read.
         baselines: Launcher -> kind -> cases.
         commits: At which commit how many of the cases were played last.
         mended: The commit and the result of cases that failed once and hold by now.
@@ -40,7 +40,7 @@ class Tally:
     launch_cases: int = 0
     launch_violations: int = 0
     unmet: int = 0
-    cuts: int = 0
+    cuts: dict[str, int] = field(default_factory=dict)
     baselines: dict[str, dict[str, int]] = field(default_factory=dict)
     real_s: float = 0.0
     commits: Counter[str] = field(default_factory=Counter)
@@ -55,7 +55,9 @@ class Tally:
         for commit, result in results.latest():
             tally.add(commit, result)
         tally.mended = results.mended()
-        tally.cuts = max((row["cuts"] for row in results.rows("journals")), default=0)
+        for row in results.rows("journals"):
+            name = row.get("name", "up")  # earlier runs cut only that one's
+            tally.cuts[name] = max(tally.cuts.get(name, 0), row["cuts"])
         for row in results.rows("baselines"):
             tally.baselines[row["launcher"]] = row["counts"]
         tally.real_s = sum(row["seconds"] for row in results.rows("run"))
@@ -109,7 +111,7 @@ def summary(tally: Tally) -> str:
     kinds = ", ".join(f"{n} {kind}" for kind, n in tally.violations.most_common()) or "none"
     return (
         f"{sum(tally.cases.values())} cases in {tally.real_s:.0f} s; violations: {kinds};"
-        f" {tally.unmet} breaks were not reached; {tally.cuts} journals cut off; baselines {tally.baselines}"
+        f" {tally.unmet} breaks were not reached; {sum(tally.cuts.values())} journals cut off; baselines {tally.baselines}"
     )
 
 
@@ -250,9 +252,10 @@ def _baselines(tally: Tally) -> str:
 
 
 def _journals(tally: Tally) -> str:
+    cuts = ", ".join(f"of `{name}` at {count:,} places" for name, count in tally.cuts.items())
     return (
-        f"## Journals cut off\n\nThe journal of a launch was cut off at {tally.cuts} places and read: never an error. For each story that reads"
-        " differently, the first, middle and last byte are cases of their own, the launch killed after it took effect;"
+        f"## Journals cut off\n\nThe journals of launches were cut off and read, {cuts}: never an error. For each story that reads"
+        " differently, the first, middle and last byte are cases of their own, the command killed after its last launch took effect;"
         f" {tally.kinds['journal torn']} of them were played."
     )
 
@@ -271,7 +274,7 @@ def _open_ends(tally: Tally) -> str:
         " its bucket ([money.md](money.md)), as the machines here do: every five minutes, at a save and at their own end. Without a bucket only"
         " the ledger of the computer that launched it has it.\n"
         "- The machines keep work when they are told to, and at their own end; a real agent does so every few minutes, too.\n"
-        "- Where a class's launch was killed and another computer goes on, kept work comes to the instances that this one launches; that one of"
+        "- Where a class's launch was killed and another computer goes on, or its journal was cut off, kept work comes to the instances that this one launches; that one of"
         " the killed launch lacks it only the first computer knows. Nothing of it is lost.\n"
         "- A class's key (`~/.gpulab/courses/ID/`) goes along to another computer, and is put back into a folder that was deleted"
         " where work was kept before: the seats are named by it.\n"

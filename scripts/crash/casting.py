@@ -75,15 +75,17 @@ def cases_of(play: Play, boundaries: Sequence[str]) -> list[Case]:
 
 def sample(cases: Sequence[Case], count: int) -> list[Case]:
     """
-    Choose so many cases, the same each time, with every kind of break at every kind of boundary in turn.
+    Choose so many cases, the same each time, with every kind of break at every kind of boundary in turn, and every kind of AWS's errors.
 
     Each break comes with all its ways back, which is cheaper; in a small sample with one, so that it has more breaks.
     """
     chance = random.Random(7)
-    groups: dict[tuple[str, str], dict[Broken, list[Case]]] = {}
+    table = faults.error_table()
+    groups: dict[tuple[str, str, str], dict[Broken, list[Case]]] = {}
     for case in cases:
-        boundary = case.broken.at.split(" ")[0]
-        group = groups.setdefault((case.broken.kind, boundary), {})
+        broken = case.broken
+        kind = table[broken.detail][0].__name__ if broken.kind == "error" else ""
+        group = groups.setdefault((broken.kind, broken.at.split(" ")[0], kind), {})
         group.setdefault(case.broken, []).append(case)
     order = [list(groups[key].values()) for key in sorted(groups)]
     for group in order:

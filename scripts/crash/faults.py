@@ -35,9 +35,6 @@ ON_FILES = (*_EVERYWHERE, "disk full")
 _LETTING_GO = ("unlink", "remove", "rmdir", "chmod")
 #: Files whose order against the rest decides over double launches.
 _CRITICAL = ("journal", "ledger", "config.toml")
-#: Codes that a mutating call other than a launch meets in turn, so that each is met by many calls.
-_A_CALL = 3
-
 RECOVERIES = ("again", "other", "sweep", "empty", "laptop")
 
 
@@ -55,19 +52,12 @@ def breaks(boundaries: Iterable[str], *, has_rival: bool = False) -> Iterator[Br
         has_rival: Whether there is another command that may come between.
     """
     codes = sorted(error_table())
-    turn = 0
     for name in dict.fromkeys(boundaries):
         for kind in _kinds(name):
             if has_rival or kind != OTHER:
                 yield Broken(kind, name)
-        if not name.startswith("aws "):
-            continue
-        if "RunInstances" in name:
-            chosen = codes if name.endswith("#1") else []
-        else:
-            chosen = [codes[(turn + n) % len(codes)] for n in range(_A_CALL)]
-            turn += _A_CALL
-        yield from (Broken("error", name, code) for code in chosen)
+        if name.startswith("aws "):
+            yield from (Broken("error", name, code) for code in codes)
     for minutes in ("20", "-20"):
         yield Broken("clock", "", minutes)
 

@@ -220,8 +220,9 @@ def _wish(
 ) -> tuple[Accounts, Wish]:
     from gpulab.fleet import lab as labs
     from gpulab.fleet.seats import seats_of
+    from gpulab.fleets.books import attendance
     from gpulab.fleets.former import former
-    from gpulab.fleets.up import Wish, attendance
+    from gpulab.fleets.up import Wish
 
     found, course = classroom.read_sound(context, course_folder)
     lab = labs.lab_of(course, lab_id)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from gpulab.model.budget import Allowance
 from gpulab.model.course import Course, Lab, Problem, Student
-from gpulab.model.fleet import AccountRef, Seat
+from gpulab.model.fleet import AccountRef, Seat, Step
 
 # A name is at most 40 characters: the lab's part, a dash, and an owner of eleven.
 _LAB_PART = 28
@@ -48,6 +48,11 @@ def unreachable(
         for student, ref in found
         if isinstance(ref, str)
     )
+
+
+def accounts_in(steps: Iterable[Step]) -> tuple[AccountRef, ...]:
+    """Return the accounts that some steps are about, each once, in the order of the steps."""
+    return tuple({step.account.key: step.account for step in steps}.values())
 
 
 def account_of(course: Course, student: Student, *, secret: bytes) -> AccountRef | str:

@@ -14,11 +14,12 @@ from gpulab.model.instance import TAG_COURSE, TAG_LAB, Instance
 
 _AT_ONCE = 16
 Where = tuple[str, str]
+Said = Mapping[Where, Mapping[str, Instance] | GpulabError]
 
 
 def poll(
     accounts: Accounts, where: Mapping[Where, AccountRef], *, course_id: str, lab_id: str
-) -> dict[Where, Mapping[str, Instance] | GpulabError]:
+) -> Said:
     """
     Read a lab's instances, ended ones too while EC2 remembers them.
 

@@ -196,6 +196,11 @@ class FleetPlan:
         """Return the steps of some actions, in the plan's order."""
         return tuple(step for step in self.steps if step.action in actions)
 
+    @property
+    def starting(self) -> tuple[Step, ...]:
+        """The steps that launch an instance, in the plan's order."""
+        return tuple(step for step in self.steps if step.starts)
+
 
 class Result(StrEnum):
     """What came of one seat."""

@@ -15,6 +15,7 @@ import pytest
 from gpulab.errors import Unreachable
 from gpulab.fleets import up
 from gpulab.fleets.accounts import Accounts
+from gpulab.fleets.books import attendance
 from gpulab.fleets.events import Pruned, Pruning, Requested
 from gpulab.fleets.former import former
 from gpulab.model.fleet import Action
@@ -89,7 +90,7 @@ def test_only_those_who_came_last_time_are_served(make_class):
     klass.lab = replace(klass.course.labs[1], **_times(klass))
     wish = klass.wish()
 
-    came = up.attendance(klass.accounts(), wish.everyone, klass.course.labs[0])
+    came = attendance(klass.accounts(), wish.everyone, klass.course.labs[0])
     run = klass.up(*came)
 
     assert {wish.everyone[1].owner} == came

@@ -2145,7 +2145,7 @@ def _check_entry(entry: dict[str, Any]) -> None:
             raise ValueError(f"{name!r} cannot be a name")
     for word in (entry["sha256"], entry.get("version") or "", entry.get("key", "")):
         (word + "").encode()
-    if link is None and not path.endswith("/"):
+    if _is_plain(entry):
         entry["key"] + ""
     for number, most in (
         (entry["size"], 2**63),
@@ -2154,6 +2154,11 @@ def _check_entry(entry: dict[str, Any]) -> None:
     ):
         if type(number) is not int or not -most < number < most:
             raise ValueError(f"{number!r} cannot be a size, time or mode")
+
+
+def _is_plain(entry: dict[str, Any]) -> bool:
+    """Whether it is what people count as a file: no link, no empty folder."""
+    return entry["link"] is None and not entry["path"].endswith("/")
 
 
 def save(here: Here, metadata: Metadata) -> dict[str, Any]:
@@ -2173,7 +2178,7 @@ def save(here: Here, metadata: Metadata) -> dict[str, Any]:
     found = scan(here.work)
     summary: dict[str, Any] = {
         "saved_at": None,
-        "files": len(found.files),
+        "files": sum(stat.S_ISREG(known.st_mode) for known in found.files.values()),
         "uploaded": 0,
         "bytes": 0,
     }
@@ -2462,11 +2467,10 @@ def restore(here: Here, metadata: Metadata) -> str:
         )
     entries = {entry["path"]: entry for entry in whole["entries"]}
     write_json(here.path("var/lib/gpulab/kept.json"), {"entries": entries})
-    files = "file" if len(entries) == 1 else "files"
+    count = sum(_is_plain(entry) for entry in entries.values())
+    files = "file" if count == 1 else "files"
     cut = "" if whole.get("complete", True) else "; the last save was cut before its end"
-    return (
-        f"{len(entries)} {files} restored and verified{cut}" if entries else "nothing was kept yet"
-    )
+    return f"{count} {files} restored and verified{cut}" if entries else "nothing was kept yet"
 
 
 def _bring_back(here: Here, bucket: Bucket, entry: dict[str, Any]) -> None:

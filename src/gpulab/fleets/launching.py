@@ -9,7 +9,7 @@ them, and whoever looks asks once more for the ends that were not scheduled.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -34,7 +34,7 @@ from gpulab.fleets.keeping import Keeping, keep_for, put_agent
 from gpulab.fleets.pacing import LAUNCH
 from gpulab.launch.account import images, setup
 from gpulab.launch.context import Context
-from gpulab.launch.events import Repeating
+from gpulab.launch.events import Repeating, Warned
 from gpulab.launch.money.facts import record_found, record_launch
 from gpulab.launch.offers.look import snapshot
 from gpulab.launch.offers.places import remember_full, remember_never
@@ -84,7 +84,9 @@ class Launched:
     unscheduled: str = ""
 
     def noting(self, why: str) -> Launched:
-        """Add why something beside the launch is missing."""
+        """Add why something beside the launch is missing; nothing is said twice."""
+        if why in self.note:
+            return self
         return replace(self, note="; ".join(filter(None, (self.note, why))))
 
 
@@ -156,9 +158,10 @@ class AccountLaunches:
         """
         self.wait_turn(intent.region)
         context, plan = self._account.seat(seat), self.plan_of(seat, self._plan)
-        instance = self.call(context, intent, is_fresh=False)
+        warnings: list[str] = []
+        instance = self.call(context, intent, is_fresh=False, warn=warnings.append)
         offer = next((o for o in plan.attempts if o.place == instance.place), None)
-        return self.recorded(context, Launched(instance, offer, plan))
+        return self.recorded(context, Launched(instance, offer, plan, "; ".join(warnings)))
 
     def plan_of(self, seat: Seat, plan: LaunchPlan) -> LaunchPlan:
         """Name a plan after a seat, and bound what its instance may spend."""
@@ -318,8 +321,15 @@ class AccountLaunches:
         self._account.pace.bucket(region, LAUNCH).take()
         self.check()
 
-    def call(self, context: Context, intent: Intent, *, is_fresh: bool) -> Instance:
-        """Make one launch call whose turn has come, and each repetition in a turn of its own."""
+    def call(
+        self, context: Context, intent: Intent, *, is_fresh: bool, warn: Callable[[str], None]
+    ) -> Instance:
+        """
+        Make one launch call whose turn has come, and each repetition in a turn of its own.
+
+        Args:
+            warn: Told what ledger or journal could not take down.
+        """
         steps = ask(context, intent, is_setup_fresh=is_fresh)
         while True:
             try:
@@ -327,6 +337,8 @@ class AccountLaunches:
             except StopIteration as end:
                 made: Instance = end.value
                 return made
+            if isinstance(event, Warned):
+                warn(event.text)
             if isinstance(event, Repeating):
                 if isinstance(event.error, Throttled):
                     self._account.pace.bucket(intent.region, LAUNCH).empty()
@@ -399,6 +411,7 @@ class _SeatLaunch:
         self._plan = launches.plan_of(seat, launches.plan)
         self._tries = Tries(launches.account.context.new_id(), may_repair=launches.may_repair)
         self._regions_more = 0
+        self._warnings: list[str] = []
 
     def run(self) -> Launched:
         left: Sequence[Offer] = self._plan.attempts
@@ -423,9 +436,14 @@ class _SeatLaunch:
         # Written when its turn has come, not before: an intent is what is about to be asked.
         self._context.journal.intend(intent)
         is_fresh = found.is_fresh(self._context.now())
-        instance = self._all.call(self._context, intent, is_fresh=is_fresh)
-        note = f"nothing keeps its work: {self._all.unkept}" if self._all.unkept else ""
-        launched = Launched(instance, offer, self._plan, note, boot)
+        instance = self._all.call(
+            self._context, intent, is_fresh=is_fresh, warn=self._warnings.append
+        )
+        launched = Launched(instance, offer, self._plan, boot=boot)
+        if self._all.unkept:
+            launched = launched.noting(f"nothing keeps its work: {self._all.unkept}")
+        for warning in self._warnings:
+            launched = launched.noting(warning)
         return self._all.recorded(self._context, launched)
 
     def _after(self, error: GpulabError, offer: Offer, left: Sequence[Offer]) -> Sequence[Offer]:

@@ -17,6 +17,7 @@ from gpulab.launch.offers.places import full_places
 from gpulab.model.fleet import Result
 from gpulab.model.market import Market, Place
 from gpulab.sandbox.credentials import action_of
+from gpulab.store.journal import Journal
 
 ZONES = ["us-east-1a", "us-east-1b", "us-east-1c", "us-east-1d", "us-east-1f"]
 
@@ -195,6 +196,46 @@ def test_broken_accounts_are_listed_and_everybody_else_is_served(make_class, san
     assert len(failed) >= 5
     assert all(o.trouble.message and o.trouble.hint for o in failed)
     assert len({o.trouble.message for o in failed}) == len(failed)
+
+
+def test_a_launch_that_the_journal_cannot_take_down_is_told_of_its_seat(make_class, monkeypatch):
+    """It runs and costs, and the next command has to settle it: a class's teacher reads that as whoever launches one does."""
+    klass, real = make_class(1), Journal.conclude
+
+    def conclude(self, intent, outcome, *, instance_id="", at):
+        monkeypatch.setattr("gpulab.store.journal._write_synced", _full)
+        real(self, intent, outcome, instance_id=instance_id, at=at)
+
+    monkeypatch.setattr(Journal, "conclude", conclude)
+    run = klass.up()
+
+    (outcome,) = run.outcomes
+    assert ["launched"] == run.results()
+    assert klass.names() == klass.live()
+    assert (
+        f"{outcome.instance.id} was launched, and the journal could not take that down"
+        in outcome.detail
+    )
+
+
+def test_what_the_ledger_lacks_of_an_attempt_is_told_once(make_class):
+    """Two facts of one launch meet the same damage: the sentence that names the file is read once, with what it means."""
+    klass = make_class(1)
+    ref = klass.wish().seats[0].account
+    ledger = klass.accounts().account(ref).context.folder.ledger
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    ledger.write_bytes(b"not a ledger" * 100)
+
+    run = klass.up()
+
+    (outcome,) = run.outcomes
+    assert ["launched"] == run.results()
+    assert "this attempt is not in the ledger" in outcome.detail
+    assert 1 == outcome.detail.count(str(ledger))
+
+
+def _full(_path, _line):
+    raise OSError(28, "No space left on device")
 
 
 def test_a_profile_nobody_has_is_one_students_trouble(make_class, sandbox):

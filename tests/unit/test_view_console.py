@@ -91,6 +91,26 @@ def test_the_seconds_of_a_step_run_on_while_one_waits():
     assert None is ticker.do
 
 
+def test_a_long_step_piped_to_a_file_says_each_minute_that_it_goes_on():
+    """`gpulab image bake | tee log` said nothing for the four minutes that AWS takes to make an image."""
+    ticker, at = Ticker(), [0.0]
+    console = Console(io.StringIO(), io.StringIO(), False, False, lambda: at[0], ticking=ticker)
+
+    with console.step("Waiting for AWS to make the image") as step:
+        step.detail("(pending)")
+        for at[0] in (59.0, 60.0, 61.0, 119.5, 121.0, 185.0):
+            ticker.do()
+
+    assert [
+        "  Waiting for AWS to make the image (pending): still under way, 1 min",
+        "  Waiting for AWS to make the image (pending): still under way, 2 min",
+        "  Waiting for AWS to make the image (pending): still under way, 3 min",
+        "  Waiting for AWS to make the image (pending): done, 185.0 s",
+    ] == console.err.getvalue().splitlines()
+    assert "" == console.out.getvalue()
+    assert None is ticker.do
+
+
 def test_what_is_quick_is_never_seen():
     """`gpulab ls` in a moment needs no line about itself."""
     console = a_console()

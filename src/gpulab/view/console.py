@@ -123,7 +123,7 @@ class Console:
         """
         Show one step and, at its end, how many seconds it took.
 
-        On a terminal the line is redrawn; in a file each step is one line, written when it ends.
+        On a terminal the line is redrawn; in a file each step is one line, written when it ends, after one for each minute it took.
         """
         step = Step(self, text, self.monotonic())
         step.draw()
@@ -149,7 +149,7 @@ class Console:
 
 class Step:
     """
-    One line of progress, whose seconds run on while a person watches.
+    One line of progress, whose seconds run on while a person watches; in a file a line each minute says that it goes on.
 
     Args:
         hidden_s: It is not shown before it has taken so long.
@@ -162,9 +162,9 @@ class Step:
         self._began = began
         self._detail = ""
         self._is_drawn = False
+        self._told_minutes = 0
         self._lock = threading.Lock()
-        may_tick = console.is_live and console.ticking is not None
-        self._stop = console.ticking(self._tick) if may_tick and console.ticking else _nothing
+        self._stop = console.ticking(self._tick) if console.ticking else _nothing
 
     def detail(self, text: str) -> None:
         """Replace what is said behind the step's name, such as a zone or a count."""
@@ -202,7 +202,14 @@ class Step:
 
     def _tick(self) -> None:
         with self._lock:
-            self._write()
+            self._write() if self._console.is_live else self._tell_minutes()
+
+    def _tell_minutes(self) -> None:
+        """Whoever reads a log takes minutes without a line for a hang: AWS needs four for an image."""
+        minutes = int(self._console.monotonic() - self._began) // 60
+        if minutes > self._told_minutes:
+            self._told_minutes = minutes
+            self._console.say(f"  {self._line()}: still under way, {minutes} min")
 
     def _write(self) -> None:
         """Write the line over itself, cut where it would wrap: a wrapped line cannot be taken back."""

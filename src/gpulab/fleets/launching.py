@@ -9,7 +9,7 @@ them, and whoever looks asks once more for the ends that were not scheduled.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -34,7 +34,7 @@ from gpulab.fleets.keeping import Keeping, keep_for, put_agent
 from gpulab.fleets.pacing import LAUNCH
 from gpulab.launch.account import images, setup
 from gpulab.launch.context import Context
-from gpulab.launch.events import Repeating, Warned
+from gpulab.launch.events import Event, Repeating, Warned
 from gpulab.launch.money.facts import record_found, record_launch
 from gpulab.launch.offers.look import snapshot
 from gpulab.launch.offers.places import remember_full, remember_never
@@ -154,12 +154,14 @@ class AccountLaunches:
         Ask again for a launch of which nobody knows, with its own token and bytes.
 
         Raises:
-            GpulabError: AWS refused: it was never made. Or still nobody knows.
+            Ambiguous, Throttled, StoreError, one of `BEFORE_THE_TOKEN`: Still nobody knows; the intent stays open.
+            GpulabError: AWS refused: it was never made.
         """
         self.wait_turn(intent.region)
         context, plan = self._account.seat(seat), self.plan_of(seat, self._plan)
         warnings: list[str] = []
-        instance = self.call(context, intent, is_fresh=False, warn=warnings.append)
+        steps = ask(context, intent, may_be_made=True)
+        instance = self.call(intent, steps, warn=warnings.append)
         offer = next((o for o in plan.attempts if o.place == instance.place), None)
         return self.recorded(context, Launched(instance, offer, plan, "; ".join(warnings)))
 
@@ -322,15 +324,19 @@ class AccountLaunches:
         self.check()
 
     def call(
-        self, context: Context, intent: Intent, *, is_fresh: bool, warn: Callable[[str], None]
+        self,
+        intent: Intent,
+        steps: Generator[Event, None, Instance],
+        *,
+        warn: Callable[[str], None],
     ) -> Instance:
         """
         Make one launch call whose turn has come, and each repetition in a turn of its own.
 
         Args:
+            steps: From `ask`.
             warn: Told what ledger or journal could not take down.
         """
-        steps = ask(context, intent, is_setup_fresh=is_fresh)
         while True:
             try:
                 event = next(steps)
@@ -436,9 +442,8 @@ class _SeatLaunch:
         # Written when its turn has come, not before: an intent is what is about to be asked.
         self._context.journal.intend(intent)
         is_fresh = found.is_fresh(self._context.now())
-        instance = self._all.call(
-            self._context, intent, is_fresh=is_fresh, warn=self._warnings.append
-        )
+        steps = ask(self._context, intent, is_setup_fresh=is_fresh)
+        instance = self._all.call(intent, steps, warn=self._warnings.append)
         launched = Launched(instance, offer, self._plan, boot=boot)
         if self._all.unkept:
             launched = launched.noting(f"nothing keeps its work: {self._all.unkept}")

@@ -8,13 +8,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from gpulab.errors import Ambiguous, GpulabError, Throttled
+from gpulab.errors import Ambiguous, GpulabError, StoreError, Throttled
 from gpulab.fleet.outcomes import Outcomes, failed
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.events import FleetEvent, Requested, SeatFailed
 from gpulab.fleets.launching import AccountLaunches, Launched
 from gpulab.fleets.preparing import Launches
 from gpulab.fleets.pruning import save_and_end
+from gpulab.launch.protocol.asking import BEFORE_THE_TOKEN
 from gpulab.model.fleet import AccountRef, Action, Seat, Step
 from gpulab.model.instance import Instance
 from gpulab.planning.failover import Failure
@@ -133,7 +134,7 @@ def _asked_again(launches: AccountLaunches, seat: Seat, intent: Intent) -> Launc
     """Return what an earlier command's launch made; `None` when the way is free for a new one."""
     try:
         launched = launches.ask_again(seat, intent)
-    except (Ambiguous, Throttled):
+    except (Ambiguous, Throttled, StoreError, *BEFORE_THE_TOKEN):
         raise
     except GpulabError:
         # Refused: then it was never made.

@@ -157,6 +157,27 @@ def test_a_launch_that_never_reached_aws_is_made_with_its_own_token(make_class, 
     assert klass.names() == klass.live()
 
 
+@pytest.mark.parametrize("code", ["ExpiredToken", "UnauthorizedOperation"])
+def test_an_open_launch_stays_open_while_nobody_may_ask(make_class, sandbox, code):
+    """The answer was lost and the key expired: AWS says nothing of the launch, so it is still the one that the next command settles."""
+    klass = make_class(1)
+    sandbox.drop_request("RunInstances", times=None)
+    klass.up()
+    sandbox.faults.clear()
+    sandbox.refuse("RunInstances", code, status=403, times=None)
+    between, calls = klass.up(), klass.operations().count("RunInstances")
+    journal = klass.accounts().account(klass.wish().seats[0].account).context.journal
+    left = journal.read().open_intents
+    sandbox.faults.clear()
+
+    last = klass.up()
+
+    assert (["failed"], ["adopted"]) == (between.results(), last.results())
+    assert [last.outcomes[0].instance.token] == [intent.token for intent in left]
+    assert calls + 1 == klass.operations().count("RunInstances")
+    assert klass.names() == klass.live()
+
+
 def test_a_launch_asked_for_again_outside_of_today_s_plan_is_in_the_books(make_class, sandbox):
     """The lab's type was changed meanwhile: what was asked for before is adopted as it is, and somebody pays for it."""
     klass = make_class(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from gpulab import errors
 from gpulab.aws.address import own_address
 from gpulab.aws.errors import denied_action, explained
 from gpulab.aws.network import checked_cidr, key_pair_name
+from gpulab.aws.session import Cloud
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -70,6 +72,62 @@ def test_what_was_lost_on_the_way_is_told_apart_from_what_was_never_sent(error, 
 
     assert kind is type(found)
     assert says in found.message
+
+
+_THEN = ", then repeat the command; it goes on where it stopped"
+_PASTE = "`gpulab init --paste` takes new ones from a class page"
+_KEYS = "aws_access_key_id = ASIAEXAMPLEEXAMPLE12\naws_secret_access_key = example\n"
+
+
+@pytest.mark.parametrize(
+    ("aws_profile", "is_own_file", "hint"),
+    [
+        (
+            "",
+            False,
+            f"Set the environment's AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN anew, or {_PASTE}",
+        ),
+        ("keys", False, f"Write new keys below [keys] in AWS's credentials file, or {_PASTE}"),
+        ("keys", True, "`gpulab init --paste` takes new ones from the class page"),
+        (
+            "program",
+            False,
+            f"Sign in again where they came from, such as with `aws sso login --profile program`, or {_PASTE}",
+        ),
+    ],
+)
+def test_expired_credentials_are_renewed_where_they_came_from(
+    aws_profile, is_own_file, hint, tmp_path, monkeypatch
+):
+    """A student has a class page, a TA a profile or a terminal full of exported keys; one hint each, and it works."""
+    said = json.dumps({"Version": 1, "AccessKeyId": "A", "SecretAccessKey": "s"})
+    (tmp_path / "config").write_text(f"[profile program]\ncredential_process = echo '{said}'\n")
+    (tmp_path / "keys").write_text(f"[keys]\n{_KEYS}")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ASIAEXAMPLEEXAMPLE34")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "example")
+    cloud = Cloud(
+        aws_profile=aws_profile,
+        config_file=tmp_path / "config",
+        credentials_file=tmp_path / "keys" if is_own_file else None,
+    )
+
+    with pytest.raises(errors.CredentialsInvalid) as refused, cloud.explained("list instances"):
+        raise a_refusal("ExpiredToken", operation="DescribeInstances")
+
+    assert hint + _THEN == refused.value.hint
+
+
+def test_a_sign_in_that_is_over_is_begun_again(tmp_path):
+    """Identity Center's session ends each day, and botocore asks AWS nothing then; there are no keys to paste."""
+    (tmp_path / "config").write_text("[profile course]\n")
+    cloud = Cloud(aws_profile="course", config_file=tmp_path / "config")
+
+    with pytest.raises(errors.CredentialsInvalid) as refused, cloud.explained("list instances"):
+        raise boto.UnauthorizedSSOTokenError
+
+    assert f"`aws sso login --profile course` signs in again{_THEN}" == refused.value.hint
+    assert "the AWS sign-in cannot be used" in refused.value.message
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])

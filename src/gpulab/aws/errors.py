@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
 
+from gpulab.aws.renewing import renewal
 from gpulab.errors import (
     AccountNotReady,
     Ambiguous,
@@ -56,7 +57,7 @@ class _Row:
     hint: str
 
 
-_REFRESH = "Refresh the credentials (`gpulab init`, or paste new ones), then repeat the command; it goes on where it stopped"
+_REFRESH = renewal("", aws_profile="", is_aws_file=True)
 _LATER = "Repeat the command in a minute"
 _NONE_FREE = "Another zone, type or region may have one"
 _RAISE = "`gpulab doctor` shows the quotas and the request that raises them"
@@ -214,6 +215,7 @@ def explained(
     *,
     now: Callable[[], datetime] | None = None,
     decode: Callable[[str], str] | None = None,
+    renew: Callable[[str], str] | None = None,
 ) -> Iterator[None]:
     """
     Re-raise what goes wrong inside as the class that says what to do next: AWS's refusals, lost answers, and answers that lack what we
@@ -223,6 +225,7 @@ def explained(
         doing: What is being done, `launch g4dn.xlarge in us-east-1a`; completes "could not ...".
         now: This computer's clock, to tell a wrong clock from wrong credentials.
         decode: Turns an encoded authorization message into the denied action; only asked when AWS's text does not say it.
+        renew: Says how the credentials are renewed, given botocore's name of their source where the error tells it, `""` otherwise.
 
     Raises:
         GpulabError: Of the class in the table; the original is its cause.
@@ -231,9 +234,9 @@ def explained(
     try:
         yield
     except ClientError as error:
-        raise explain(error, doing, now=now, decode=decode) from error
+        raise explain(error, doing, now=now, decode=decode, renew=renew) from error
     except BotoCoreError as error:
-        raise _without_answer(error, doing) from error
+        raise _without_answer(error, doing, renew) from error
     except _UNREADABLE as error:
         if _is_ours(error):
             raise
@@ -246,6 +249,7 @@ def explain(
     *,
     now: Callable[[], datetime] | None = None,
     decode: Callable[[str], str] | None = None,
+    renew: Callable[[str], str] | None = None,
 ) -> GpulabError:
     """Turn one refusal of AWS into ours; see `explained`."""
     code, words = code_of(error), str(error.response.get("Error", {}).get("Message", ""))
@@ -257,6 +261,8 @@ def explain(
         row = _Row(Throttled, row.why, _LATER)
     if row.kind is NotAllowed:
         row = _with_action(row, words, decode)
+    if row.kind is CredentialsInvalid and renew is not None:
+        row = replace(row, hint=renew(""))
     return row.kind(
         f"could not {doing}: {row.why} ({code})", hint=row.hint, code=code, detail=words
     )
@@ -356,10 +362,11 @@ _NO_CREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
     boto.CredentialRetrievalError,
-    boto.TokenRetrievalError,
-    boto.UnauthorizedSSOTokenError,
-    boto.SSOTokenLoadError,
-    boto.LoginError,
+)
+# Signed in once, and not any more: which word signs in again.
+_SIGNED_OUT: tuple[tuple[tuple[type[BotoCoreError], ...], str], ...] = (
+    ((boto.TokenRetrievalError, boto.UnauthorizedSSOTokenError, boto.SSOTokenLoadError), "sso"),
+    ((boto.LoginError,), "login"),
 )
 _CONFIGURATION = (
     boto.ProfileNotFound,
@@ -438,7 +445,9 @@ def _only_looks(doing: str) -> bool:
     return doing.split()[0] in _LOOKING
 
 
-def _without_answer(error: BotoCoreError, doing: str) -> GpulabError:
+def _without_answer(
+    error: BotoCoreError, doing: str, renew: Callable[[str], str] | None
+) -> GpulabError:
     """Explain what never became an answer: nothing sent, answer lost, no credentials, our own mistake."""
     if isinstance(error, _NOT_SENT):
         return _not_sent(error, doing)
@@ -449,10 +458,17 @@ def _without_answer(error: BotoCoreError, doing: str) -> GpulabError:
             hint=hint,
             detail=str(error),
         )
+    source = next((name for kinds, name in _SIGNED_OUT if isinstance(error, kinds)), "")
+    if source:
+        return CredentialsInvalid(
+            f"could not {doing}: the AWS sign-in cannot be used ({type(error).__name__})",
+            hint=renew(source) if renew else _REFRESH,
+            detail=str(error),
+        )
     if isinstance(error, _NO_CREDENTIALS):
         return CredentialsInvalid(
             f"could not {doing}: there are no usable AWS credentials ({type(error).__name__})",
-            hint="`gpulab init` sets them up; `gpulab sandbox start` tries everything without an account",
+            hint="`gpulab init` sets them up, `gpulab init --paste` those of a class page; `gpulab sandbox start` tries everything without an account",
             detail=str(error),
         )
     if isinstance(error, _CONFIGURATION):

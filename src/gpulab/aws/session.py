@@ -23,6 +23,7 @@ from botocore.loaders import create_loader
 
 from gpulab import __version__
 from gpulab.aws.errors import explained
+from gpulab.aws.renewing import renewal
 from gpulab.aws.replies import check_reply
 from gpulab.aws.role_clients import AsRole, sign_with_the_calls_key
 from gpulab.aws.roles import Role, RoleKey, assume
@@ -118,7 +119,7 @@ class Cloud:
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
         """Re-raise what goes wrong inside as our errors; `doing` completes "could not ..."."""
-        return explained(doing, now=self.now, decode=self._decoded_action)
+        return explained(doing, now=self.now, decode=self._decoded_action, renew=self._renewal)
 
     def access_key_id(self) -> str:
         """
@@ -199,6 +200,18 @@ class Cloud:
                 session.set_config_variable(name, str(path))
         session.register_component("data_loader", _models(session.get_config_variable("data_path")))
         return session
+
+    def _renewal(self, source: str) -> str:
+        """Say how the credentials are renewed: a role's by those that assume it."""
+        if self._via is not None:
+            return self._via._renewal(source)
+        if not source:
+            try:
+                source = getattr(self._open().get_credentials(), "method", "")
+            except BotoCoreError:
+                source = ""
+        is_aws_file = self._files["credentials_file"] is None
+        return renewal(source, aws_profile=self._profile, is_aws_file=is_aws_file)
 
     def _decoded_action(self, encoded: str) -> str:
         """Ask STS which action an encoded message denies; empty when that is not allowed either."""

@@ -14,7 +14,7 @@ from typing import Any
 from crash import work
 from crash.faults import OTHER, error_table
 from crash.guests import TOKEN
-from crash.plays import Play, live
+from crash.plays import End, Play, live
 from crash.seams import Broken
 from crash.stage import Ran, Stage
 from gpulab.spending.facts import timeline_of
@@ -51,9 +51,11 @@ def judge(
     ]
     is_elsewhere = how in ("empty", "laptop")
     if how != "sweep":
-        found += _recovered(stage, play, after)
-        problems = () if is_elsewhere and play.is_kept_here else play.done(stage)
-        found += [Violation("not done", text) for text in problems]
+        ends = [End(play.alive, play.done, play.again_codes)]
+        if broken.kind == OTHER and play.or_else is not None:
+            ends.append(play.or_else)
+        tried = [_ended(stage, play, end, after, is_elsewhere=is_elsewhere) for end in ends]
+        found += min(tried, key=len)
     found += _work(stage, play, is_elsewhere=is_elsewhere)
     return found
 
@@ -98,13 +100,22 @@ def _advice(ran: Ran, broken: Broken) -> Iterable[Violation]:
         yield Violation("advice", f"{broken.kind} told as wrong usage: {ran.err[-300:]}")
 
 
-def _recovered(stage: Stage, play: Play, after: Sequence[Ran]) -> Iterable[Violation]:
+def _ended(
+    stage: Stage, play: Play, end: End, after: Sequence[Ran], *, is_elsewhere: bool
+) -> list[Violation]:
+    """Say what is wrong if this is where it was to end."""
+    problems = () if is_elsewhere and play.is_kept_here else end.done(stage)
+    missing = [Violation("not done", text) for text in problems]
+    return [*_recovered(stage, play, end, after), *missing]
+
+
+def _recovered(stage: Stage, play: Play, end: End, after: Sequence[Ran]) -> Iterable[Violation]:
     last = [ran for ran in after if ran.words == play.words][-1]
-    if last.code not in play.again_codes:
+    if last.code not in end.again_codes:
         yield Violation("not recovered", f"again ended with {last.code}: {last.err[-400:]}")
     names = Counter(i.tags.get("gpulab:name") for i in live(stage))
-    if sum(names.values()) != play.alive:
-        text = f"{dict(names)} alive, wanted {play.alive}"
+    if sum(names.values()) != end.alive:
+        text = f"{dict(names)} alive, wanted {end.alive}"
         is_double = any(count > 1 for count in names.values())
         yield Violation("double launch" if is_double else "wrong number alive", text)
 

@@ -12,7 +12,26 @@ from crash.stage import Ran, Stage
 
 NAME = "week4"
 UP = ("up", NAME, "--yes", "--no-open")
+_STOP = ("stop", NAME)
+#: Wrong usage: there is nothing any more to do it to.
+NOBODY = (2,)
 _UNTIL = "2026-11-16T17:00:00Z"
+
+
+@dataclass(frozen=True)
+class End:
+    """
+    Where a command may end.
+
+    Attributes:
+        alive: How many instances must be alive.
+        done: Says what is missing.
+        again_codes: Exit codes the repeated command may return.
+    """
+
+    alive: int
+    done: Callable[[Stage], list[str]] = lambda stage: []
+    again_codes: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,8 @@ class Play:
         weight: Its share of a sample.
         counted_by: Brings the ledger up to date on the same computer; empty where no instance is meant.
         rebuilt_by: The same on a new one.
-        rival: Another command that may come between; the play's own, again, still brings what it is for.
+        rival: Another command that may come between; the play's own, again, still brings what it is for, or ends at `or_else`.
+        or_else: Where it may end after its rival came between, whose own work stays done: nothing is pushed to what was stopped.
         torn_at: The boundary after which it is killed in the cases with a journal that is cut off; empty where there are none.
         first: Done in each case itself before the command: what cannot be copied with the stage.
     """
@@ -54,6 +74,7 @@ class Play:
     counted_by: tuple[str, ...] = ("credit", "--fresh")
     rebuilt_by: tuple[str, ...] = ("ledger", "rebuild")
     rival: tuple[str, ...] = ()
+    or_else: End | None = None
     torn_at: str = ""
     first: Callable[[Stage], None] = lambda stage: None
 
@@ -189,6 +210,7 @@ def _is_swept(stage: Stage) -> list[str]:
     names = [
         next(t["Value"] for t in v["Tags"] if t["Key"] == "gpulab:name")
         for v in ec2.describe_volumes()["Volumes"]
+        if not v["Attachments"]
     ]
     left = len(ec2.describe_addresses()["Addresses"])
     problems = [] if names == ["unkept"] else [f"volumes left are {names}, not the unkept one"]
@@ -236,22 +258,47 @@ def plays() -> Sequence[Play]:
             initialised,
             1,
             weight=5,
-            rival=("stop", NAME),
+            rival=_STOP,
             torn_at="aws ec2:RunInstances #1",
         ),
-        Play("stop", ("stop", NAME), _up, 0, _has_kept_work, weight=2, rival=UP),
+        Play("stop", _STOP, _up, 0, _has_kept_work, weight=2, rival=UP),
         Play(
             "stop, work kept here",
-            ("stop", NAME),
+            _STOP,
             _up_at_home,
             0,
             _has_kept_work,
             is_kept_here=True,
         ),
-        Play("up again with the work", UP, _stopped, 1, rival=("stop", NAME)),
-        Play("extend", ("extend", NAME, "--until", _UNTIL), _up, 1, ends_agree),
-        Play("push", ("push", NAME, "mine"), _pushed, 1, push_arrived),
-        Play("pull", ("pull", NAME, "here"), _up, 1, _pull_arrived),
+        Play("up again with the work", UP, _stopped, 1, rival=_STOP),
+        Play(
+            "extend",
+            ("extend", NAME, "--until", _UNTIL),
+            _up,
+            1,
+            ends_agree,
+            rival=_STOP,
+            or_else=End(0, _has_kept_work, NOBODY),
+        ),
+        Play(
+            "push",
+            ("push", NAME, "mine"),
+            _pushed,
+            1,
+            push_arrived,
+            rival=_STOP,
+            or_else=End(0, _has_kept_work, NOBODY),
+        ),
+        # What is stopped can be pulled all the same, from what was kept of it.
+        Play(
+            "pull",
+            ("pull", NAME, "here"),
+            _up,
+            1,
+            _pull_arrived,
+            rival=_STOP,
+            or_else=End(0, _pull_arrived),
+        ),
         Play("pull the kept", ("pull", NAME, "here"), _stopped, 0, _pull_arrived),
         Play(
             "rm",
@@ -261,11 +308,30 @@ def plays() -> Sequence[Play]:
             _has_no_kept_work,
             again_codes=(0, 2),
             keeps_work=False,
+            rival=UP,
+            # While the name is up, nothing of it is deleted.
+            or_else=End(1, again_codes=NOBODY),
         ),
-        Play("sweep", ("sweep", "--apply", "--yes"), _leftovers, 0, _is_swept, counted_by=()),
+        Play(
+            "sweep",
+            ("sweep", "--apply", "--yes"),
+            _leftovers,
+            0,
+            _is_swept,
+            counted_by=(),
+            rival=UP,
+            or_else=End(1, _is_swept),
+        ),
         Play("init", ("init", "--yes"), lambda stage: None, 0),
         *_of_images(),
-        Play("credit", ("credit", "--fresh"), _up, 1),
+        Play(
+            "credit",
+            ("credit", "--fresh"),
+            _up,
+            1,
+            rival=_STOP,
+            or_else=End(0, _has_kept_work),
+        ),
         Play("ledger import", ("ledger", "import", "facts.jsonl"), _exported, 0),
         Play(
             "guard arm",
@@ -278,11 +344,15 @@ def plays() -> Sequence[Play]:
 
 def _of_images() -> tuple[Play, ...]:
     bake = ("image", "bake", "--env", "tf2-small", "--yes")
+    prune = ("image", "prune", "--keep", "0", "--yes")
+    copy = ("image", "copy", "tf2-small", "us-east-2")
+    # Of what was pruned there is no copy.
+    pruned = End(0, again_codes=(0, *NOBODY))
     return tuple(
-        Play(name, words, prepare, 0, done, has_first_files=False)
-        for name, words, prepare, done in (
-            ("image bake", bake, initialised, _has_image),
-            ("image copy", ("image", "copy", "tf2-small", "us-east-2"), _baked, _has_copy),
-            ("image prune", ("image", "prune", "--keep", "0", "--yes"), _baked, _has_no_image),
+        Play(name, words, prepare, 0, done, has_first_files=False, rival=rival, or_else=or_else)
+        for name, words, prepare, done, rival, or_else in (
+            ("image bake", bake, initialised, _has_image, prune, None),
+            ("image copy", copy, _baked, _has_copy, prune, pruned),
+            ("image prune", prune, _baked, _has_no_image, bake, None),
         )
     )

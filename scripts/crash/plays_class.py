@@ -10,7 +10,17 @@ import json
 from typing import Any
 
 from crash.guest_bucket import CannotKeepError
-from crash.plays import Play, ends_agree, initialised, live, must, push_arrived, put_mine
+from crash.plays import (
+    NOBODY,
+    End,
+    Play,
+    ends_agree,
+    initialised,
+    live,
+    must,
+    push_arrived,
+    put_mine,
+)
 from crash.stage import CONFIG, Stage
 from crash.work import FILES, body_of
 
@@ -62,7 +72,15 @@ def plays() -> tuple[Play, ...]:
             "fleet up, work in the bucket", _UP, _class_over, _STUDENTS, _has_come_back, rival=_STOP
         ),
         _play("fleet stop", _STOP, _class_up, 0, _came_home, rival=_COLLECT),
-        _play("fleet collect", _COLLECT, _class_up, _STUDENTS, _collected),
+        _play(
+            "fleet collect",
+            _COLLECT,
+            _class_up,
+            _STUDENTS,
+            _collected,
+            rival=_STOP,
+            or_else=End(0, _collected),
+        ),
         _play(
             "fleet collect, work in the bucket",
             _COLLECT,
@@ -72,9 +90,23 @@ def plays() -> tuple[Play, ...]:
             is_done_anywhere=True,
         ),
         _play(
-            "fleet extend", ("fleet", "extend", "w1", "--until", _UNTIL), _class_up, 3, ends_agree
+            "fleet extend",
+            ("fleet", "extend", "w1", "--until", _UNTIL),
+            _class_up,
+            _STUDENTS,
+            ends_agree,
+            rival=_STOP,
+            or_else=End(0, _came_home, NOBODY),
         ),
-        _play("fleet push", ("fleet", "push", "w1", "mine"), _class_to_push_to, 3, push_arrived),
+        _play(
+            "fleet push",
+            ("fleet", "push", "w1", "mine"),
+            _class_to_push_to,
+            _STUDENTS,
+            push_arrived,
+            rival=_STOP,
+            or_else=End(0, _came_home, NOBODY),
+        ),
         _play(
             "course close",
             ("course", "close", "--yes"),
@@ -107,6 +139,7 @@ def _play(
     weight: int = 1,
     is_done_anywhere: bool = False,
     rival: tuple[str, ...] = (),
+    or_else: End | None = None,
     torn_at: str = "",
 ) -> Play:
     return Play(
@@ -123,6 +156,7 @@ def _play(
         needs_key=prepare in (_class_over, _class_partly_over),
         weight=weight,
         rival=rival,
+        or_else=or_else,
         torn_at=torn_at,
     )
 

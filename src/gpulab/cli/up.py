@@ -130,7 +130,7 @@ def command(
     context = context.owning()
     told: list[Event] = []
     with explained(lambda: left_by_up(wish.name, told)):
-        ready = _start(context, wish, told, spot_only=asked.spot_only, yes=yes, notes=notes)
+        ready = _start(context, wish, told, yes=yes, notes=notes)
         if ready is None:
             return
         if not ready.is_new:
@@ -187,7 +187,6 @@ def _start(
     wish: LaunchRequest,
     told: list[Event],
     *,
-    spot_only: bool,
     yes: bool,
     notes: list[str],
 ) -> Ready | None:
@@ -201,8 +200,6 @@ def _start(
     teller = Teller(context.console)
 
     def confirm(question: Question) -> bool:
-        if isinstance(question, BuyOnDemand) and spot_only:
-            return False
         # `--yes` agrees to the plan that was shown, not to a dearer market that was not.
         if yes and not isinstance(question, BuyOnDemand):
             return True
@@ -239,6 +236,7 @@ def _say_what_stays(context: Context, wish: LaunchRequest, ready: Ready, asked: 
         "--region": place.region in wish.regions,
         "--env": instance.environment == wish.environment,
         "--on-demand": place.market in wish.markets,
+        "--spot-only": place.market in wish.markets,
     }
     ignored = [
         flag if value is True else f"{flag} {value}"

@@ -72,6 +72,7 @@ class Asked:
             "--region": " --region ".join(self.regions),
             "--env": self.environment,
             "--on-demand": self.is_on_demand,
+            "--spot-only": self.spot_only,
         }
 
 
@@ -102,6 +103,7 @@ def wish_of(context: Context, asked: Asked, *, name: str, now: datetime) -> Laun
         budget_usd=asked.budget,
         course=profile.course,
         notebooks=_notebooks(asked.notebooks, asked.data),
+        spot_only=asked.spot_only,
     )
 
 

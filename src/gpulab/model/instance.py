@@ -111,6 +111,7 @@ class LaunchRequest:
         max_usd_per_hour: Cap on the instance price; `None` for AWS's default (the on-demand price).
         regions: In order of preference; never empty.
         markets: Which markets may be tried without asking again, in order; never empty.
+        spot_only: Nothing is bought on demand, also where somebody could be asked; `markets` is spot alone.
         environment: Name of the lab environment, `tf2`.
         disk_gib: Root volume; raised to the image's snapshot where that is larger.
         idle_minutes: Ends the instance after so long without activity.
@@ -137,6 +138,7 @@ class LaunchRequest:
     notebooks: Notebooks | None = None
     image_id: str = ""
     is_bake: bool = False
+    spot_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def plan_launch(
     attempts, refusal = _in_order(request, snapshot, sold, request.markets)
     if not attempts:
         raise refusal or _nothing_sold(request)
-    others = tuple(m for m in Market if m is Market.ON_DEMAND and m not in request.markets)
+    may_buy = not request.spot_only and Market.ON_DEMAND not in request.markets
+    others = (Market.ON_DEMAND,) if may_buy else ()
     on_demand, _ = _in_order(request, snapshot, sold, others)
     plan = _priced(request, snapshot, attempts, on_demand, limits)
     _check_credit(plan)

@@ -8,8 +8,17 @@ from datetime import timedelta
 
 import pytest
 
-from gpulab.errors import Ambiguous, Refused, StoreError, Throttled
-from gpulab.launch.events import Launched, Planned, Repeating, Resumed, WaitingFor, Warned
+from gpulab.errors import Ambiguous, NoCapacity, Refused, StoreError, Throttled
+from gpulab.launch.events import (
+    Launched,
+    Planned,
+    Question,
+    Repeating,
+    Resumed,
+    StartPlan,
+    WaitingFor,
+    Warned,
+)
 from gpulab.launch.protocol import resuming
 from gpulab.model.fact import FactKind
 from gpulab.model.market import Market
@@ -178,6 +187,40 @@ def test_what_was_bought_on_demand_is_asked_for_again_with_its_token(sandbox, st
         second.instance.launch_id,
     )
     assert [second.instance.id] == student.live()
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_what_was_bought_on_demand_is_not_asked_for_again_against_spot_only(
+    sandbox, student, is_made
+):
+    """Killed while it bought on demand, and the next word typed is `--spot-only`: what runs is kept and told, what does not is never bought."""
+    sandbox.refuse("RunInstances", "InsufficientInstanceCapacity", contains="MarketType")
+    lose = sandbox.lose_reply if is_made else sandbox.drop_request
+    lose("RunInstances", times=None)
+    student.up()
+    sandbox.faults.clear()
+    bought = student.live()
+    before = len([c for c in sandbox.calls if c.operation == "RunInstances"])
+
+    second = student.again().up(spot_only=True)
+
+    asked = [c for c in sandbox.calls if c.operation == "RunInstances"][before:]
+    assert [second.instance.id] == student.live()
+    assert (bought or [second.instance.id]) == student.live()
+    assert (Market.ON_DEMAND if is_made else Market.SPOT) is second.instance.market
+    assert (0 if is_made else 1, int(is_made)) == (len(asked), len(second.of(Resumed)))
+
+
+def test_spot_alone_is_not_asked_about_on_demand(sandbox, student):
+    """`--spot-only` is the answer already, for whoever sits there as for a script."""
+    sandbox.refuse("RunInstances", "InsufficientInstanceCapacity", contains="MarketType")
+    asked: list[Question] = []
+
+    done = student.up(spot_only=True, confirm=lambda question: not asked.append(question))
+
+    assert NoCapacity is type(done.error)
+    assert [] == student.live()
+    assert [StartPlan] == [type(question) for question in asked]
 
 
 def test_what_is_not_wanted_any_more_is_looked_for_until_a_listing_must_show_it(

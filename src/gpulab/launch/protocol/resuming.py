@@ -190,12 +190,17 @@ def _close(context: Context, intent: Intent, found: Instance | None) -> None:
 
 
 def _is_wanted(intent: Intent, request: LaunchRequest) -> bool:
-    """Whether the launch that is open is still what the user asks for; one that was bought on demand was asked for, then or by its question."""
+    """
+    Whether the launch that is open is still what the user asks for.
+
+    One that was bought on demand was asked for, then or by its question, unless spot alone is asked for now.
+    """
     wanted = {t.name for t in types_for(request, instance_types())}
+    markets = request.markets if request.spot_only else (*request.markets, Market.ON_DEMAND)
     return (
         intent.parameters["InstanceType"] in wanted
         and intent.region in request.regions
-        and market_of(intent) in (*request.markets, Market.ON_DEMAND)
+        and market_of(intent) in markets
     )
 
 

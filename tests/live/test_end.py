@@ -173,5 +173,5 @@ def test_an_extension_moves_every_end(account, lab, record_property):
     """Timer, schedule and tag move together, or the old end comes under the new one."""
     moved = extend(account.context, lab.reached(), account.context.now() + timedelta(minutes=70))
 
-    record_property("seen", f"agent {moved.agent}, schedule {moved.guard}, tag {moved.tag}")
+    record_property("seen", f"agent {moved.agent}, schedule {moved.schedule}, tag {moved.tag}")
     assert (True, True) == (moved.agent, moved.tag)

@@ -42,8 +42,8 @@ def test_the_calls_of_a_launch_and_their_order(account, lab, record_property):
     refused = sorted({f"{op} {status}" for op, status in lab.calls if status in (401, 403)})
 
     record_property("seen", f"{len(made)} calls: {', '.join(dict.fromkeys(made))}")
-    is_guarded = bool(account.context.profile.scheduler_role)
-    expected = [op for op in _ORDER if is_guarded or op != "CreateSchedule"]
+    has_end_role = bool(account.context.profile.scheduler_role)
+    expected = [op for op in _ORDER if has_end_role or op != "CreateSchedule"]
     assert expected == [op for op in _ORDER if op in made]
     assert sorted(positions[:3]) == positions[:3]
     assert [] == refused

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from gpulab.aws.guard import Guard
+from gpulab.aws.end_schedule import EndSchedule
 from gpulab.launch.running.instances import Details
 from gpulab.launch.running.overview import Row
 from gpulab.model.instance import Instance, State
@@ -80,7 +80,7 @@ def test_programs_get_both_ends():
 
 def test_each_end_of_an_instance_says_why_it_is_there():
     """Two times three minutes apart look like a mistake where nobody says that one waits for the other."""
-    row, armed = a_row(a_status()), Guard(NOW + timedelta(hours=2, minutes=3))
+    row, armed = a_row(a_status()), EndSchedule(NOW + timedelta(hours=2, minutes=3))
 
     lines = show_text(row, Details(row.instance, armed, row.status), now=NOW).splitlines()
     ends = [line for line in lines if line.startswith("end, ")]

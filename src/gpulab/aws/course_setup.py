@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gpulab.aws import guard, tagged
+from gpulab.aws import end_schedule, tagged
 from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.aws.workspace_setup import remove_class_role
@@ -96,7 +96,7 @@ def roles(cloud: Cloud, course: str) -> tuple[str, ...]:
     """
     iam: IAMClient = cloud.client("iam", "us-east-1")
     found = []
-    for name in (guard.course_role_name(course), class_role_name(course)):
+    for name in (end_schedule.course_role_name(course), class_role_name(course)):
         with contextlib.suppress(NotFound), cloud.explained("look for the course's roles"):
             iam.get_role(RoleName=name)
             found.append(name)
@@ -113,7 +113,7 @@ def remove_roles(cloud: Cloud, course: str, names: Collection[str]) -> None:
     iam: IAMClient = cloud.client("iam", "us-east-1")
     if class_role_name(course) in names:
         remove_class_role(cloud, course=course)
-    name = guard.course_role_name(course)
+    name = end_schedule.course_role_name(course)
     if name not in names:
         return
     try:

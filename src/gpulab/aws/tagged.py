@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from gpulab.aws import guard, instances
+from gpulab.aws import end_schedule, instances
 from gpulab.aws.errors import explained
 from gpulab.aws.market import spot_prices
 from gpulab.aws.session import Cloud
@@ -76,7 +76,7 @@ def delete(cloud: Cloud, resource: Tagged) -> None:
         Kind.SPOT_REQUEST: lambda: ec2.cancel_spot_instance_requests(
             SpotInstanceRequestIds=[resource.id]
         ),
-        Kind.SCHEDULE: lambda: guard.remove(cloud, resource.region, resource.id),
+        Kind.SCHEDULE: lambda: end_schedule.remove(cloud, resource.region, resource.id),
         Kind.ADDRESS: lambda: ec2.release_address(AllocationId=resource.id),
         Kind.VOLUME: lambda: ec2.delete_volume(VolumeId=resource.id),
         Kind.IMAGE: lambda: ec2.deregister_image(ImageId=resource.id),
@@ -240,7 +240,7 @@ def _keys(cloud: Cloud, region: str, filters: list[dict[str, Any]]) -> Iterator[
 def _schedules(cloud: Cloud, region: str, live: Iterable[str], owner: str) -> Iterator[Tagged]:
     """Find the schedules whose instance is alive and ours, or gone."""
     mine = set(live)
-    for name, instance_id in guard.schedules(cloud, region, owner=owner).items():
+    for name, instance_id in end_schedule.schedules(cloud, region, owner=owner).items():
         if instance_id in mine or _is_gone(cloud, region, instance_id, owner):
             yield Tagged(Kind.SCHEDULE, name, region, "", "", uses=instance_id)
 

@@ -189,7 +189,7 @@ def enrol(
       gpulab course enrol templates --trust arn:aws:iam::123456789012:role/teacher
     """
     from gpulab.aws.denying import deny_document
-    from gpulab.aws.guard import course_role_name
+    from gpulab.aws.end_schedule import course_role_name
     from gpulab.fleet.enrolment import Guards, template, trusted_arn
     from gpulab.fleet.seats import account_of
     from gpulab.store.files import write_atomically

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from gpulab.aws.accounts import identity
-from gpulab.aws.guard import course_role_name, ensure_course_role
+from gpulab.aws.end_schedule import course_role_name, ensure_course_role
 from gpulab.aws.roles import Role
 from gpulab.errors import AwsError, GpulabError, NotAllowed
 from gpulab.fleets import keeping

@@ -39,15 +39,15 @@ def _ends(row: Row, details: Details, *, now: datetime) -> dict[str, str]:
     """Name every guard that ends it, and every one that is missing."""
     timer = row.deadline
     said = "" if details.status is not None else " (from its tag)"
-    guard = details.guard
+    scheduled = details.end_schedule
     budget = details.status.budget_usd if details.status is not None else None
     return {
         "end, timer": f"{local_time(timer, now=now)}, in {span(timer - now)}{said}"
         if timer
         else "?",
-        "end, account": f"{local_time(guard.until, now=now)}, should the timer fail"
-        if guard.until
-        else f"not armed: {guard.why_not}",
+        "end, account": f"{local_time(scheduled.until, now=now)}, should the timer fail"
+        if scheduled.until
+        else f"not armed: {scheduled.why_not}",
         "end, budget": f"when it has cost {money(budget)}{_at_this_pace(row, now=now)}"
         if budget is not None
         else "-",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gpulab.aws.guard import course_role_name
+from gpulab.aws.end_schedule import course_role_name
 from gpulab.fleet.enrolment import template
 from gpulab.fleet.lab import as_if_now
 from gpulab.fleet.seats import chosen, seats_of

@@ -229,7 +229,7 @@ def test_a_role_ec2_does_not_know_yet_is_asked_for_again(prepared):
     assert [run.instance.id] == prepared.live()
 
 
-def test_without_the_role_the_missing_guard_is_told(sandbox, student):
+def test_without_the_role_the_missing_scheduled_end_is_told(sandbox, student):
     """Only the timer on the instance is left, and the student knows."""
     run = student.up()
 

@@ -460,7 +460,7 @@ def test_extend_moves_the_timer_the_schedule_and_the_tag(prepared):
 
     schedule = boto3.client("scheduler").list_schedules()["Schedules"][0]["Name"]
     found = boto3.client("scheduler").get_schedule(Name=schedule)["ScheduleExpression"]
-    assert (True, True, True, ()) == (moved.agent, moved.guard, moved.tag, moved.notes)
+    assert (True, True, True, ()) == (moved.agent, moved.schedule, moved.tag, moved.notes)
     assert [["gpulab-agent", "extend", "--until", f"{until:%Y-%m-%dT%H:%M:%SZ}"]] == host.asked
     assert f"at({until + timedelta(minutes=3):%Y-%m-%dT%H:%M:%S})" == found
     assert until == instances.find(context, "week4").expires_at
@@ -473,7 +473,7 @@ def test_an_instance_that_cannot_be_reached_is_extended_through_its_tag(prepared
 
     moved = extend.extend(context, prepared.instance, until)
 
-    assert (False, True, True) == (moved.agent, moved.guard, moved.tag)
+    assert (False, True, True) == (moved.agent, moved.schedule, moved.tag)
     assert "it reads the new end from its tag within a minute" in moved.notes[0]
 
 
@@ -500,7 +500,7 @@ def test_a_schedule_that_was_moved_without_an_answer_counts_as_moved(prepared):
 
     moved = extend.extend(context, prepared.instance, until)
 
-    assert (True, True, ()) == (moved.agent, moved.guard, moved.notes)
+    assert (True, True, ()) == (moved.agent, moved.schedule, moved.notes)
     assert 1 == len(host.asked)
 
 
@@ -516,7 +516,7 @@ def beside_its_tag(prepared):
     prepared.sandbox.deny("ec2:CreateTags")
     until = prepared.instance.expires_at + timedelta(hours=2)
     moved = extend.extend(prepared.context, prepared.instance, until)
-    assert (True, True, False) == (moved.agent, moved.guard, moved.tag)
+    assert (True, True, False) == (moved.agent, moved.schedule, moved.tag)
     prepared.until = until
     return prepared
 

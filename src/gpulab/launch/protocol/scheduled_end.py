@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from datetime import datetime, timedelta
 
-from gpulab.aws import guard
-from gpulab.aws.guard import Guard
+from gpulab.aws import end_schedule
+from gpulab.aws.end_schedule import EndSchedule
 from gpulab.errors import GpulabError
 from gpulab.launch.context import Context
 from gpulab.launch.events import Event, Guarded, Unguarded
@@ -34,14 +34,14 @@ def arm(
     return armed.until is None and bool(context.profile.scheduler_role)
 
 
-def told(context: Context, armed: Guard, *, is_asked_again: bool = False) -> Event:
+def told(context: Context, armed: EndSchedule, *, is_asked_again: bool = False) -> Event:
     """Say what is armed, as an event."""
     if armed.until is not None:
         return Guarded(context.now(), armed.until)
     return Unguarded(context.now(), armed.why_not, is_asked_again)
 
 
-def ensure(context: Context, instance: Instance) -> Guard:
+def ensure(context: Context, instance: Instance) -> EndSchedule:
     """
     Schedule the end of an instance that was found, where none stands or one that comes too soon; a later one is believed.
 
@@ -56,10 +56,10 @@ def ensure(context: Context, instance: Instance) -> Guard:
     return arm_at(context, instance, instance.expires_at)
 
 
-def arm_at(context: Context, instance: Instance, ends_at: datetime) -> Guard:
+def arm_at(context: Context, instance: Instance, ends_at: datetime) -> EndSchedule:
     """Schedule the end of an instance, or move it."""
     try:
-        return guard.arm(
+        return end_schedule.arm(
             context.cloud,
             instance.place.region,
             instance.id,
@@ -68,7 +68,7 @@ def arm_at(context: Context, instance: Instance, ends_at: datetime) -> Guard:
             role_arn=context.profile.scheduler_role,
         )
     except GpulabError as error:
-        return Guard(None, error.message, error)
+        return EndSchedule(None, error.message, error)
 
 
 def disarm(context: Context, instance: Instance) -> None:
@@ -76,22 +76,24 @@ def disarm(context: Context, instance: Instance) -> None:
     if not context.profile.scheduler_role:
         return
     try:
-        guard.disarm(context.cloud, instance.place.region, instance.id, owner=instance.owner)
+        end_schedule.disarm(context.cloud, instance.place.region, instance.id, owner=instance.owner)
     except GpulabError:
         # It ends nothing, removes itself and costs nothing.
         return
 
 
-def read(context: Context, instance: Instance) -> Guard:
+def read(context: Context, instance: Instance) -> EndSchedule:
     """Read what is armed."""
     return read_of(context, instance.place.region, instance.id, owner=instance.owner)
 
 
-def read_of(context: Context, region: str, instance_id: str, *, owner: str) -> Guard:
+def read_of(context: Context, region: str, instance_id: str, *, owner: str) -> EndSchedule:
     """Read what is armed for an instance of which no more is known than this."""
     if not context.profile.scheduler_role:
-        return Guard(None, "the account has no role for it; `gpulab init` makes one where it may")
+        return EndSchedule(
+            None, "the account has no role for it; `gpulab init` makes one where it may"
+        )
     try:
-        return guard.read(context.cloud, region, instance_id, owner=owner)
+        return end_schedule.read(context.cloud, region, instance_id, owner=owner)
     except GpulabError as error:
-        return Guard(None, error.message, error)
+        return EndSchedule(None, error.message, error)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from gpulab.aws import instances as ec2
-from gpulab.aws.guard import Guard
+from gpulab.aws.end_schedule import EndSchedule
 from gpulab.errors import AwsError, GpulabError, NotAllowed, Refused, StoreError
 from gpulab.launch.context import Context
 from gpulab.launch.money.budget import allowance
@@ -37,7 +37,7 @@ class Extended:
     Attributes:
         until: The new end; aware UTC.
         agent: Whether the timer on the instance was moved.
-        guard: Whether the schedule in the account was moved.
+        schedule: Whether the schedule in the account was moved.
         tag: Whether the tag was moved; the agent reads it within a minute.
         notes: Sentences about what was not.
         at_most_usd: What the added time may cost, 0 when there is none; `None` when nobody knows.
@@ -45,7 +45,7 @@ class Extended:
 
     until: datetime
     agent: bool
-    guard: bool
+    schedule: bool
     tag: bool
     notes: tuple[str, ...] = ()
     at_most_usd: Decimal | None = None
@@ -193,7 +193,7 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
     return Extended(
         until=until,
         agent=agent_error is None,
-        guard=armed.is_armed,
+        schedule=armed.is_armed,
         tag=tag_error is None,
         notes=(
             *_notes(agent_error, tag_error, what="end"),
@@ -207,7 +207,7 @@ def extend(context: Context, instance: Instance, until: datetime) -> Extended:
     )
 
 
-def _armed_first(context: Context, instance: Instance, until: datetime) -> Guard:
+def _armed_first(context: Context, instance: Instance, until: datetime) -> EndSchedule:
     """
     Move the schedule. Where it may stay behind nothing else is moved: the account would end the instance with its work unsaved.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gpulab.aws import instances as ec2
 from gpulab.aws import network
-from gpulab.aws.guard import Guard
+from gpulab.aws.end_schedule import EndSchedule
 from gpulab.aws.regions import ask_each
 from gpulab.errors import GpulabError, Unreachable, WrongUsage
 from gpulab.launch.account import setup
@@ -28,13 +28,13 @@ class Details:
     Everything about one instance.
 
     Attributes:
-        guard: The end scheduled in the account.
+        end_schedule: The end scheduled in the account.
         status: What its agent says; `None` when it does not answer.
         silence: Why there is no status; empty when there is one.
     """
 
     instance: Instance
-    guard: Guard
+    end_schedule: EndSchedule
     status: AgentStatus | None
     silence: str = ""
 

@@ -40,7 +40,7 @@ def checks(context: Context) -> Iterator[Check]:
         yield Check("credentials", FAILED, error.message, error.hint)
         return
     yield _credentials(context, who)
-    for look in (_clock, _plan, _spot_role, _open_launches, _kept_work, _guard):
+    for look in (_clock, _plan, _spot_role, _open_launches, _kept_work, _scheduled_end):
         yield from _alone(look.__name__.strip("_").replace("_", " "), look, context)
     asked: set[str] = set()
     for region in context.profile.regions:
@@ -181,7 +181,7 @@ def _kept_work(context: Context) -> Iterator[Check]:
         )
 
 
-def _guard(context: Context) -> Iterator[Check]:
+def _scheduled_end(context: Context) -> Iterator[Check]:
     if context.profile.scheduler_role:
         yield Check("scheduled end", OK, "the account ends instances on schedule")
     else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-from gpulab.aws import guard, workspace_setup
+from gpulab.aws import end_schedule, workspace_setup
 from gpulab.aws.accounts import Identity, identity, make_spot_role, spot_role_exists
 from gpulab.aws.session import Cloud
 from gpulab.errors import CredentialsInvalid, GpulabError
@@ -70,7 +70,7 @@ def prepare(context: Context) -> Prepared:
     scheduler = _allowed(
         notes,
         "only the timer on the instance ends it",
-        lambda: guard.ensure_role(cloud, owner=owner, account_id=who.account_id),
+        lambda: end_schedule.ensure_role(cloud, owner=owner, account_id=who.account_id),
     )
     spot = _allowed(notes, "spot may not work", lambda: _spot_role(cloud))
     # Also remembers the credit for the first plan; a free-plan or Academy account is told here, before anybody counts on it.

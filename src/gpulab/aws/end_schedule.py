@@ -30,7 +30,7 @@ _NAME = re.compile(r"gpulab-end-.*-(?P<instance>i-[0-9a-f]+)")
 
 
 @dataclass(frozen=True)
-class Guard:
+class EndSchedule:
     """
     A scheduled end.
 
@@ -57,7 +57,7 @@ class Guard:
 
 def arm(
     cloud: Cloud, region: str, instance_id: str, *, owner: str, until: datetime, role_arn: str
-) -> Guard:
+) -> EndSchedule:
     """
     Schedule the end of an instance, or move it when it is scheduled already.
 
@@ -73,7 +73,9 @@ def arm(
         https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-targets-universal.html
     """
     if not role_arn:
-        return Guard(None, "the account has no role for it; `gpulab init` makes one where it may")
+        return EndSchedule(
+            None, "the account has no role for it; `gpulab init` makes one where it may"
+        )
     client: EventBridgeSchedulerClient = cloud.client("scheduler", region)
     schedule = _schedule(instance_id, owner, until, role_arn)
     try:
@@ -81,26 +83,26 @@ def arm(
             client.create_schedule(**schedule)
     except AwsError as error:
         if error.code != "ConflictException":
-            return Guard(None, error.message, error)
+            return EndSchedule(None, error.message, error)
         return _moved(cloud, region, instance_id, schedule, until)
-    return Guard(until)
+    return EndSchedule(until)
 
 
 @explained("read the scheduled end")
-def read(cloud: Cloud, region: str, instance_id: str, *, owner: str) -> Guard:
+def read(cloud: Cloud, region: str, instance_id: str, *, owner: str) -> EndSchedule:
     """Read what is armed for an instance; what may not be read counts as not armed, with the reason."""
     client: EventBridgeSchedulerClient = cloud.client("scheduler", region)
     try:
         with cloud.explained(f"read the scheduled end of {instance_id}"):
             found = client.get_schedule(Name=schedule_name(instance_id, owner))
     except NotFound:
-        return Guard(None, "nothing is scheduled")
+        return EndSchedule(None, "nothing is scheduled")
     except AwsError as error:
-        return Guard(None, error.message, error)
+        return EndSchedule(None, error.message, error)
     if found.get("State") == "DISABLED":
-        return Guard(None, "the schedule is switched off")
+        return EndSchedule(None, "the schedule is switched off")
     until = _moment(found.get("ScheduleExpression", ""))
-    return Guard(until, "" if until else "the schedule cannot be read")
+    return EndSchedule(until, "" if until else "the schedule cannot be read")
 
 
 def disarm(cloud: Cloud, region: str, instance_id: str, *, owner: str) -> None:
@@ -226,14 +228,16 @@ def _schedule(instance_id: str, owner: str, until: datetime, role_arn: str) -> A
     }
 
 
-def _moved(cloud: Cloud, region: str, instance_id: str, schedule: Any, until: datetime) -> Guard:
+def _moved(
+    cloud: Cloud, region: str, instance_id: str, schedule: Any, until: datetime
+) -> EndSchedule:
     client: EventBridgeSchedulerClient = cloud.client("scheduler", region)
     try:
         with cloud.explained(f"move the scheduled end of {instance_id}"):
             client.update_schedule(**schedule)
     except AwsError as error:
-        return Guard(None, error.message, error)
-    return Guard(until)
+        return EndSchedule(None, error.message, error)
+    return EndSchedule(until)
 
 
 def _moment(expression: str) -> datetime | None:

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -26,44 +27,84 @@ sshd = remote.sshd
 OURS = Path(__file__).parents[3] / "cloud-init" / "ssh" / "10-gpulab.conf"
 
 
+class Page:
+    """Something that answers on a port of the instance, as JupyterLab does; keeps what it was sent."""
+
+    def __init__(self, address="127.0.0.1"):
+        self.listening = socket.create_server((address, 0))
+        self.port = self.listening.getsockname()[1]
+        self.sent = b""
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                client, _ = self.listening.accept()
+            except OSError:
+                return
+            with client:
+                self.sent += client.recv(1 << 16)
+                client.sendall(b"hello")
+
+
 @pytest.fixture
 def page():
-    """Something that answers on a port of the instance, as JupyterLab does; keeps what it was sent."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    yield listening
-    listening.close()
+    """A page on the instance's loopback."""
+    one = Page()
+    yield one
+    one.listening.close()
 
 
-def impostor(sshd):
+def impostor(sshd, *, meanwhile=lambda: None):
     """Another machine takes over the address: same port, another host key."""
     sshd.stop()
+    meanwhile()
     sshd.host_key_file.unlink()
     make_key_pair(sshd.host_key_file)
     sshd.start()
 
 
-def plain_ssh(sshd, *options, command="true"):
+def plain_ssh(sshd, *options, command="true", given=""):
     """The system's ssh as many tools call it: whatever key is shown is fine."""
     words = ["ssh", "-F", "none", "-i", str(sshd.user_key_file), "-p", str(sshd.port)]
     careless = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR")
     words += [word for option in careless for word in ("-o", option)]
-    words += [*options, f"{getpass.getuser()}@127.0.0.1", command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    words += [*options, f"{getpass.getuser()}@127.0.0.1", *([command] if command else [])]
+    return subprocess.run(
+        words, input=given, capture_output=True, text=True, timeout=30, check=False
+    )
 
 
 def test_a_key_swapped_in_the_middle_of_a_lab_ends_the_tunnel(sshd, page):
     """The instance's address is given to somebody else, or the campus network lies: nothing is sent there, not even a request that waits."""
-    refused = []
-    with tunnel.running(sshd.target(), ports.listen("week4", [page.getsockname()[1]])) as through:
+    request = "GET /api/contents?token=s3cret HTTP/1.1\r\n\r\n"
+    waiting = []
+
+    def ask():
+        waiting.append(socket.create_connection(("127.0.0.1", through.ports[page.port]), 30))
+        waiting[0].sendall(request.encode())
+
+    with tunnel.running(sshd.target(), ports.listen("week4", [page.port])) as through:
         through.wait_connected(30)
-        impostor(sshd)
+        impostor(sshd, meanwhile=ask)
         with pytest.raises(HostKeyMismatch) as error:
             through.wait_ended(60)
-        refused.append(error.value.message)
+    with waiting[0] as client:
+        answered = _rest_of(client)
+    ours = page.sent
+    plain_ssh(sshd, "-W", f"127.0.0.1:{page.port}", command=None, given=request)
 
-    assert 0 == plain_ssh(sshd).returncode
-    assert "is not i-0123456789abcdef0" in refused[0]
-    assert sshd.host_key.fingerprint in refused[0]
+    assert (b"", request) == (ours, page.sent.decode())
+    assert b"hello" not in answered
+    assert "is not i-0123456789abcdef0" in error.value.message
+    assert sshd.host_key.fingerprint in error.value.message
+
+
+def _rest_of(client):
+    try:
+        return client.recv(1 << 16)
+    except ConnectionError:
+        return b""
 
 
 def test_a_copy_to_an_impostor_sends_nothing(sshd, tmp_path):
@@ -148,18 +189,27 @@ def serving(sshd, tmp_path):
         server.stop()
 
 
-def test_the_instances_sshd_forwards_only_towards_itself(serving, page):
-    """
-    A forward back (-R) would put a listener of the instance's choice before the laptop's network, and an agent would lend keys.
+@pytest.fixture
+def elsewhere():
+    """A machine of the account's network, which the instance reaches and the laptop does not: this computer under another address."""
+    try:
+        one = Page("127.0.0.2")
+    except OSError:
+        pytest.skip("this computer has one loopback address only, as macOS does")
+    yield one
+    one.listening.close()
 
-    Forwards to the instance stay open to whoever holds the key: that person has a shell there anyway.
-    """
-    port = page.getsockname()[1]
-    first = "\n".join(
-        line for line in OURS.read_text().splitlines() if "PermitRootLogin" not in line
-    )
-    weak, ours = serving("AllowTcpForwarding yes\n"), serving(first + "\n")
-    back = ("-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:0:127.0.0.1:{port}")
+
+def ours_but_for_root():
+    """The lines of the instances' sshd; these tests may run as root, which it logs in never."""
+    lines = OURS.read_text().splitlines()
+    return "".join(f"{line}\n" for line in lines if "PermitRootLogin" not in line)
+
+
+def test_the_instances_sshd_lends_no_way_back(serving, page):
+    """A forward back (-R) would put a listener of the instance's choice before the laptop's network."""
+    weak, ours = serving("AllowTcpForwarding yes\n"), serving(ours_but_for_root())
+    back = ("-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:0:127.0.0.1:{page.port}")
 
     said = {
         "weak back": plain_ssh(weak, *back).returncode == 0,
@@ -168,6 +218,28 @@ def test_the_instances_sshd_forwards_only_towards_itself(serving, page):
     }
 
     assert {"weak back": True, "ours back": False, "ours shell": True} == said
+
+
+def test_the_instances_sshd_leads_nowhere_but_to_itself(serving, page, elsewhere):
+    """
+    What the network of the account shows the instance, other students' machines say, is not one `ssh -W` away from a laptop.
+
+    Whoever holds the key has a shell there, and reaches it from that; forwards to the instance's own ports stay open to them.
+    """
+    weak, ours = serving("AllowTcpForwarding local\n"), serving(ours_but_for_root())
+
+    def asked(server, host, port):
+        return plain_ssh(server, "-W", f"{host}:{port}", command=None, given="hi").stdout
+
+    found = {
+        "weak elsewhere": asked(weak, "127.0.0.2", elsewhere.port),
+        "ours elsewhere": asked(ours, "127.0.0.2", elsewhere.port),
+        "ours itself": asked(ours, "127.0.0.1", page.port),
+        "ours by name": asked(ours, "localhost", page.port),
+    }
+
+    reached = {"weak elsewhere": "hello", "ours itself": "hello", "ours by name": "hello"}
+    assert {**reached, "ours elsewhere": ""} == found
 
 
 def test_ours_logs_in_no_root_and_takes_no_password(serving):
@@ -179,6 +251,7 @@ def test_ours_logs_in_no_root_and_takes_no_password(serving):
         "allowagentforwarding": "no",
         "x11forwarding": "no",
         "allowtcpforwarding": "local",
+        "permitopen": "127.0.0.1:* localhost:* [::1]:*",
     }
     server = serving(OURS.read_text())
 

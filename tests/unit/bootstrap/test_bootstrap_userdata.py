@@ -337,6 +337,7 @@ def test_sshd_takes_keys_only():
         "PermitRootLogin no",
         "AllowAgentForwarding no",
         "AllowTcpForwarding local",
+        "PermitOpen 127.0.0.1:* localhost:* [::1]:*",
     } <= {*lines}
 
 

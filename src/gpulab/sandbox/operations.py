@@ -14,6 +14,7 @@ from gpulab.sandbox import (
     credentials,
     describing,
     fleets,
+    iam_profiles,
     images,
     instances,
     money,
@@ -56,6 +57,7 @@ _TABLE: tuple[tuple[str, Mapping[str, Handler], str], ...] = (
     ("pricing", price_list.OPERATIONS, "money"),
     ("budgets", budgets.OPERATIONS, "money"),
     ("scheduler", schedules.OPERATIONS, ""),
+    ("iam", iam_profiles.OPERATIONS, ""),
 )
 _HANDLERS: dict[tuple[str, str], tuple[Handler, str]] = {
     (service, operation): (handler, switch)

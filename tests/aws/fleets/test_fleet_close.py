@@ -115,6 +115,20 @@ def test_killed_at_any_call_and_closed_again_leaves_nothing(term, sandbox, monke
     assert [] == wrong
 
 
+def test_a_close_that_ended_with_the_profile_half_taken_apart_goes_on(term, sandbox):
+    """The role is out of its instance profile, the profile still there: AWS refuses to take it out once more, and that is no trouble."""
+    klass = term(2)
+    sandbox.refuse("DeleteInstanceProfile", "ServiceFailure", status=500, times=None)
+    klass.close()
+    half = [name for name in setup_of(sandbox) if "course" in name]
+    sandbox.faults.clear()
+
+    klass.close()
+
+    assert half
+    assert [] == setup_of(sandbox)
+
+
 def test_an_instance_that_cannot_be_saved_keeps_its_key(term, sandbox):
     """Without the key nobody could ever fetch the work."""
     over = term(2)

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from gpulab.fleet.seats import accounts_in
 from gpulab.fleets.accounts import Accounts
-from gpulab.fleets.events import FleetEvent, Narrowed, Unkept, Unscheduled
+from gpulab.fleets.events import FleetEvent, Unkept, Unscheduled
 from gpulab.fleets.former import remember_way
 from gpulab.fleets.launching import AccountLaunches
 from gpulab.model.fleet import AccountRef, FleetPlan
@@ -52,12 +52,9 @@ def lacking_before(accounts: Accounts, plan: FleetPlan) -> Iterator[FleetEvent]:
 
 
 def lacking_after(accounts: Accounts, plan: FleetPlan, launches: Launches) -> Iterator[FleetEvent]:
-    """Say what the launches found: where the work could not be kept after all, and where the class is let in from no more."""
+    """Say what the launches found: where the work could not be kept after all."""
     now, refs = accounts.outside.now, accounts_in(plan.starting)
     yield from _unkept(now, refs, lambda ref: launches[ref.key].unkept)
-    for ref in refs:
-        for region, (former, cidr) in sorted(launches[ref.key].narrowed.items()):
-            yield Narrowed(now(), ref.title, region, former, cidr)
 
 
 def _unkept(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,7 +11,7 @@ from datetime import datetime
 from gpulab.errors import Ambiguous, GpulabError, StoreError, Throttled
 from gpulab.fleet.outcomes import Outcomes, failed
 from gpulab.fleets.accounts import Accounts
-from gpulab.fleets.events import FleetEvent, Requested, SeatFailed
+from gpulab.fleets.events import FleetEvent, Narrowed, Requested, SeatFailed
 from gpulab.fleets.launching import AccountLaunches, Launched
 from gpulab.fleets.preparing import Launches
 from gpulab.fleets.pruning import save_and_end
@@ -21,6 +21,8 @@ from gpulab.model.instance import Instance
 from gpulab.planning.failover import Failure
 from gpulab.store.journal import Intent
 
+# So soon is told whom a class's first launch shuts out: before AWS has answered it.
+_NEWS_S = 0.2
 _AT_ONCE = 32
 _IN_ONE_ACCOUNT = 8
 
@@ -79,6 +81,7 @@ class Requests:
         self._pool = ThreadPoolExecutor(
             min(_AT_ONCE, max(1, total), _IN_ONE_ACCOUNT * max(1, len(launches)))
         )
+        self._told: set[tuple[str, str]] = set()
         self.taken: list[tuple[AccountRef, Instance]] = []
         self.unscheduled: set[str] = set()
 
@@ -89,8 +92,10 @@ class Requests:
             self._pool.submit(self._launch, start): start for start in starts
         }
         taken = []
+        refs = tuple({start.step.account.key: start.step.account for start in starts}.values())
         while waiting:
-            ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            ready, _ = wait(waiting, timeout=_NEWS_S, return_when=FIRST_COMPLETED)
+            yield from self._narrowed(refs)
             for future in ready:
                 start = waiting.pop(future)
                 done += 1
@@ -107,6 +112,15 @@ class Requests:
                         self.unscheduled.add(launched.instance.id)
                     yield Requested(now(), start.seat, launched.instance, done, self._total)
         return taken
+
+    def _narrowed(self, refs: Sequence[AccountRef]) -> Iterator[FleetEvent]:
+        """Say, once each, where the class is let in from no more, in time to interrupt the launches."""
+        for ref in refs:
+            for region, (former, cidr) in sorted(self._launches[ref.key].narrowed.copy().items()):
+                if (ref.key, region) not in self._told:
+                    self._told.add((ref.key, region))
+                    now = self._accounts.outside.now()
+                    yield Narrowed(now, ref.title, region, former, cidr)
 
     def leave(self) -> None:
         """Begin no further call; those under way end, and are written down."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpulab.fleets.events import Narrowed
+from gpulab.fleets.events import Narrowed, Requested
 from gpulab.view.fleet import sentence
 
 CAMPUS, HOME = "130.225.0.0/16", "203.0.113.7/32"
@@ -39,6 +39,8 @@ def test_a_launch_from_another_address_says_whom_it_shuts_out(at_campus, sandbox
     run = at_campus.up(accounts=at_campus.accounts(cidr=HOME))
 
     (event,) = narrowed(run)
+    kinds = [type(e) for e in run.events]
+    assert kinds.index(Narrowed) < kinds.index(Requested)
     assert [HOME] == let_in(ec2)
     assert ("us-east-1", (CAMPUS,), HOME) == (event.region, event.former, event.cidr)
     assert sentence(event, now=sandbox.now()).startswith(

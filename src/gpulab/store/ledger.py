@@ -1,27 +1,22 @@
 """
-The append-only record of facts about money, in SQLite. Hides transactions, schema and modes; refuses to change a fact.
+The append-only record of facts about money, in SQLite. Hides the schema; refuses to change a fact.
 
 A fact is durable when `append` returns. Two processes may append at once; a fact appended twice is kept once.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpulab.errors import StateDamaged, StoreError
+from gpulab.errors import StateDamaged
 from gpulab.model.fact import Fact, FactKind, written
 from gpulab.store.fact_lines import details_text, facts_of
-from gpulab.store.files import private_folder
-from gpulab.store.sqlite_files import connected
+from gpulab.store.sqlite_files import SqliteFile
 
 _VERSION = 1
 _APPLICATION = 0x67706C62  # "gplb"
-_BUSY_MS = 15_000
 _SCHEMA = """
 CREATE TABLE facts (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -75,7 +70,7 @@ class Ledger:
         return self._insert(f"SELECT ?, ?, ?, ?, ?, ? WHERE {unheard}", rows)
 
     def _insert(self, values: str, rows: Sequence[tuple[str, ...]]) -> int:
-        with self._writing() as connection:
+        with self._file.writing() as connection:
             before = connection.total_changes
             connection.executemany(
                 f"INSERT INTO facts (digest, kind, subject, at, source, details) {values}"
@@ -93,10 +88,8 @@ class Ledger:
         """
         # All of them are read as they lie: an index would have to be sorted again.
         where = f"WHERE kind IN ({', '.join('?' for _ in kinds)})" if kinds else ""
-        if not self.path.exists():
-            return ()
-        with self._reading() as connection:
-            if not _is_laid_out(connection):
+        with self._file.reading() as connection:
+            if connection is None:
                 return ()
             rows = connection.execute(
                 f"SELECT kind, subject, at, source, details FROM facts {where} ORDER BY number",  # noqa: S608 - marks only
@@ -112,60 +105,11 @@ class Ledger:
                 f"the ledger {self.path} holds what is no fact ({error})", hint=_RESTORE
             ) from error
 
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._explained("read"), closing(self._connect()) as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Open a transaction that nobody else can write beside; commit it, or leave nothing."""
-        with self._explained("write"):
-            self._make_private()
-            with closing(self._connect()) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    _create(connection)
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-
-    def _connect(self) -> sqlite3.Connection:
-        return connected(self.path, newest=_VERSION, busy_s=_BUSY_MS / 1000)
-
-    def _make_private(self) -> None:
-        """Create the file closed to others before SQLite does; its side files take over the mode."""
-        private_folder(self.path.parent)
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-
-    @contextmanager
-    def _explained(self, verb: str) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            kind = StateDamaged if _is_damage(error) else StoreError
-            raise kind(
-                f"could not {verb} the ledger {self.path}: {error}", hint=_hint(error)
-            ) from error
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    """Lay out an empty file, inside the caller's transaction."""
-    if _is_laid_out(connection):
-        return
-    for part in _SCHEMA.split(";\n"):
-        if part.strip():
-            connection.execute(part)
-    connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-    connection.execute(f"PRAGMA user_version = {_VERSION}")
-
-
-def _is_laid_out(connection: sqlite3.Connection) -> bool:
-    """Whether the file has its tables; one that a killed process left empty has none."""
-    return bool(connection.execute("PRAGMA user_version").fetchone()[0])
+    @property
+    def _file(self) -> SqliteFile:
+        return SqliteFile(
+            self.path, "the ledger", _SCHEMA, _VERSION, _RESTORE, application=_APPLICATION
+        )
 
 
 def _row(fact: Fact) -> tuple[str, str, str, str, str, str]:
@@ -179,21 +123,6 @@ def _row(fact: Fact) -> tuple[str, str, str, str, str, str]:
     )
 
 
-def _is_damage(error: Exception) -> bool:
-    return any(words in str(error) for words in ("malformed", "not a database"))
-
-
 _RESTORE = (
     "Move the file away and restore it with `gpulab ledger import` or `gpulab ledger rebuild`"
 )
-
-
-def _hint(error: Exception) -> str:
-    text = str(error)
-    if "full" in text or "No space" in text:
-        return "Free some space and repeat the command; nothing was written"
-    if "locked" in text:
-        return "Another gpulab is writing; repeat the command"
-    if _is_damage(error):
-        return _RESTORE
-    return "Check the folder's owner and free space, then repeat the command"

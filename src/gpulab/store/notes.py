@@ -1,26 +1,23 @@
 """
 Notes that must not be lost, such as whose kept work has still to reach an instance: texts by key, in SQLite.
 
-Hides transactions and modes. A note is there when `write` returns, for every thread, every process and every later gpulab; one that could
+A note is there when `write` returns, for every thread, every process and every later gpulab; one that could
 not be written is an error, so that nothing is done which relies on it. Nothing ends by itself.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpulab.errors import StateDamaged, StoreError
-from gpulab.store.files import private_folder
-from gpulab.store.sqlite_files import connected
+from gpulab.store.sqlite_files import SqliteFile
 
 _VERSION = 1
-_BUSY_S = 15.0
 _SCHEMA = "CREATE TABLE notes (key TEXT PRIMARY KEY, text TEXT NOT NULL) STRICT, WITHOUT ROWID"
+_IF_DAMAGED = "Move the file away: work that differs is then kept in both versions"
 
 
 @dataclass(frozen=True)
@@ -50,10 +47,8 @@ class Notes:
         Raises:
             StoreError: The file cannot be read.
         """
-        if not self.path.exists():
-            return {}
-        with self._explained("read"), closing(self._connect()) as connection:
-            if not connection.execute("PRAGMA user_version").fetchone()[0]:
+        with self._file.reading() as connection:
+            if connection is None:
                 return {}
             rows = connection.execute(
                 "SELECT key, text FROM notes WHERE key >= ? AND key < ?",
@@ -71,7 +66,7 @@ class Notes:
         Raises:
             StoreError: The disk is full, or the file cannot be written; nothing was.
         """
-        with self._writing() as connection:
+        with self._file.writing() as connection:
             for key, text in notes.items():
                 _put(connection, key, text)
 
@@ -83,43 +78,15 @@ class Notes:
         Raises:
             StoreError: As `write`.
         """
-        with self._writing() as connection:
+        with self._file.writing() as connection:
             found = connection.execute("SELECT text FROM notes WHERE key = ?", (key,)).fetchone()
             change = Change(found[0] if found else None)
             yield change
             _put(connection, key, change.text)
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._explained("write"):
-            private_folder(self.path.parent)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-            with closing(self._connect()) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                        connection.execute(_SCHEMA)
-                        connection.execute(f"PRAGMA user_version = {_VERSION}")
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-
-    def _connect(self) -> sqlite3.Connection:
-        return connected(self.path, newest=_VERSION, busy_s=_BUSY_S)
-
-    @contextmanager
-    def _explained(self, verb: str) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            text = str(error)
-            is_damaged = any(words in text for words in ("malformed", "not a database"))
-            raise (StateDamaged if is_damaged else StoreError)(
-                f"could not {verb} the notes {self.path}: {text}", hint=_hint(is_damaged=is_damaged)
-            ) from error
+    @property
+    def _file(self) -> SqliteFile:
+        return SqliteFile(self.path, "the notes", _SCHEMA, _VERSION, _IF_DAMAGED)
 
 
 @dataclass
@@ -137,9 +104,3 @@ def _put(connection: sqlite3.Connection, key: str, text: str | None) -> None:
             "INSERT INTO notes VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET text = excluded.text",
             (key, text),
         )
-
-
-def _hint(*, is_damaged: bool) -> str:
-    if is_damaged:
-        return "Move the file away: work that differs is then kept in both versions"
-    return "Free some space or check the folder's owner, then repeat the command"

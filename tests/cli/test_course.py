@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -73,6 +74,28 @@ def test_a_course_that_is_there_is_never_overwritten(course, capsys):
     assert 2 == code
     assert "holds a course already" in capsys.readouterr().err
     assert "mine" == (course / "course.toml").read_text()
+
+
+@pytest.mark.parametrize("name", [".gitignore", "roster.csv", "course.toml"])
+def test_a_new_course_that_was_cut_short_is_completed_by_the_same_command(
+    name, tmp_path, monkeypatch, capsys
+):
+    """Half a course has no .gitignore: the first roster that is filled in would go into Git, with everybody's address."""
+    folder, really = tmp_path / "dl", os.replace
+
+    def full(source, target, **more):
+        if str(target).endswith(name):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        really(source, target, **more)
+
+    monkeypatch.setattr(os, "replace", full)
+    cut_short = run(["course", "new", str(folder)])
+    monkeypatch.setattr(os, "replace", really)
+
+    code = run(["course", "new", str(folder)])
+
+    assert (1, 0) == (cut_short, code), capsys.readouterr().err
+    assert {".gitignore", "course.toml", "roster.csv"} == {p.name for p in folder.iterdir()}
 
 
 def test_check_names_every_problem_of_both_files_at_once(course, capsys):

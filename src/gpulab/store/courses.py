@@ -127,7 +127,8 @@ def write_new_course(folder: Path, *, name: str, is_shared: bool, today: date) -
         last=monday + timedelta(weeks=13),
         accounts=_SHARED if is_shared else _OWN,
     )
-    files = {COURSE_FILE: plan, ROSTER_FILE: _HEADER, ".gitignore": _PRIVATE}
+    # The course last: once it is there, nothing more is written, and the roster must not lie unprotected in Git.
+    files = {".gitignore": _PRIVATE, ROSTER_FILE: _HEADER, COURSE_FILE: plan}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in files.items():

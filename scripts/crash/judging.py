@@ -17,6 +17,7 @@ from crash.guests import TOKEN
 from crash.plays import End, Play, live
 from crash.seams import Broken
 from crash.stage import Ran, Stage
+from gpulab.errors import NoCapacity, NotFound, NotOffered
 from gpulab.spending.facts import timeline_of
 from gpulab.spending.forecast import spent_between
 from gpulab.store.ledger import Ledger
@@ -24,6 +25,12 @@ from gpulab.store.ledger import Ledger
 CODES = frozenset({0, 1, 2, 3, 4, 5, 130})
 _SECRETS = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|FwoGZXIvYXdzE|" + re.escape(TOKEN))
 _DOUBTFUL = re.compile(r"(i-[0-9a-f]+) ended within a minute of its launch")
+#: How a launch is told that was refused at place after place, and what is told of what is gone: whatever comes next.
+_EVERYWHERE_SAYS = {
+    NoCapacity: ("no place had an instance free",),
+    NotOffered: ("no zone sells it",),
+    NotFound: ("",),
+}
 _A_MINUTE = timedelta(minutes=1)
 _APART_USD = Decimal("0.002")
 _APART = Decimal("0.01")
@@ -86,8 +93,9 @@ def _advice(ran: Ran, broken: Broken) -> Iterable[Violation]:
         return
     if broken.kind == "error":
         kind, says = error_table()[broken.detail]
-        # A command with several parts tells each part's cause and ends with 4.
-        if ran.code not in (kind.exit_code, 4) or says not in ran.err:
+        # A command with several parts tells each part's cause and ends with 4; a class's seat that was refused everywhere names the places.
+        said = (says, *_EVERYWHERE_SAYS.get(kind, ()))
+        if ran.code not in (kind.exit_code, 4) or not any(text in ran.err for text in said):
             why = f"{broken.detail} must end with {kind.exit_code} and say {says!r}"
             yield Violation("advice", f"{why}: {ran.code}, {ran.err[-300:]}")
     elif broken.kind == "expired" and "credentials" not in ran.err:

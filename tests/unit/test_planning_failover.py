@@ -152,3 +152,13 @@ def test_a_quota_that_is_low_in_every_region_is_one_cause_with_one_request():
 
     assert "too low in us-east-1a (the same in us-east-2, us-west-2)" == error.message
     assert "raise it in us-east-1a" == error.hint
+
+
+def test_a_type_that_no_zone_sells_is_told_as_that_and_not_as_full():
+    """Whoever reads "none free" tries again for hours."""
+    unsold = errors.NotOffered("could not launch", code="Unsupported")
+
+    said = conclusion([Failure(OFFERS["east-a"], unsold), Failure(OFFERS["east-b"], unsold)])
+
+    assert errors.NotOffered is type(said)
+    assert "no zone sells it: g4dn.xlarge in us-east-1a, us-east-1b" == said.message

@@ -127,6 +127,17 @@ def test_ties_are_broken_by_zone_whatever_order_aws_answers_in(zones):
     assert sorted(zones) == [o.place.zone for o in plan.attempts]
 
 
+def test_a_type_that_was_refused_everywhere_is_asked_for_once_more():
+    """AWS lists it: a wrong word of a bad minute must not shut a student out for a month."""
+    one, other = an_offer("0.22", "us-east-1b"), an_offer("0.16")
+
+    plan = plan_launch(
+        a_request(), a_snapshot(one, other, never=frozenset({one.place, other.place}))
+    )
+
+    assert (other, one) == plan.attempts
+
+
 def test_a_wish_for_one_gpu_never_buys_a_large_machine_on_spot():
     """g4dn.8xlarge has one T4 as well; at $0.80/h it is not what somebody who asked for a T4 expects."""
     small, large = an_offer("0.21"), an_offer("0.80", kind="g4dn.8xlarge")

@@ -49,7 +49,14 @@ from gpulab.model.market import Offer, Place
 from gpulab.model.setup import ImageChoice
 from gpulab.planning import quotas
 from gpulab.planning.catalogue import instance_types
-from gpulab.planning.failover import ASKED_AGAIN_AFTER, Failure, Next, conclusion, what_next
+from gpulab.planning.failover import (
+    ASKED_AGAIN_AFTER,
+    Failure,
+    Next,
+    beside_the_place,
+    conclusion,
+    what_next,
+)
 from gpulab.planning.plan import plan_launch
 from gpulab.planning.snapshot import Limits
 from gpulab.store.journal import Intent
@@ -434,7 +441,8 @@ class _SeatLaunch:
     def _attempt(self, offer: Offer) -> Launched:
         self._all.check()
         attempt = self._tries.next_at(offer)
-        ready = self._all.ready(offer)
+        with beside_the_place():
+            ready = self._all.ready(offer)
         found, boot = ready.setup, ready.boot
         keep = self._all.keep_for(self._seat)
         intent = intent_of(self._context, self._plan, attempt, found=found, boot=boot, keep=keep)

@@ -12,13 +12,15 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
 from gpulab.errors import (
     Ambiguous,
+    AwsError,
     GpulabError,
     NoCapacity,
     NotFound,
@@ -85,6 +87,21 @@ def what_next(error: GpulabError) -> Next:
     if error.code in _BY_CODE:
         return _BY_CODE[error.code]
     return next((then for kind, then in _BY_CLASS if isinstance(error, kind)), Next.STOP)
+
+
+@contextmanager
+def beside_the_place() -> Iterator[None]:
+    """
+    What a launch needs is found or made: whatever AWS refuses there, it says nothing of the place, and must not be remembered of it.
+
+    Raises:
+        AwsError: For a refusal whose code would, of a launch, mean the place.
+    """
+    try:
+        yield
+    except (NoCapacity, NotOffered, SpotPriceAboveCap) as error:
+        hint = "Repeat the command in a minute"
+        raise AwsError(error.message, hint=hint, code=error.code, detail=error.detail) from error
 
 
 def remaining(attempts: Sequence[Offer], failure: Failure) -> tuple[Offer, ...]:
@@ -173,6 +190,12 @@ def _is_quota(failure: Failure) -> bool:
 
 
 def _all_full(failures: Sequence[Failure]) -> GpulabError:
+    if all(isinstance(f.error, NotOffered) for f in failures):
+        return NotOffered(
+            f"no zone sells it: {_places(failures)}",
+            hint="Name another region with `--region`, or another type; `gpulab prices` shows where there are some",
+            code=failures[-1].error.code,
+        )
     spot = all(f.offer.place.market is Market.SPOT for f in failures)
     hint = "Try again in a few minutes, in another region with `--region`"
     return NoCapacity(

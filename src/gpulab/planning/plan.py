@@ -8,7 +8,7 @@ Places that were full a moment ago come last: capacity often returns in minutes,
 from __future__ import annotations
 
 import calendar
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -42,13 +42,7 @@ def plan_launch(
     """
     limits = limits or Limits()
     wanted = {t.name for t in check_request(request, snapshot.types, limits)}
-    sold = [
-        o
-        for o in snapshot.offers
-        if o.type.name in wanted
-        and o.place.region in request.regions
-        and o.place not in snapshot.never
-    ]
+    sold = _sold(request, snapshot, wanted)
     attempts, refusal = _in_order(request, snapshot, sold, request.markets)
     if not attempts:
         raise refusal or _nothing_sold(request)
@@ -60,6 +54,14 @@ def plan_launch(
     budgets.check_own(plan, request)
     budgets.check_term(plan, request)
     return replace(plan, warnings=_warnings(plan, snapshot, sold))
+
+
+def _sold(request: LaunchRequest, snapshot: Snapshot, wanted: Collection[str]) -> list[Offer]:
+    """Leave out where AWS refused the type before; where that leaves nothing, AWS's own list of what it sells is believed once more."""
+    listed = [
+        o for o in snapshot.offers if o.type.name in wanted and o.place.region in request.regions
+    ]
+    return [o for o in listed if o.place not in snapshot.never] or listed
 
 
 def check_request(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
+from gpulab.model.nearest import did_you_mean
 from gpulab.errors import Refused, WrongUsage
 from gpulab.model.instance import LaunchRequest
 from gpulab.model.market import InstanceType
@@ -59,8 +59,8 @@ def gpu_names(types: Iterable[InstanceType]) -> tuple[str, ...]:
 def _named(name: str, known: list[InstanceType]) -> InstanceType:
     found = next((t for t in known if t.name == name.strip().lower()), None)
     if found is None:
-        near = difflib.get_close_matches(name, [t.name for t in known], n=1, cutoff=0.75)
-        raise WrongUsage(f"gpulab knows no instance type `{name}`", hint=_did_you_mean(near))
+        hint = did_you_mean(name, (t.name for t in known), otherwise="", at_least=0.75)
+        raise WrongUsage(f"gpulab knows no instance type `{name}`", hint=hint)
     if found.gpus and not _has_driver(found):
         raise Refused(
             f"{found.name} has a {found.gpu_name}, and the images have no driver for it",
@@ -80,8 +80,8 @@ def _no_such_gpu(
             hint=f"Ask for it by type: `--type {smallest.name}`",
         )
     names = gpu_names(usable)
-    near = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.5)
-    hint = _did_you_mean(near) if near else "There are " + ", ".join(names)
+    there_are = "There are " + ", ".join(names)
+    hint = did_you_mean(name.upper(), names, otherwise=there_are, at_least=0.5)
     return WrongUsage(f"gpulab knows no GPU `{name}`", hint=hint)
 
 

@@ -169,7 +169,13 @@ def test_a_class_needs_no_more_rights_than_the_template_gives(make_class, sandbo
 
     klass.up()
 
-    made = template(klass.course, trusted="x", external_id="y", end_role="gpulab-end-course-c1")
+    made = template(
+        klass.course,
+        trusted="x",
+        external_id="y",
+        end_role="gpulab-end-course-c1",
+        owners=["s1"],
+    )
     rights = json.loads(made)["Resources"]["CourseRole"]["Properties"]["Policies"][0]
     allowed = {a for s in rights["PolicyDocument"]["Statement"] for a in s["Action"]}
     used = {action_of(c) for c in sandbox.calls if c.account == "111100000000"}
@@ -266,6 +272,20 @@ def test_three_hundred_are_looked_at_in_one_paginated_call(make_class, sandbox):
     assert 300 == sum(step.starts for step in plan.steps)
     assert 1 == klass.operations(calls).count("DescribeInstances")
     assert len(klass.operations(calls)) <= 6
+
+
+def test_a_refused_setup_says_nothing_of_a_classs_places(make_class, sandbox):
+    """A zone that is left out for a month because a group could not be made is left out for three hundred."""
+    klass = make_class(3)
+    sandbox.refuse("CreateSecurityGroup", "Unsupported", times=None)
+    run = klass.up()
+    sandbox.faults.clear()
+
+    again = klass.up()
+
+    assert ["failed"] * 3 == run.results()
+    assert {"Unsupported"} == {o.trouble.code for o in run.outcomes}
+    assert ["launched"] * 3 == again.results()
 
 
 def test_a_full_place_is_remembered_for_the_next_command(make_class, sandbox):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gpulab.errors import Ambiguous, CredentialsInvalid, GpulabError, NotAllowed
+from gpulab.errors import Ambiguous, AwsError, CredentialsInvalid, GpulabError, NotAllowed
 from gpulab.launch import up
 from gpulab.launch.events import Launched, PlaceRefused, Repeating
+from gpulab.launch.offers.places import full_places, never_places
 from gpulab.store.journal import Journal
 
 
@@ -44,6 +45,18 @@ def test_a_look_that_is_refused_after_the_launch_starts_no_other_one(sandbox, st
     assert "he same command again goes on with it" in first.error.hint
     assert code == first.error.code
     assert live == student.live() == [second.instance.id]
+
+
+@pytest.mark.parametrize("code", ["InsufficientCapacity", "Unsupported", "SpotMaxPriceTooLow"])
+def test_a_refused_setup_says_nothing_of_the_place(sandbox, student, code):
+    """A group that cannot be made is no full zone: remembered as one, the next launches would pass by the cheapest zone for nothing."""
+    sandbox.refuse("CreateSecurityGroup", code, times=None)
+
+    run = student.up()
+
+    assert (AwsError, code) == (type(run.error), run.error.code)
+    assert ({}, frozenset()) == (full_places(student.context), never_places(student.context))
+    assert 0 == student.operations().count("RunInstances")
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "UnauthorizedOperation"])

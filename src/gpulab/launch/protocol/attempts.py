@@ -56,7 +56,7 @@ from gpulab.launch.protocol.userdata import keep_for
 from gpulab.model.instance import Instance, LaunchPlan, State
 from gpulab.model.market import Market, Offer
 from gpulab.planning import quotas
-from gpulab.planning.failover import conclusion, on_demand_cures
+from gpulab.planning.failover import beside_the_place, conclusion, on_demand_cures
 
 _NEXT_LOOK_S = 4.0
 
@@ -211,8 +211,9 @@ class Attempts:
         context, region = self._context, offer.place.region
         attempt = self._tries.next_at(offer)
         yield Attempting(context.now(), offer, attempt.number)
-        found = setup.ensure(context, region, has_gpu=offer.type.gpus > 0)
-        boot = images.choose(context, region, self._plan.request, has_gpu=offer.type.gpus > 0)
+        with beside_the_place():
+            found = setup.ensure(context, region, has_gpu=offer.type.gpus > 0)
+            boot = images.choose(context, region, self._plan.request, has_gpu=offer.type.gpus > 0)
         if boot.is_news:
             beside = ", beside the plan" if boot.once_usd else ""
             yield ImageChosen(context.now(), boot.baked or found.image, f"{boot.why}{beside}")

@@ -102,7 +102,8 @@ def initialised(stage: Stage) -> None:
     stage.advance(600)
 
 
-def _up(stage: Stage) -> None:
+def up(stage: Stage) -> None:
+    """An instance is up since a quarter of an hour."""
     initialised(stage)
     must(stage.run(*UP))
     stage.advance(900)
@@ -115,13 +116,13 @@ def _up_at_home(stage: Stage) -> None:
 
 
 def _stopped(stage: Stage) -> None:
-    _up(stage)
+    up(stage)
     must(stage.run("stop", NAME))
     stage.advance(900)
 
 
 def _pushed(stage: Stage) -> None:
-    _up(stage)
+    up(stage)
     put_mine(stage)
 
 
@@ -217,7 +218,8 @@ def _is_swept(stage: Stage) -> list[str]:
     return problems + ([f"{left} addresses are left"] if left else [])
 
 
-def _baked(stage: Stage) -> None:
+def baked(stage: Stage) -> None:
+    """An image was made and tested."""
     initialised(stage)
     must(stage.run("image", "bake", "--env", "tf2-small", "--yes"))
     stage.advance(900)
@@ -229,7 +231,8 @@ def _images(stage: Stage, region: str) -> int:
     return sum(usable in row.get("Tags", []) for row in rows)
 
 
-def _has_image(stage: Stage) -> list[str]:
+def has_image(stage: Stage) -> list[str]:
+    """A tested image must be there."""
     return [] if _images(stage, "us-east-1") else ["there is no tested image"]
 
 
@@ -244,7 +247,8 @@ def _has_no_image(stage: Stage) -> list[str]:
     return [f"{len(rows)} images are left"] if rows else []
 
 
-def _exported(stage: Stage) -> None:
+def exported(stage: Stage) -> None:
+    """What one instance came to is in a ledger and in a file beside it."""
     _stopped(stage)
     must(stage.run("ledger", "export", "facts.jsonl"))
 
@@ -261,7 +265,7 @@ def plays() -> Sequence[Play]:
             rival=_STOP,
             torn_at="aws ec2:RunInstances #1",
         ),
-        Play("stop", _STOP, _up, 0, _has_kept_work, weight=2, rival=UP),
+        Play("stop", _STOP, up, 0, _has_kept_work, weight=2, rival=UP),
         Play(
             "stop, work kept here",
             _STOP,
@@ -274,7 +278,7 @@ def plays() -> Sequence[Play]:
         Play(
             "extend",
             ("extend", NAME, "--until", _UNTIL),
-            _up,
+            up,
             1,
             ends_agree,
             rival=_STOP,
@@ -293,7 +297,7 @@ def plays() -> Sequence[Play]:
         Play(
             "pull",
             ("pull", NAME, "here"),
-            _up,
+            up,
             1,
             _pull_arrived,
             rival=_STOP,
@@ -327,12 +331,12 @@ def plays() -> Sequence[Play]:
         Play(
             "credit",
             ("credit", "--fresh"),
-            _up,
+            up,
             1,
             rival=_STOP,
             or_else=End(0, _has_kept_work),
         ),
-        Play("ledger import", ("ledger", "import", "facts.jsonl"), _exported, 0),
+        Play("ledger import", ("ledger", "import", "facts.jsonl"), exported, 0),
         Play(
             "guard arm",
             ("guard", "arm", "--budget", "60", "--email", "ann@example.org", "--yes"),
@@ -351,8 +355,8 @@ def _of_images() -> tuple[Play, ...]:
     return tuple(
         Play(name, words, prepare, 0, done, has_first_files=False, rival=rival, or_else=or_else)
         for name, words, prepare, done, rival, or_else in (
-            ("image bake", bake, initialised, _has_image, prune, None),
-            ("image copy", copy, _baked, _has_copy, prune, pruned),
-            ("image prune", prune, _baked, _has_no_image, bake, None),
+            ("image bake", bake, initialised, has_image, prune, None),
+            ("image copy", copy, baked, _has_copy, prune, pruned),
+            ("image prune", prune, baked, _has_no_image, bake, None),
         )
     )

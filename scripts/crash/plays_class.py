@@ -7,6 +7,7 @@ Each student's files name whose they are, so that work in a wrong place is seen.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from crash.guest_bucket import CannotKeepError
@@ -23,6 +24,7 @@ from crash.plays import (
 )
 from crash.stage import CONFIG, Stage
 from crash.work import FILES, body_of
+from gpulab.fleet.ticket import read_ticket
 
 _UP = ("fleet", "up", "w1", "--now", "--yes", "--cidr", "203.0.113.0/24")
 _STOP = ("fleet", "stop", "w1", "--yes")
@@ -116,6 +118,36 @@ def plays() -> tuple[Play, ...]:
             is_done_anywhere=True,
             rival=_UP,
         ),
+        _play(
+            "fleet up --prune",
+            (*_UP, "--prune"),
+            _class_that_somebody_left,
+            _STUDENTS - 1,
+            _all_keep,
+        ),
+        _play(
+            "fleet handout",
+            ("fleet", "handout", "w1", "tickets"),
+            _class_up,
+            _STUDENTS,
+            _handed_out,
+            is_done_anywhere=True,
+        ),
+        _play(
+            "fleet collect --hand-in",
+            (*_COLLECT, "--hand-in", "to-grade"),
+            _class_up,
+            _STUDENTS,
+            _handed_in,
+        ),
+        _play(
+            "course close --purge-roster",
+            ("course", "close", "--purge-roster", "--yes"),
+            _class_partly_over,
+            0,
+            _is_purged,
+            is_done_anywhere=True,
+        ),
         _play("course enrol", course, _class_of_own_accounts, 0, _has_templates),
         Play(
             "ledger rebuild, costs in the bucket",
@@ -153,7 +185,7 @@ def _play(
         rebuilt_by=("ledger", "rebuild", "--everyone"),
         is_kept_here=not is_done_anywhere,
         has_key=True,
-        needs_key=prepare in (_class_over, _class_partly_over),
+        needs_key=prepare in (_class_over, _class_partly_over) or done is _handed_out,
         weight=weight,
         rival=rival,
         or_else=or_else,
@@ -202,6 +234,13 @@ def _class_partly_over(stage: Stage) -> None:
     stage.guests.by_id[first.id].save()  # as its agent does at the notice
     stage.world.interrupt(first.id)
     stage.advance(120 + _FORGOTTEN_S)
+
+
+def _class_that_somebody_left(stage: Stage) -> None:
+    """The last of the roster has left it, while their instance runs and has work."""
+    _class_up(stage)
+    roster = stage.home.parent / "course" / "roster.csv"
+    roster.write_text("".join(roster.read_text().splitlines(keepends=True)[:-1]))
 
 
 def _laptop_lost(stage: Stage) -> None:
@@ -285,6 +324,47 @@ def _collected(stage: Stage) -> list[str]:
 
 def _is(place: Any, path: str, name: str) -> bool:
     return place.is_file() and place.read_bytes() == body_of(path, name)
+
+
+def _handed_in(stage: Stage) -> list[str]:
+    """Everybody's notebook lies in the folder for grading, as it was saved."""
+    folder = stage.home.parent / "to-grade"
+    return _collected(stage) + [
+        f"not handed in: the notebook of {label}"
+        for name, label in stage.labels.items()
+        if not _is(folder / label / FILES[0], FILES[0], name)
+    ]
+
+
+def _handed_out(stage: Stage) -> list[str]:
+    """Everybody has a ticket that opens the instance of that name, and stands on the page and in the table."""
+    folder = stage.home.parent / "tickets"
+    tickets = sorted(folder.glob("*.ticket"))
+    problems = [] if len(tickets) == _STUDENTS else [f"{len(tickets)} tickets"]
+    for path in tickets:
+        ticket = read_ticket(path.read_bytes(), file=path.name)
+        label = stage.labels.get(ticket.name, "")
+        if label not in path.name or ticket.name not in _names(stage):
+            problems.append(f"{path.name} is for {ticket.name}")
+    rows = _text(folder / "merge.csv").strip().splitlines()[1:]
+    problems += [] if len(rows) == _STUDENTS else [f"{len(rows)} rows in the table"]
+    is_whole = _text(folder / "handout.html").rstrip().endswith("</html>")
+    return problems + ([] if is_whole else ["the page is not whole"])
+
+
+def _names(stage: Stage) -> set[str]:
+    return {str(one.tags["gpulab:name"]) for one in live(stage)}
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8-sig") if path.is_file() else ""
+
+
+def _is_purged(stage: Stage) -> list[str]:
+    """Nobody can be told from an opaque id any more."""
+    roster = stage.home.parent / "course" / "roster.csv"
+    keys = [p for p in (stage.home / "courses").rglob("*key*") if p.is_file()]
+    return _is_closed(stage) + [f"{path.name} is left" for path in (roster, *keys) if path.exists()]
 
 
 def _is_closed(stage: Stage) -> list[str]:

@@ -14,6 +14,7 @@ from gpulab.fleet.lab import as_if_now, check_time, extension_of, lab_of
 from gpulab.fleet.plan import plan_fleet
 from gpulab.fleet.seats import chosen, external_id, instance_name, seats_of, unreachable
 from gpulab.model.fleet import Action
+from gpulab.model.instance import State
 from gpulab.view.fleet import plan_text
 
 _spec = importlib.util.spec_from_file_location(
@@ -121,6 +122,35 @@ def test_an_instance_that_ends_before_the_lab_is_kept_and_said():
     step = plan_shared(1, build.a_view(instances=[early])).steps[0]
 
     assert (Action.KEEP, "it ends 60 min before the lab") == (step.action, step.reason)
+
+
+@pytest.mark.parametrize("state", [State.STOPPING, State.STOPPED])
+def test_nothing_is_launched_beside_an_instance_that_is_stopped(state):
+    """Stopped in the console with a day's work on its disk: a second one would begin empty, and the first would be forgotten."""
+    seats = [step.seat for step in plan_shared(2, build.a_view()).steps]
+    off = build.an_instance(seats[0].name, id="i-1", state=state)
+
+    steps = {s.seat.name: s for s in plan_shared(2, build.a_view(instances=[off])).steps}
+
+    blocked = steps[seats[0].name]
+    assert (Action.BLOCKED, Action.LAUNCH) == (blocked.action, steps[seats[1].name].action)
+    assert f"i-1 is {state}, and its disk may hold work" == blocked.reason
+    assert (
+        "`aws ec2 start-instances --region us-east-1 --instance-ids i-1` starts it" in blocked.hint
+    )
+
+
+def test_what_runs_serves_a_seat_whose_other_instance_is_stopped():
+    """Somebody launched a second one already: the student goes on there."""
+    seat = plan_shared(1, build.a_view()).steps[0].seat
+    both = [
+        build.an_instance(seat.name, id="i-1", state=State.STOPPED),
+        build.an_instance(seat.name, id="i-2"),
+    ]
+
+    (step,) = plan_shared(1, build.a_view(instances=both)).steps
+
+    assert (Action.KEEP, "i-2") == (step.action, step.instance.id)
 
 
 def test_whoever_left_the_roster_and_a_second_instance_are_extra():

@@ -6,7 +6,7 @@ Refuses as data: what stands in the way of one seat blocks that seat; a limit of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -25,7 +25,7 @@ from gpulab.model.fleet import (
     Step,
     Trouble,
 )
-from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest
+from gpulab.model.instance import Instance, LaunchPlan, LaunchRequest, State
 from gpulab.model.market import Offer
 from gpulab.model.setup import ImageChoice
 from gpulab.planning.budgets import with_own_budget
@@ -173,10 +173,13 @@ def _account(
         ]
         return _Part(ref, steps, broken=BrokenAccount(ref, tuple(seats), trouble_of(view)))
     part = _Part(ref)
-    live = _live(wanted, view.snapshot)
+    live = _named(wanted, view.snapshot, lambda state: state.is_alive)
+    off = _named(wanted, view.snapshot, lambda state: state.is_off)
     to_launch = []
     for seat in seats:
         step = _step(wanted, ref, seat, live.get(seat.name, []), now)
+        if step.action is Action.LAUNCH and seat.name in off:
+            step = _off(wanted, step, off[seat.name][0])
         if step.starts:
             to_launch.append(step)
         else:
@@ -187,12 +190,14 @@ def _account(
     return part
 
 
-def _live(wanted: Wanted, snapshot: Snapshot) -> dict[str, list[Instance]]:
-    """Return the live instances of the lab by name, oldest first: the one a student has worked on longest."""
+def _named(
+    wanted: Wanted, snapshot: Snapshot, is_such: Callable[[State], bool]
+) -> dict[str, list[Instance]]:
+    """Return the lab's instances in such a state by name, oldest first: the one a student has worked on longest."""
     found: dict[str, list[Instance]] = {}
     for instance in sorted(snapshot.instances, key=lambda i: (i.launched_at, i.id)):
         is_ours = (instance.course, instance.lab) == (wanted.course.id, wanted.lab.id)
-        if is_ours and instance.state.is_alive:
+        if is_ours and is_such(instance.state):
             found.setdefault(instance.name, []).append(instance)
     return found
 
@@ -218,6 +223,17 @@ def _step(
             hint=f"`gpulab fleet extend {wanted.lab.id}{_by(wanted, needed - now)}` moves it",
         )
     return Step(Action.KEEP, ref, seat, instance)
+
+
+def _off(wanted: Wanted, step: Step, instance: Instance) -> Step:
+    """Launch nothing beside an instance that can be started again: its disk may hold what the student has not kept."""
+    its = f"--region {instance.place.region} --instance-ids {instance.id}"
+    return _blocked(
+        step,
+        f"{instance.id} is {instance.state}, and its disk may hold work",
+        f"`aws ec2 start-instances {its}` starts it, then `gpulab fleet up {wanted.lab.id}` goes on with it;"
+        f" `aws ec2 terminate-instances {its}` ends it with what is on its disk",
+    )
 
 
 def _by(wanted: Wanted, length: timedelta) -> str:

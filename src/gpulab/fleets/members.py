@@ -55,7 +55,7 @@ class Member:
     @property
     def is_off(self) -> bool:
         """Whether its instance is stopped: nothing runs, its disk is paid for, and may hold work that nobody can save now."""
-        return self.instance is not None and self.instance.state in (State.STOPPING, State.STOPPED)
+        return self.instance is not None and self.instance.state.is_off
 
     @property
     def label(self) -> str:

@@ -48,6 +48,11 @@ class State(StrEnum):
         return self in (State.PENDING, State.RUNNING)
 
     @property
+    def is_off(self) -> bool:
+        """Whether it does not run but can be started again, with its disk as it was."""
+        return self in (State.STOPPING, State.STOPPED)
+
+    @property
     def is_over(self) -> bool:
         """Whether it is ending or has ended; there is no way back."""
         return self in (State.SHUTTING_DOWN, State.TERMINATED)

@@ -88,7 +88,7 @@ def _is_off(instance: Instance) -> bool:
     """Whether its disk may hold work that nobody can save now; one that starts for the first time has none."""
     if instance.state is State.PENDING:
         return instance.has_run_before
-    return instance.state in (State.STOPPING, State.STOPPED)
+    return instance.state.is_off
 
 
 def _off(instance: Instance) -> Unreachable:

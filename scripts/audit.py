@@ -5,14 +5,14 @@ Ask whether a locked package of the lab environments, or of gpulab itself, is kn
 
 Exit 0: all were asked and none is; 5: some are; 1: the database cannot be had from here, or does not know some of them. What only an
 experimental environment has is told and forgiven: its versions are those of their time. pip-audit asks the package index; an index that has
-the files but not the advisories makes it say "no known vulnerabilities", which is not believed here.
+the files but not the advisories makes it say "no known vulnerabilities", which is not believed here. It runs in an environment of its own,
+from `scripts/locks/audit.txt`: what judges the locks is locked itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import environment
+from environment import CHECKOUT
 from gpulab.bootstrap import parse_lock
 from gpulab.bootstrap.environments import describe
-from gpulab.bootstrap.locking import find_uv
 
 ENVIRONMENTS = Path(__file__).resolve().parent.parent / "ami" / "environments"
 OWN = "gpulab"
-_TOOL = "pip-audit==2.10.1"
+LOCK = "audit"
 _WITHIN_S = 900
 
 
@@ -138,28 +139,33 @@ def _pins(name: str) -> list[str]:
 
 def _asked(pins: list[str]) -> dict[str, Any] | str:
     """Pip-audit's answer, or why there is none."""
-    uv = find_uv(os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    try:
+        program = _tool()
+    except (environment.CannotPrepare, OSError, subprocess.CalledProcessError) as error:
+        return f"pip-audit cannot be had here: {error}"
     with tempfile.TemporaryDirectory() as folder:
         asked, said = Path(folder, "requirements.txt"), Path(folder, "said.json")
         asked.write_text("\n".join(pins), "utf-8")
-        words = [
-            uv,
-            "tool",
-            "run",
-            "--quiet",
-            "--system-certs",
-            _TOOL,
-            "--no-deps",
-            "--disable-pip",
-        ]
-        words += ["--progress-spinner", "off", "-f", "json", "-o", str(said), "-r", str(asked)]
+        words = [str(program), "--no-deps", "--disable-pip", "--progress-spinner", "off"]
+        words += ["-f", "json", "-o", str(said), "-r", str(asked)]
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=_WITHIN_S)
+            done = subprocess.run(
+                words,
+                capture_output=True,
+                text=True,
+                timeout=_WITHIN_S,
+                env=environment.surroundings(),
+            )
             return dict(json.loads(said.read_bytes()))
         except subprocess.TimeoutExpired:
             return f"no answer within {_WITHIN_S} s"
         except (OSError, ValueError):
             return " ".join(done.stderr.split())[-300:] or f"pip-audit ended with {done.returncode}"
+
+
+def _tool() -> Path:
+    """Pip-audit, with everything it needs, in the versions and files of its lock."""
+    return environment.prepare(CHECKOUT / ".cache" / "audit", LOCK).program("pip-audit")
 
 
 if __name__ == "__main__":

@@ -21,10 +21,14 @@ from environment import CHECKOUT, LOCKS
 
 # Name of the lock -> what of pyproject.toml it holds, as arguments of `uv pip compile`.
 _LOCKS: dict[str, tuple[str, ...]] = {
-    "run": (),
-    "demo": ("--extra", "sandbox", "--group", "build"),
-    "fuzz": ("--extra", "sandbox", "--extra", "report", "--group", "build", "--group", "fuzz"),
-    "dev": ("--all-extras", "--group", "dev"),
+    "run": ("pyproject.toml",),
+    "audit": ("--group", "audit"),
+    "demo": ("pyproject.toml", "--extra", "sandbox", "--group", "build"),
+    "fuzz": (
+        *("pyproject.toml", "--extra", "sandbox", "--extra", "report"),
+        *("--group", "build", "--group", "fuzz"),
+    ),
+    "dev": ("pyproject.toml", "--all-extras", "--group", "dev"),
 }
 _HEADER = "# Written by scripts/relock.py; for pyproject.toml's requirements {digest}.\n"
 
@@ -41,7 +45,7 @@ def main() -> int:
     if not arguments.keep:
         _compile(made, "uv", ("-",), keep=False, stdin="uv\n")
     for name, parts in _LOCKS.items():
-        _compile(made, name, ("pyproject.toml", *parts), keep=arguments.keep)
+        _compile(made, name, parts, keep=arguments.keep)
     return 0
 
 

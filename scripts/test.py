@@ -443,9 +443,9 @@ def _wheel(gate: Gate) -> bool:
 
 
 def _materials(gate: Gate) -> bool:
-    """Write the bill of materials; look for known holes in what a student installs, here and on an instance, where the package index has advisories."""
+    """Write the bills of materials; look for known holes in what a student installs, here and on an instance, where the package index has advisories."""
     python = environment.Environment(ENVIRONMENT).python
-    bill = gate.run([python, "scripts/materials.py", "sbom", gate.output / "sbom.json"]) == 0
+    bill = gate.run([python, "scripts/materials.py", "sbom", gate.output]) == 0
     # 1 says that nobody could be asked from here; only a known hole stops the gate.
     return gate.run([python, "scripts/audit.py"]) in (0, 1) and bill
 

@@ -1,4 +1,4 @@
-"""The wheel holds the package, its data and nothing else: what a student installs is what was tested."""
+"""The wheel holds the package, its data and nothing else: what a student installs is what was tested and is in git."""
 
 from __future__ import annotations
 
@@ -36,10 +36,26 @@ def wheel(tmp_path_factory):
 
 
 def test_the_wheel_holds_every_file_of_the_package_and_its_data(wheel):
-    """A template that is only in the checkout works for its author and nobody else."""
-    inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    """A template that is only in the checkout works for its author and nobody else; a file that git does not have was read by nobody."""
+    inside = [name for name in wheel.namelist() if ".dist-info/" not in name]
 
-    assert _tracked() == inside
+    assert sorted(_tracked()) == sorted(inside)
+
+
+def test_the_wheel_holds_each_file_as_it_is_in_the_checkout(wheel):
+    """What is changed on the way into the wheel is what students run, and no test of the checkout would see it."""
+    changed = [
+        inside for inside, path in _tracked().items() if wheel.read(inside) != path.read_bytes()
+    ]
+
+    assert [] == changed
+
+
+def test_the_wheel_brings_nothing_beside_the_package(wheel):
+    """A file at its top level would lie among everybody's modules; one in the metadata may be run at every start, or hide scripts."""
+    elsewhere = {n.partition("/")[2] for n in wheel.namelist() if ".dist-info/" in n}
+
+    assert {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"} == elsewhere
 
 
 def test_the_wheel_carries_its_licence(wheel):
@@ -61,16 +77,17 @@ def test_the_wheel_asks_for_what_the_project_says(wheel):
     assert sorted(project["optional-dependencies"]) == sorted(metadata.get_all("Provides-Extra"))
 
 
-def _tracked() -> set[str]:
+def _tracked() -> dict[str, Path]:
+    """What git has of the carried folders: where it is in the wheel, and where in the checkout."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_CARRIED],
+        ["git", "ls-files", "-z", "--", *_CARRIED],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
         check=True,
     ).stdout.split("\0")
     return {
-        inside + name.removeprefix(folder)
+        inside + name.removeprefix(folder): CHECKOUT / name
         for name in listed
         for folder, inside in _CARRIED.items()
         if name.startswith(folder) and (CHECKOUT / name).is_file()

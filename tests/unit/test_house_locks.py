@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -26,6 +27,7 @@ def script(monkeypatch) -> Callable[[str], ModuleType]:
     def load(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
+        monkeypatch.syspath_prepend(SCRIPTS)  # scripts import each other by their names
         monkeypatch.setitem(sys.modules, name, module)
         spec.loader.exec_module(module)
         return module
@@ -107,16 +109,31 @@ def test_the_audit_fails_for_what_is_locked_and_not_experimental(
     said = {"dependencies": [{"name": name, "version": version, "vulns": [HOLE]}]}
     answer = tmp_path / "answer.json"
     answer.write_text(json.dumps(said), encoding="utf-8")
-    # Plays `uv tool run pip-audit ... -o FILE -r FILE`.
-    (tmp_path / "uv").write_text(
-        f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp {answer} "$2"\nexit 1\n'
+    # Plays `pip-audit ... -o FILE -r FILE`, where the gate's script has it installed from its lock.
+    tool = tmp_path / "bin" / "pip-audit"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp {answer} "$2"\nexit 1\n')
+    tool.chmod(0o755)
+    locks = []
+    monkeypatch.setattr(
+        script("environment"),
+        "prepare",
+        lambda folder, lock: locks.append(lock) or SimpleNamespace(program=tool.with_name),
     )
-    (tmp_path / "uv").chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(sys, "argv", ["audit.py", "tf1-legacy", "tf2"])
 
     assert code == script("audit").main()
+    assert {"audit"} == set(locks)
     assert f"{name} {version}: PYSEC-2024-1, without it: 3.1.6" in capsys.readouterr().out
+
+
+def test_what_audits_the_locks_is_locked_itself():
+    """A tool that is fetched by its name alone, or whose helpers are, could say of every package that it is safe."""
+    lock = (SCRIPTS / "locks" / "audit.txt").read_text(encoding="utf-8")
+    pins = re.findall(r"^([\w.-]+)==\S+.*\\\n((?:    --hash=sha256:[0-9a-f]{64}.*\n)+)", lock, re.M)
+
+    assert len(re.findall(r"^[\w.-]+==", lock, re.M)) == len(pins)
+    assert {"pip-audit", "pip-api", "cyclonedx-python-lib", "requests"} <= {n for n, _ in pins}
 
 
 def test_two_versions_of_a_package_are_asked_about_in_two_turns(script):

@@ -503,6 +503,7 @@ def _handing_in(
     from gpulab.course.notebook import read_notebook
     from gpulab.store.hand_in import export
     from gpulab.view.notebook import notebook_html
+    from gpulab.view.words import in_line
 
     def render(raw: bytes, title: str) -> str:
         return notebook_html(read_notebook(raw), title=title)
@@ -519,7 +520,7 @@ def _handing_in(
             )
         yield outcome
     for line in troubles:
-        context.console.say(line)
+        context.console.say(in_line(line))
     context.console.say(f"{pages:,} notebooks with a page each in {into}")
 
 

@@ -200,8 +200,10 @@ def _unexpected(error: Exception) -> GpulabError:
 
     from gpulab.store.home import Home
     from gpulab.view.secrets import without_secrets
+    from gpulab.view.words import clean
 
-    text = without_secrets("".join(traceback.format_exception(error)))
+    # Read in a terminal, and an exception may quote anything; a lone surrogate could not even be written.
+    text = clean(without_secrets("".join(traceback.format_exception(error))))
     try:
         path = Home.of(os.environ).errors / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.txt"
         _write_private(path, text)

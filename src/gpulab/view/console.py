@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, TextIO
 
 from gpulab.errors import GpulabError, WrongUsage
-from gpulab.view.words import clean, seconds
+from gpulab.view.words import clean, in_line, seconds
 
 # Longer than this without a word reads as a hang.
 _PATIENCE_S = 2.0
@@ -58,8 +58,9 @@ class Console:
         self.out.flush()
 
     def show_json(self, value: Any) -> None:
-        """Write one JSON document to stdout."""
-        self.out.write(json.dumps(value, default=plain, indent=1, ensure_ascii=True) + "\n")
+        """Write one JSON document to stdout, every control character escaped: of ASCII's, JSON leaves DEL as it is."""
+        text = json.dumps(value, default=plain, indent=1, ensure_ascii=True)
+        self.out.write(text.replace("\x7f", "\\u007f") + "\n")
         self.out.flush()
 
     def show_csv(self, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -110,9 +111,9 @@ class Console:
 
     def say_error(self, error: GpulabError) -> None:
         """Write `error: ...`, a blank line and `hint: ...` to stderr."""
-        self.err.write(f"{self._marked('error:', '1;31')} {clean(error.message)}\n")
+        self.err.write(f"{self._marked('error:', '1;31')} {in_line(error.message)}\n")
         if error.hint:
-            self.err.write(f"\n{self._marked('hint:', '1')} {clean(error.hint)}\n")
+            self.err.write(f"\n{self._marked('hint:', '1')} {in_line(error.hint)}\n")
         self.err.flush()
 
     def _marked(self, word: str, colour: str) -> str:
@@ -225,7 +226,7 @@ class Step:
         self._console.err.flush()
 
     def _line(self) -> str:
-        return clean(f"{self._text} {self._detail}".rstrip())
+        return in_line(f"{self._text} {self._detail}".rstrip())
 
 
 def _nothing() -> None:
@@ -237,7 +238,7 @@ def table(
 ) -> str:
     """Align columns, two blanks between them; no trailing blanks."""
     to_right = set(right)
-    lines = [[clean(cell) for cell in line] for line in (headings, *rows)]
+    lines = [[in_line(cell) for cell in line] for line in (headings, *rows)]
     widths = [max(len(line[n]) for line in lines) for n in range(len(headings))]
     return "\n".join(
         "  ".join(
@@ -282,7 +283,7 @@ def csv_cell(value: Any) -> str:
         return format(_rounded(value), "f") if isinstance(value, Decimal) else str(value)
     raw = value if isinstance(value, str) else str(plain(value))
     is_formula = raw.strip()[:1] in _FORMULA or raw[:1] in ("\t", "\r")
-    text = clean(raw).replace("\n", " ").replace("\t", " ")
+    text = in_line(raw)
     return f"'{text}" if raw and is_formula else text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpulab.remote.copying import CopyReport, Progress
-from gpulab.view.words import counted
+from gpulab.view.words import counted, in_line
 
 _SHOWN = 5
 
@@ -40,4 +40,4 @@ def copy_text(report: CopyReport) -> str:
         f"changing  {path} was written to meanwhile; copy it again"
         for path in report.changing[:_SHOWN]
     ]
-    return "\n".join(lines)
+    return "\n".join(in_line(line) for line in lines)

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpulab.model.course import Course, Lab, Problem, Student
 from gpulab.view.console import table
-from gpulab.view.words import counted, money
+from gpulab.view.words import counted, in_line, money
 
 
 def problem_lines(problems: Iterable[Problem]) -> list[str]:
@@ -20,7 +20,7 @@ def problem_lines(problems: Iterable[Problem]) -> list[str]:
         lines.append(f"{where}: {problem.text}")
         if problem.hint:
             lines.append(f"    {problem.hint}")
-    return lines
+    return [in_line(line) for line in lines]
 
 
 def course_text(course: Course, students: Sequence[Student]) -> str:

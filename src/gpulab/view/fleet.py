@@ -12,7 +12,7 @@ from gpulab.fleets import events
 from gpulab.model.fleet import AccountRef, Action, FleetPlan, Outcome, QuotaNeed, Seat, Step
 from gpulab.model.setup import ImageChoice
 from gpulab.view.console import table
-from gpulab.view.words import counted, local_time, money, span
+from gpulab.view.words import counted, in_line, local_time, money, span
 
 _SHOWN = 20
 
@@ -94,7 +94,9 @@ def plan_json(plan: FleetPlan) -> dict[str, Any]:
 def outcome_line(number: int, outcome: Outcome) -> str:
     """Say what came of one seat, numbered as they come: `   3  s171000: done; 1 file sent`."""
     text = outcome.trouble.message if outcome.trouble else outcome.detail
-    return f"  {number:>4}  {outcome.who}: {'; '.join(filter(None, (outcome.result, text)))}"
+    return in_line(
+        f"  {number:>4}  {outcome.who}: {'; '.join(filter(None, (outcome.result, text)))}"
+    )
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:
@@ -283,7 +285,7 @@ def _grouped(causes: dict[tuple[str, str], list[str]]) -> list[str]:
         lines += ["", f"{message}", f"    {len(who):,}: {some}{more}"]
         if hint:
             lines.append(f"    {hint}")
-    return lines
+    return [in_line(line) for line in lines]
 
 
 def _step_who(step: Step) -> str:

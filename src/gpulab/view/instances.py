@@ -11,7 +11,7 @@ from gpulab.launch.running.overview import Row
 from gpulab.model.instance import State
 from gpulab.model.status import AgentStatus, Phase
 from gpulab.view.console import table
-from gpulab.view.words import local_time, money, one_line, per_hour, span
+from gpulab.view.words import in_line, local_time, money, one_line, per_hour, span
 
 COLUMNS = (
     "name",
@@ -182,7 +182,7 @@ def status_lines(status: AgentStatus, *, now: datetime) -> list[str]:
         when = f" at {local_time(status.notice[1], now=now)}" if status.notice[1] else ""
         back = "what is saved by then comes back with `gpulab up`"
         lines.append(f"notice    AWS will {status.notice[0]} it{when}; {back}")
-    return lines
+    return [in_line(line) for line in lines]
 
 
 def _some(lines: list[str]) -> list[str]:
@@ -194,7 +194,7 @@ def _some(lines: list[str]) -> list[str]:
 def pairs_text(pairs: Mapping[str, str]) -> str:
     """Align a few facts, one a line."""
     width = max(len(key) for key in pairs)
-    return "\n".join(f"{key.ljust(width)}  {value}" for key, value in pairs.items())
+    return "\n".join(f"{key.ljust(width)}  {in_line(value)}" for key, value in pairs.items())
 
 
 def _costs(row: Row) -> str:

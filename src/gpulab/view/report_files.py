@@ -11,6 +11,7 @@ from typing import Any
 from gpulab.model.report import Dimension, Report
 from gpulab.view.console import csv_cell, plain
 from gpulab.view.report_table import csv_rows, report_json, report_lines
+from gpulab.view.words import clean
 
 _SHOWN = 1000
 
@@ -20,7 +21,7 @@ def report_files(report: Report, *, title: str) -> dict[str, bytes]:
     text = [title, "", *report_lines(report, Dimension.STUDENT, bar="#", limit=_SHOWN)]
     files = {
         "report.json": json.dumps(report_json(report), default=plain, indent=1).encode() + b"\n",
-        "report.txt": ("\n".join(text) + "\n").encode(),
+        "report.txt": (clean("\n".join(text)) + "\n").encode(),
         "by-student.csv": _csv(*csv_rows(report, Dimension.STUDENT)),
     }
     try:

@@ -308,7 +308,12 @@ def _without_styles(svg: str, classes: dict[str, str]) -> str:
         svg,
         count=1,
     )
-    return re.sub(r'style="([^"]*)"', lambda found: f'class="{_class(found[1], classes)}"', svg)
+    # Within tags only: a label that reads `style="..."` would otherwise write a rule of its own into the page's style sheet.
+    return re.sub(r"<[^>]*>", lambda tag: _with_class(tag[0], classes), svg)
+
+
+def _with_class(tag: str, classes: dict[str, str]) -> str:
+    return re.sub(r'style="([^"]*)"', lambda found: f'class="{_class(found[1], classes)}"', tag)
 
 
 def _class(rule: str, classes: dict[str, str]) -> str:

@@ -18,7 +18,7 @@ from gpulab.model.report import (
 )
 from gpulab.model.statement import Category, StatementRead
 from gpulab.view.console import table
-from gpulab.view.words import counted, money, percent
+from gpulab.view.words import counted, in_line, money, percent
 
 ROW_COLUMNS = (
     "key",
@@ -172,13 +172,13 @@ def report_lines(
     ]
     if len(rows) > limit:
         lines.append(f"... and {len(rows) - limit:,} more, see `--limit` and `--csv`")
-    return [
-        *lines,
+    below = [
         *_students(report, limit),
         *_statements(report, limit),
         *_bill(report),
         *_problems(report, limit),
     ]
+    return [*lines, *map(in_line, below)]
 
 
 def span_text(report: Report) -> str:

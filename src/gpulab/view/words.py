@@ -82,6 +82,11 @@ def clean(text: str) -> str:
     return "".join(c if c in "\n\t" or not _drives(c) else "�" for c in text)
 
 
+def in_line(text: str) -> str:
+    """Clean a text that stands within a line of ours: one more line would read as ours, a row or a hint that nobody wrote."""
+    return clean(text).replace("\n", " ").replace("\t", " ")
+
+
 def one_line(text: str, *, longest: int = 200) -> str:
     """Put several lines into one, cut where it would fill the screen."""
     joined = "; ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from botocore.loaders import create_loader
 from gpulab.aws.errors import explained
 from gpulab.aws.session import Cloud
 from gpulab.errors import GpulabError, WrongUsage
+from gpulab.model.nearest import did_you_mean
 
 Answer = TypeVar("Answer")
 
@@ -72,8 +72,8 @@ def check_region(region: str) -> None:
     known = {name for partition in partitions for name in partition["regions"]}
     if region in known:
         return
-    near = difflib.get_close_matches(region, sorted(known), n=1, cutoff=0.75)
-    hint = f"Did you mean `{near[0]}`?" if near else "Such as us-east-1 or eu-north-1"
+    such_as = "Such as us-east-1 or eu-north-1"
+    hint = did_you_mean(region, sorted(known), otherwise=such_as, at_least=0.75)
     raise WrongUsage(f"AWS has no region `{region}`", hint=hint)
 
 

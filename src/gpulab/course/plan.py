@@ -6,7 +6,6 @@ Hides TOML and local time; refuses nothing at once: every problem is collected w
 
 from __future__ import annotations
 
-import difflib
 import re
 import zoneinfo
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 
 from gpulab.course.schema import TABLES, Key
 from gpulab.model.course import Accounts, Course, HandIn, Lab, Notebooks, Problem
+from gpulab.model.nearest import did_you_mean
 from gpulab.model.toml import line_in, read_toml
 
 
@@ -116,8 +116,7 @@ class _Reader:
     def _unknown(self, where: str, raw: Mapping[str, Any], keys: Mapping[str, Any]) -> None:
         unknown = [name for name in raw if name not in keys]
         for name in unknown[:_MOST_PROBLEMS]:
-            near = difflib.get_close_matches(name, list(keys), n=1)
-            hint = f"Did you mean `{near[0]}`?" if near else "Known: " + ", ".join(keys)
+            hint = did_you_mean(name, keys, otherwise="Known: " + ", ".join(keys))
             place = f"{where + '.' if where else ''}{_short(name)}"
             self._problem(f"unknown key `{place}`", name, hint=hint)
         if len(unknown) > _MOST_PROBLEMS:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
-import difflib
 import hashlib
 import hmac
 import re
@@ -17,6 +16,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
 from gpulab.model.course import Problem, Roster, Student
+from gpulab.model.nearest import did_you_mean
 
 COLUMNS = ("id", "name", "email", "group", "account", "role", "profile", "ssh_public_key")
 _REQUIRED = ("id", "name", "email")
@@ -139,8 +139,7 @@ def _columns(
         elif name in COLUMNS:
             found[name] = place
         elif raw:
-            near = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f"Did you mean `{near[0]}`?" if near else "Known: " + ", ".join(COLUMNS)
+            hint = did_you_mean(name, COLUMNS, otherwise="Known: " + ", ".join(COLUMNS))
             problems.append(Problem(file, line, f"unknown column `{_short(raw)}`", hint))
     missing = [name for name in _REQUIRED if name not in found]
     if missing:

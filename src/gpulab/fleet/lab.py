@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -10,6 +9,7 @@ from gpulab.errors import Refused, WrongUsage
 from gpulab.model.course import Course, Lab
 from gpulab.model.instance import LaunchRequest
 from gpulab.model.market import Market
+from gpulab.model.nearest import did_you_mean
 
 
 def lab_of(course: Course, lab_id: str) -> Lab:
@@ -22,12 +22,8 @@ def lab_of(course: Course, lab_id: str) -> Lab:
     found = next((lab for lab in course.labs if lab.id == lab_id), None)
     if found is not None:
         return found
-    near = difflib.get_close_matches(lab_id, [lab.id for lab in course.labs], n=1)
-    hint = (
-        f"Did you mean `{near[0]}`?"
-        if near
-        else "There are " + ", ".join(lab.id for lab in course.labs)
-    )
+    known = [lab.id for lab in course.labs]
+    hint = did_you_mean(lab_id, known, otherwise="There are " + ", ".join(known))
     raise WrongUsage(f"{course.id} has no lab `{lab_id}`", hint=hint)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gpulab.model.nearest import did_you_mean
 from gpulab.errors import Refused, WrongUsage
 from gpulab.model.instance import LaunchRequest
 from gpulab.model.market import InstanceType
+from gpulab.model.nearest import did_you_mean
 
 # The driver of AWS's base GPU image needs Turing or newer; its release notes list these families (July 2026).
 # https://docs.aws.amazon.com/dlami/latest/devguide/aws-deep-learning-x86-base-gpu-ami-ubuntu-24-04.html
@@ -59,7 +59,8 @@ def gpu_names(types: Iterable[InstanceType]) -> tuple[str, ...]:
 def _named(name: str, known: list[InstanceType]) -> InstanceType:
     found = next((t for t in known if t.name == name.strip().lower()), None)
     if found is None:
-        hint = did_you_mean(name, (t.name for t in known), otherwise="", at_least=0.75)
+        lists = "`gpulab prices` lists what there is"
+        hint = did_you_mean(name, (t.name for t in known), otherwise=lists, at_least=0.75)
         raise WrongUsage(f"gpulab knows no instance type `{name}`", hint=hint)
     if found.gpus and not _has_driver(found):
         raise Refused(
@@ -83,12 +84,6 @@ def _no_such_gpu(
     there_are = "There are " + ", ".join(names)
     hint = did_you_mean(name.upper(), names, otherwise=there_are, at_least=0.5)
     return WrongUsage(f"gpulab knows no GPU `{name}`", hint=hint)
-
-
-def _did_you_mean(names: list[str]) -> str:
-    if not names:
-        return "`gpulab prices` lists what there is"
-    return f"Did you mean `{names[0]}`?"
 
 
 def _plain(gpu: str) -> str:

@@ -6,7 +6,6 @@ Every function takes the world and the request's parameters, and returns what JS
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any
 
 from gpulab.errors import WrongUsage
 from gpulab.model.instance import TAG_NAME
+from gpulab.model.nearest import did_you_mean
 from gpulab.sandbox import moto_bridge, quotas
 from gpulab.sandbox.instances import SimInstance
 from gpulab.sandbox.world import World
@@ -254,8 +254,7 @@ def _operation(name: str, services: tuple[str, ...]) -> str:
     known = {op: op for service in services for op in _operations(service)} | {"*": "*"}
     if name in known:
         return name
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"Did you mean `{near[0]}`?" if near else "Such as RunInstances"
+    hint = did_you_mean(name, known, otherwise="Such as RunInstances", at_least=0.5)
     raise WrongUsage(f"`{name}` is not an operation of {', '.join(services)}", hint=hint)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 from gpulab.errors import WrongUsage
+from gpulab.model.nearest import did_you_mean
 from gpulab.spending.exact import MAX_DIGITS
 
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
@@ -45,8 +45,7 @@ class Node:
         known = (*required, *optional)
         for key in self.value:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"Did you mean `{near[0]}`?" if near else "Known: " + ", ".join(known)
+                hint = did_you_mean(key, known, otherwise="Known: " + ", ".join(known))
                 Node(None, f"{self.path}.{_shown(key)}").refuse("is not a key of this format", hint)
         for key in required:
             if key not in self.value:

@@ -6,7 +6,6 @@ Hides TOML and the defaults; refuses unknown keys and wrong types, naming the fi
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpulab.errors import WrongUsage
+from gpulab.model.nearest import did_you_mean
 from gpulab.model.toml import read_toml
 from gpulab.store.files import write_atomically
 
@@ -253,5 +253,4 @@ def _refuse_unknown(path: Path, where: str, table: Mapping[str, Any], known: lis
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean `{near[0]}`?" if near else "Known: " + ", ".join(sorted(set(known)))
+    return did_you_mean(word, known, otherwise="Known: " + ", ".join(sorted(set(known))))

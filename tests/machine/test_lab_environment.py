@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -81,7 +82,11 @@ def test_a_lab_is_done_from_the_notebook_to_tensorboard(student, notebook, set_u
         "--json",
     )
     board = json.loads(said)
-    runs = json.loads(got(f"{board['tensorboard_url']}data/runs"))
+    path = one.run("cat .cache/gpulab-tensorboard/path").lstrip("/")
+    words = one.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    runs = json.loads(got(f"{board['tensorboard_url']}{path}/data/runs"))
+    with pytest.raises(HTTPError, match="404"):
+        got(f"{board['tensorboard_url']}data/runs")
     page = got(f"{board['url']}?token={server.token}").decode()
     student.gpulab("stop", "lab", "--yes", "--no-save")
 
@@ -102,6 +107,8 @@ def test_a_lab_is_done_from_the_notebook_to_tensorboard(student, notebook, set_u
     assert "same: True" in outputs[2].splitlines()
     assert any("image/png" in output.get("data", {}) for output in plots)
     assert ["train"] == runs
+    assert "--logdir" in words
+    assert path not in words
     assert "JupyterLab" in page
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import stat
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,12 +14,14 @@ from gpulab.errors import CommandFailed, WrongUsage
 from gpulab.launch.running import browser, tensorboard
 from gpulab.remote.process import Completed
 
+PATH = "/" + "5ec2e7" * 10 + "0123"
+
 
 class Host:
     """An instance that answers the program as told."""
 
-    def __init__(self, answer=Completed(0, b"{}", "")):  # noqa: B008 - frozen
-        self.answer, self.asked = answer, []
+    def __init__(self):
+        self.answer, self.asked = Completed(0, json.dumps({"path": PATH}).encode(), ""), []
 
     def run(self, command, *, given=b"", **_more):
         self.asked.append((command, given))
@@ -42,8 +47,8 @@ def opening(student, monkeypatch):
     monkeypatch.setattr(browser.detached, "start", start)
     monkeypatch.setattr(browser.detached, "stop", lambda folder, name: story.append("stopped"))
 
-    def open_it(logdir=None):
-        return browser.open_detached(context, instance, with_browser=False, logdir=logdir)
+    def open_it(logdir=None, *, with_browser=False):
+        return browser.open_detached(context, instance, with_browser=with_browser, logdir=logdir)
 
     return open_it, story, host
 
@@ -90,6 +95,40 @@ def test_an_environment_without_it_is_told_before_a_tunnel_is_opened(opening):
 
     with pytest.raises(CommandFailed, match="has no TensorBoard"):
         open_it("work")
+
+    assert [] == story
+
+
+def test_the_browser_is_led_behind_the_path_by_a_private_page(opening, student, monkeypatch):
+    """The path is what keeps others out: it is in no argument of the browser, in nothing that is printed, and nobody else reads the page."""
+    open_it, story, _ = opening
+    shown = []
+    monkeypatch.setattr(browser.webbrowser, "open", shown.append)
+    before = os.umask(0)
+    try:
+        opened = open_it("work", with_browser=True)
+    finally:
+        os.umask(before)
+
+    (page,) = student.context.folder.tunnels.glob("open-*.html")
+    assert f'url=http://127.0.0.1:21002{PATH}/"' in page.read_text(encoding="utf-8")
+    assert [page.as_uri()] == shown
+    assert PATH not in f"{opened} {story} {shown}"
+    if os.name == "posix":
+        assert 0o600 == stat.S_IMODE(page.stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"{}", b"[]", b"", b'{"path": "/@evil.example"}', b'{"path": ["/"]}', b'{"path": ""}'],
+)
+def test_an_instance_that_tells_another_path_leads_nowhere(opening, answer):
+    """Its owner is root there: the browser goes where the instance says only if that is a path of ours."""
+    open_it, story, host = opening
+    host.answer = Completed(0, answer, "")
+
+    with pytest.raises(CommandFailed, match="does not tell where TensorBoard is"):
+        open_it("work", with_browser=True)
 
     assert [] == story
 

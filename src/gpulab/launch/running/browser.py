@@ -1,6 +1,6 @@
 """
-From an instance to an open JupyterLab in the browser. Hides the token, the local port, the tunnel's process and finding an
-instance that was replaced. The token never stands in an address that is printed, in an argument or in a log.
+From an instance to an open JupyterLab or TensorBoard in the browser. Hides the token, the local port, the tunnel's process and finding an
+instance that was replaced. The token, and TensorBoard's path, never stand in an address that is printed, in an argument or in a log.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Opened:
     Attributes:
         url: On this computer; without the token.
         is_new: Whether the tunnel was started for this call.
-        tensorboard_url: The same for TensorBoard; empty when it was not asked for.
+        tensorboard_url: The same for TensorBoard, without its secret path; empty when it was not asked for.
     """
 
     name: str
@@ -79,8 +79,7 @@ def open_detached(
         RemoteError: The instance does not give its token.
     """
     running = detached.find(context.folder.tunnels, instance.name)
-    if logdir is not None:
-        tensorboard.start(context, instance, logdir=logdir)
+    path = tensorboard.start(context, instance, logdir=logdir) if logdir is not None else ""
     if running is not None and not _serves(running, port, with_tensorboard=logdir is not None):
         detached.stop(context.folder.tunnels, instance.name)
         running = None
@@ -89,7 +88,7 @@ def open_detached(
         instance, record.ports, is_new=running is None, with_tensorboard=logdir is not None
     )
     if with_browser:
-        _browse(context, instance, opened)
+        _browse(context, instance, opened, path)
     return opened
 
 
@@ -117,8 +116,8 @@ def serve(
         Unreachable: It did not come up, or the instance has ended.
         HostKeyMismatch, LoginRefused: Waiting does not mend it.
     """
-    if logdir is not None and not is_announced:
-        tensorboard.start(context, instance, logdir=logdir)
+    is_starting = logdir is not None and not is_announced
+    path = tensorboard.start(context, instance, logdir=logdir or "") if is_starting else ""
     wanted = (JUPYTER_PORT,) if logdir is None else (JUPYTER_PORT, tensorboard.PORT)
     sockets = ports.listen(instance.name, wanted, local_port=port)
     finder = _Finder(context, instance)
@@ -142,7 +141,7 @@ def serve(
         if is_announced:
             _announce(context, instance, running.ports)
         if with_browser:
-            _browse(context, instance, opened)
+            _browse(context, instance, opened, path)
         on_open(opened)
         try:
             gone = _wait(context, instance, running, is_announced=is_announced)
@@ -162,9 +161,7 @@ def lead(folder: Path, opened: Opened, token: str) -> None:
     Source:
         The way of jupyter_server's `use_redirect_file`.
     """
-    file = _redirect(folder, f"{opened.url}?token={token}")
-    with contextlib.suppress(webbrowser.Error):
-        webbrowser.open(file.as_uri())
+    _lead(folder, f"{opened.url}?token={token}", to="JupyterLab")
 
 
 def close(context: Context, instance: Instance) -> bool:
@@ -281,20 +278,26 @@ def _wait(
             return None
 
 
-def _browse(context: Context, instance: Instance, opened: Opened) -> None:
-    if opened.tensorboard_url:  # it has no token
-        with contextlib.suppress(webbrowser.Error):
-            webbrowser.open(opened.tensorboard_url)
-        return
-    lead(context.folder.tunnels, opened, agent.token(instances.host(context, instance)))
+def _browse(context: Context, instance: Instance, opened: Opened, path: str) -> None:
+    folder = context.folder.tunnels
+    if path:
+        _lead(folder, opened.tensorboard_url.rstrip("/") + path + "/", to="TensorBoard")
+    else:
+        lead(folder, opened, agent.token(instances.host(context, instance)))
 
 
-def _redirect(folder: Path, address: str) -> Path:
+def _lead(folder: Path, address: str, *, to: str) -> None:
+    file = _redirect(folder, address, to=to)
+    with contextlib.suppress(webbrowser.Error):
+        webbrowser.open(file.as_uri())
+
+
+def _redirect(folder: Path, address: str, *, to: str) -> Path:
     _remove_old_redirects(folder)
     file = folder / f"open-{os.urandom(8).hex()}.html"
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(_PAGE.format(address=html.escape(address)))
+        stream.write(_PAGE.format(address=html.escape(address), to=to))
     return file
 
 
@@ -323,7 +326,7 @@ def _sentence(event: TunnelEvent) -> str:
 
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Opening JupyterLab</title>
+<html lang="en"><head><meta charset="utf-8"><title>Opening {to}</title>
 <meta name="referrer" content="no-referrer"><meta http-equiv="refresh" content="0; url={address}"></head>
-<body><p>Opening <a href="{address}">JupyterLab</a></p></body></html>
+<body><p>Opening <a href="{address}">{to}</a></p></body></html>
 """

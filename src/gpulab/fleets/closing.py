@@ -11,24 +11,22 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 
 from gpulab.aws import course_setup, instances, workspace
-from gpulab.errors import GpulabError, NotAllowed, Refused, Throttled
+from gpulab.errors import GpulabError, NotAllowed, Refused
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleets import acting, bookkeeping, keeping
 from gpulab.fleets.accounts import Account, Accounts
 from gpulab.fleets.former import HINT
 from gpulab.fleets.members import Member
 from gpulab.fleets.settling import settle
-from gpulab.launch.account import setup
+from gpulab.launch.account.removing import remove
 from gpulab.model.fact import FactKind
 from gpulab.model.fleet import AccountRef, Outcome, Seat, Trouble
-from gpulab.model.leftover import Kind, Tagged
+from gpulab.model.leftover import Tagged
 
 _AT_ONCE = 16
-# A group is in use for a while after its last instance.
-_TRIES = 6
-_PAUSE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -199,13 +197,13 @@ def _clear(accounts: Accounts, standing: Standing) -> Cleared:
         return Cleared(ref, (), trouble=standing.trouble)
     try:
         _refuse_busy(standing)
-        account = accounts.account(ref)
+        context = accounts.account(ref).context
         for resource in standing.setup:
-            _remove(account, resource)
+            remove(context, resource, partial(course_setup.remove, context.cloud, resource))
             removed.append(resource)
         if standing.roles:
-            course_setup.remove_roles(account.context.cloud, accounts.course.id, standing.roles)
-            keeping.forget(account.context, accounts.course.id)
+            course_setup.remove_roles(context.cloud, accounts.course.id, standing.roles)
+            keeping.forget(context, accounts.course.id)
     except GpulabError as error:
         return Cleared(ref, tuple(removed), trouble=trouble_of(error))
     return Cleared(ref, tuple(removed), standing.roles, standing.kept)
@@ -227,16 +225,3 @@ def _refuse_busy(standing: Standing) -> None:
             f"nobody knows yet whether the launch of {standing.open_names[0]} took effect",
             hint="Close again in ten minutes: by then AWS shows it, or it was never made",
         )
-
-
-def _remove(account: Account, resource: Tagged) -> None:
-    for attempt in range(_TRIES):
-        try:
-            course_setup.remove(account.context.cloud, resource)
-            break
-        except Throttled:
-            if attempt == _TRIES - 1:
-                raise
-            account.context.sleep(_PAUSE_S)
-    if resource.kind in (Kind.SECURITY_GROUP, Kind.KEY_PAIR):
-        setup.forget_network(account.context, resource.region)

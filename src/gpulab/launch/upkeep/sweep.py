@@ -10,8 +10,8 @@ from decimal import Decimal
 
 from gpulab.aws import tagged
 from gpulab.aws.regions import ask_each, enabled_regions
-from gpulab.errors import AwsError, GpulabError, NotAllowed, StoreError, Throttled
-from gpulab.launch.account import setup
+from gpulab.errors import AwsError, GpulabError, NotAllowed, StoreError
+from gpulab.launch.account.removing import remove
 from gpulab.launch.context import Context
 from gpulab.launch.money.facts import record_ends
 from gpulab.launch.money.planned import planned_ends
@@ -23,8 +23,6 @@ from gpulab.planning.leftovers import is_past_its_tag, sort_out
 
 # S3 Standard, us-east-1; the kept work's figure is an estimate.
 _S3_USD_PER_GIB_MONTH = Decimal("0.023")
-_TRIES = 6
-_PAUSE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -103,20 +101,10 @@ def apply(context: Context, found: Iterable[Leftover]) -> Iterator[Outcome]:
 
 
 def _delete(context: Context, resource: Tagged) -> None:
-    """Delete one; a group or volume is released some time after its instance, so those are asked again."""
     if resource.kind is Kind.INSTANCE:
         with suppress(GpulabError):
             complete(context, resource.region, resource.id)
-    for attempt in range(_TRIES):
-        try:
-            tagged.delete(context.cloud, resource)
-            break
-        except Throttled:
-            if attempt == _TRIES - 1:
-                raise
-            context.sleep(_PAUSE_S)
-    if resource.kind in (Kind.SECURITY_GROUP, Kind.KEY_PAIR):
-        setup.forget_network(context, resource.region)
+    remove(context, resource, lambda: tagged.delete(context.cloud, resource))
     if resource.kind is Kind.INSTANCE:
         with suppress(StoreError):
             record_ends(context, [resource.id], at=context.now(), reason="sweep")

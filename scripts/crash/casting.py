@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crash import faults, journals
+from crash import faults, full_disk, journals
 from crash.judging import Violation, judge, left_over, money
 from crash.plays import NAME, UP, Play
 from crash.recovering import account, recover
@@ -66,10 +66,14 @@ class Result:
 
 def cases_of(play: Play, boundaries: Sequence[str]) -> list[Case]:
     """Every case of a play, in order."""
+    broken = [
+        *faults.breaks(boundaries, has_rival=bool(play.rival)),
+        *(full_disk.breaks() if play.fills_disk else ()),
+    ]
     return [
-        Case(play.name, broken, how)
-        for number, broken in enumerate(faults.breaks(boundaries, has_rival=bool(play.rival)))
-        for how in faults.recoveries_of(broken, number)
+        Case(play.name, one, how)
+        for number, one in enumerate(broken)
+        for how in faults.recoveries_of(one, number)
     ]
 
 
@@ -202,7 +206,11 @@ def _play_group(stage: Stage, play: Play, cases: Sequence[Case]) -> dict[str, An
     elif broken.kind == faults.OTHER:
         stage.rival = play.rival
     skew = float(broken.detail) if broken.kind == "clock" else 0.0
+    if broken.kind == full_disk.KIND:
+        full_disk.fill(stage, int(broken.detail))
     first = stage.run(*play.words, broken=broken, skew_minutes=skew)
+    if broken.kind == full_disk.KIND:
+        full_disk.make_room(stage)
     if broken.kind == journals.KIND:
         journals.tear(stage, int(broken.detail))
     if len(cases) == 1:
@@ -230,7 +238,7 @@ def _judged(stage: Stage, play: Play, case: Case, first: Ran) -> dict[str, Any]:
     if case.recovery == "sweep":
         violations += left_over(stage)
     return {
-        "broke": broken.kind == "clock" or stage.was_broken,
+        "broke": broken.kind in ("clock", full_disk.KIND) or stage.was_broken,
         "violations": [asdict(v) for v in violations],
         "recovery_s": sum(ran.seconds for ran in after),
         "calls": first.calls + sum(ran.calls for ran in (*after, *spent)),

@@ -11,7 +11,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-from crash import work
+from crash import full_disk, work
 from crash.faults import OTHER, error_table
 from crash.guests import TOKEN
 from crash.plays import End, Play, live
@@ -102,7 +102,9 @@ def _advice(ran: Ran, broken: Broken) -> Iterable[Violation]:
         yield Violation("advice", f"expired credentials told as: {ran.err[-300:]}")
     elif broken.kind == "clock" and "clock is 20 min" not in ran.err:
         yield Violation("advice", f"a wrong clock told as: {ran.err[-300:]}")
-    elif broken.kind == "disk full" and not re.search("No space|full|space", ran.err):
+    elif broken.kind in ("disk full", full_disk.KIND) and not re.search(
+        "No space|full|space", ran.err
+    ):
         yield Violation("advice", f"a full disk told as: {ran.err[-300:]}")
     elif broken.kind not in ("interrupt", "two at once", OTHER) and ran.code == 2:
         yield Violation("advice", f"{broken.kind} told as wrong usage: {ran.err[-300:]}")

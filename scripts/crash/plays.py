@@ -55,6 +55,7 @@ class Play:
         rebuilt_by: The same on a new one.
         rival: Another command that may come between; the play's own, again, still brings what it is for, or ends at `or_else`.
         or_else: Where it may end after its rival came between, whose own work stays done: nothing is pushed to what was stopped.
+        fills_disk: Whether it is typed on a disk that really is full, too.
         torn_at: The boundary after which it is killed in the cases with a journal that is cut off; empty where there are none.
         first: Done in each case itself before the command: what cannot be copied with the stage.
     """
@@ -75,6 +76,7 @@ class Play:
     rebuilt_by: tuple[str, ...] = ("ledger", "rebuild")
     rival: tuple[str, ...] = ()
     or_else: End | None = None
+    fills_disk: bool = False
     torn_at: str = ""
     first: Callable[[Stage], None] = lambda stage: None
 
@@ -263,9 +265,10 @@ def plays() -> Sequence[Play]:
             1,
             weight=5,
             rival=_STOP,
+            fills_disk=True,
             torn_at="aws ec2:RunInstances #1",
         ),
-        Play("stop", _STOP, up, 0, _has_kept_work, weight=2, rival=UP),
+        Play("stop", _STOP, up, 0, _has_kept_work, weight=2, rival=UP, fills_disk=True),
         Play(
             "stop, work kept here",
             _STOP,
@@ -333,10 +336,11 @@ def plays() -> Sequence[Play]:
             ("credit", "--fresh"),
             up,
             1,
+            fills_disk=True,
             rival=_STOP,
             or_else=End(0, _has_kept_work),
         ),
-        Play("ledger import", ("ledger", "import", "facts.jsonl"), exported, 0),
+        Play("ledger import", ("ledger", "import", "facts.jsonl"), exported, 0, fills_disk=True),
         Play(
             "guard arm",
             ("guard", "arm", "--budget", "60", "--email", "ann@example.org", "--yes"),

@@ -68,6 +68,7 @@ def plays() -> tuple[Play, ...]:
             _all_keep,
             weight=2,
             rival=_STOP,
+            fills_disk=True,
             torn_at=_LAST_LAUNCH,
         ),
         _play(
@@ -172,6 +173,7 @@ def _play(
     is_done_anywhere: bool = False,
     rival: tuple[str, ...] = (),
     or_else: End | None = None,
+    fills_disk: bool = False,
     torn_at: str = "",
 ) -> Play:
     return Play(
@@ -189,6 +191,7 @@ def _play(
         weight=weight,
         rival=rival,
         or_else=or_else,
+        fills_disk=fills_disk,
         torn_at=torn_at,
     )
 

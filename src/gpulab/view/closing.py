@@ -127,10 +127,13 @@ def _in_buckets(cleared: Sequence[Cleared]) -> list[str]:
     kept = [one.kept for one in cleared if one.kept[1]]
     if len(kept) > _MANY_BUCKETS:
         return [
-            f"kept      work that instances kept by themselves, in the buckets of {len(kept):,} accounts"
+            f"kept      work that instances kept by themselves, in the buckets of {len(kept):,} accounts:"
+            f" `aws s3 sync {kept[0][0]} kept-work` fetches it from the first, with that account's own credentials;"
+            " in the others the bucket has their number and region in its name"
         ]
     return [
-        f"kept      the work of {_many(count, 'instance')} in {where}, as kept by themselves"
+        f"kept      the work of {_many(count, 'instance')} in {where}, as kept by themselves:"
+        f" `aws s3 sync {where} kept-work` fetches it, with the account's own credentials"
         for where, count in kept
     ]
 

@@ -381,7 +381,15 @@ def test_closing_the_course_names_what_is_kept_and_leaves_it(up, machines, sandb
     lines = leaves_lines(klass.course, [cleared], work="", works=0, is_purged=False)
     assert (where, 1) == cleared.kept
     assert "gpulab-work-course-c1" in cleared.roles
-    assert f"kept      the work of 1 instance in {where}, as kept by themselves" == lines[0]
+    assert (
+        f"kept      the work of 1 instance in {where}, as kept by themselves: `aws s3 sync {where} kept-work` fetches it,"
+        " with the account's own credentials"
+    ) == lines[0]
+    many = leaves_lines(klass.course, [cleared] * 6, work="", works=0, is_purged=False)
+    assert (
+        f"the buckets of 6 accounts: `aws s3 sync {where} kept-work` fetches it from the first"
+        in many[0]
+    )
     key = f"{ann.here.spec['keep']['prefix'].format(instance=ann.instance_id)}work/a.ipynb"
     found = boto3.client("s3").get_object(Bucket="gpulab-123456789012-us-east-1", Key=key)
     assert b"1" == found["Body"].read()

@@ -37,13 +37,14 @@ def test_a_ticket_reads_back_as_it_was_written():
         ("private_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nx"),
         ("ends_at", "soon"),
         ("address", None),
+        ("address", "-oProxyCommand=id"),
     ],
 )
 def test_what_could_become_an_option_a_path_or_a_second_key_is_refused(key, value):
     """A forged ticket must not run anything on a student's laptop, nor write outside its folder."""
     raw = json.dumps({**json.loads(write_ticket(TICKET)), key: value}).encode()
 
-    with pytest.raises(WrongUsage, match=r"s1\.ticket is no ticket"):
+    with pytest.raises(WrongUsage, match=rf"s1\.ticket is no ticket: `{key}` is"):
         read_ticket(raw, file="s1.ticket")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpulab.errors import StoreError
+from gpulab.errors import WrongUsage
 from gpulab.store.deliveries import read_statements
 from gpulab.store.statements import read_statement
 
@@ -160,5 +160,5 @@ def test_a_damaged_file_among_several_is_one_sentence(tmp_path):
     broken = tmp_path / "cut.parquet"
     broken.write_bytes(b"PAR1 but then nothing")
 
-    with pytest.raises(StoreError, match=r"could not read the statement .*cut\.parquet"):
+    with pytest.raises(WrongUsage, match=r"could not read the statement .*cut\.parquet"):
         read_statements([REAL, broken])

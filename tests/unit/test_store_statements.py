@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpulab.errors import StoreError, WrongUsage
+from gpulab.errors import WrongUsage
 from gpulab.model.statement import Category
 from gpulab.store.statements import read_statement, whole_until
 
@@ -171,7 +171,7 @@ def test_lines_without_an_amount_or_in_another_currency_are_counted_not_summed(t
     ("content", "error", "words"),
     [
         (b"a,b\n1,2\n", WrongUsage, "is no billing export gpulab knows"),
-        (b"PAR1 but then nothing", StoreError, "could not read the statement"),
+        (b"PAR1 but then nothing", WrongUsage, "could not read the statement"),
         (b"\x1f\x8b broken", WrongUsage, "could not read"),
     ],
 )

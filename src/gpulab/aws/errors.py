@@ -403,10 +403,14 @@ def _is_ours(error: Exception) -> bool:
     return isinstance(error, TypeError) and _MISFIT.search(str(error)) is not None
 
 
+# The key that is missing, or as `replies.check_reply` writes it, the place and what is wrong there.
+_LONGEST_PLACE = 200
+
+
 def _unreadable(error: Exception, doing: str) -> GpulabError:
     kind = AwsError if _only_looks(doing) else Ambiguous
     return kind(
-        f"could not {doing}: AWS's answer cannot be read ({type(error).__name__})",
+        f"could not {doing}: AWS's answer cannot be read ({type(error).__name__}: {str(error)[:_LONGEST_PLACE]})",
         hint=_OURS if _only_looks(doing) else _REPEAT,
         detail=str(error)[:1000],
     )

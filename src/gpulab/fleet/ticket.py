@@ -8,9 +8,10 @@ after the lab, since the instance itself refuses it from then on.
 from __future__ import annotations
 
 import base64
-import binascii
+import ipaddress
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -80,21 +81,18 @@ def read_ticket(raw: bytes, *, file: str) -> Ticket:
         raise _no_ticket(file, "it does not say so")
     if found["gpulab_ticket"] != VERSION:
         raise WrongUsage(f"{file} is a ticket of another version", hint="Update gpulab")
-    texts = {key: value for key, value in found.items() if isinstance(value, str)}
-    try:
-        ends_at = datetime.fromisoformat(texts["ends_at"])
-        ticket = Ticket(
-            name=_fitting(_NAME, texts["name"]),
-            instance_id=_fitting(_ID, texts["instance"]),
-            address=texts["address"],
-            user=_fitting(_USER, texts["user"]),
-            host_key=_host_key(texts["host_key"]),
-            private_key=_private_key(texts["private_key"]),
-            ends_at=ends_at.astimezone(UTC) if ends_at.tzinfo else ends_at.replace(tzinfo=UTC),
-        )
-    except (KeyError, ValueError, OverflowError) as error:
-        raise _no_ticket(file, f"{error} is missing or wrong") from None
-    return ticket
+    wrong = [key for key, fits in _FORM.items() if not _is_of_form(found.get(key), fits)]
+    if wrong:
+        raise _no_ticket(file, f"`{wrong[0]}` is missing or wrong")
+    return Ticket(
+        name=found["name"],
+        instance_id=found["instance"],
+        address=found["address"],
+        user=found["user"],
+        host_key=found["host_key"],
+        private_key=found["private_key"],
+        ends_at=_moment(found["ends_at"]),
+    )
 
 
 def authorized_line(public_key: str, *, ends_at: datetime) -> str:
@@ -112,27 +110,37 @@ def expiry(ends_at: datetime) -> str:
     return f'expiry-time="{ends_at.astimezone(UTC):%Y%m%d%H%M}Z"'
 
 
-def _fitting(pattern: re.Pattern[str], text: str) -> str:
-    if not pattern.fullmatch(text):
-        raise ValueError(text[:40])
-    return text
-
-
-def _host_key(text: str) -> str:
+def _is_of_form(value: object, fits: Callable[[str], object]) -> bool:
     try:
-        blob = base64.b64decode(text, validate=True)
-    except binascii.Error:
-        raise ValueError("host_key") from None
-    if len(blob) != 51 or not blob.startswith(b"\0\0\0\x0bssh-ed25519"):
-        raise ValueError("host_key")
-    return text
+        return isinstance(value, str) and bool(fits(value))
+    except (ValueError, OverflowError):
+        return False
 
 
-def _private_key(text: str) -> str:
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _is_host_key(text: str) -> bool:
+    blob = base64.b64decode(text, validate=True)
+    return len(blob) == 51 and blob.startswith(b"\0\0\0\x0bssh-ed25519")
+
+
+def _is_private_key(text: str) -> bool:
     begins, ends = "-----BEGIN OPENSSH PRIVATE KEY-----\n", "-----END OPENSSH PRIVATE KEY-----\n"
-    if text and not (text.isascii() and text.startswith(begins) and text.endswith(ends)):
-        raise ValueError("private_key")
-    return text
+    return not text or (text.isascii() and text.startswith(begins) and text.endswith(ends))
+
+
+_FORM: Mapping[str, Callable[[str], object]] = {
+    "name": _NAME.fullmatch,
+    "instance": _ID.fullmatch,
+    "address": ipaddress.ip_address,
+    "user": _USER.fullmatch,
+    "host_key": _is_host_key,
+    "private_key": _is_private_key,
+    "ends_at": _moment,
+}
 
 
 def _no_ticket(file: str, why: str) -> WrongUsage:

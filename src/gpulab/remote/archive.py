@@ -163,7 +163,7 @@ def unpack(
             for member in archive:
                 unpacking.take(archive, member)
     except (tarfile.TarError, EOFError) as error:
-        raise Unreachable(f"the archive from the instance ended early ({error})") from error
+        raise unpacking.ended_early(error) from error
     return tuple(unpacking.files.values())
 
 
@@ -194,6 +194,17 @@ def extract(
     return files
 
 
+# A few kilobytes of either unpack to gigabytes; gpulab's own archives are never packed.
+_PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
+
+
+def _packed(kind: str) -> UnsafeArchive:
+    return UnsafeArchive(
+        f"the instance sent a {kind} file where a member of its archive was to begin; nothing was unpacked",
+        hint="Something on the instance answers in its `python3`'s place; a fresh instance has its own",
+    )
+
+
 class _CarefulTarInfo(tarfile.TarInfo):
     """Refuses what tarfile forgives: a damaged or missing header taken for the end, a header of gigabytes."""
 
@@ -204,6 +215,9 @@ class _CarefulTarInfo(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise  # a block of zeros is the end of an archive
+            packed = next((name for magic, name in _PACKED.items() if buf.startswith(magic)), "")
+            if packed:
+                raise _packed(packed) from error
             raise tarfile.ReadError(str(error)) from error
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
@@ -231,6 +245,7 @@ class _Unpacking:
         self._limits = limits
         self._on_file = on_file
         self._members = 0
+        self._last = ""
         self._bytes = 0
         self._seen: dict[str, str] = {}
 
@@ -250,8 +265,14 @@ class _Unpacking:
         self.files[member.name] = self._on_disk(lambda: self._write(source, member))
         self._on_file(member.name, member.size)
 
+    def ended_early(self, error: Exception) -> Unreachable:
+        """Say where the stream ended: behind which member."""
+        where = f"behind {self._last!a}" if self._members else "before its first member"
+        return Unreachable(f"the archive from the instance ended early, {where} ({error})")
+
     def _count(self, member: tarfile.TarInfo) -> None:
         self._members += 1
+        self._last = member.name
         self._bytes += member.size
         if self._members > self._limits.files:
             raise unsafe(member.name, f"more than {self._limits.files} members")
@@ -274,12 +295,18 @@ class _Unpacking:
         target.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0
         with target.open("xb") as file:
-            while chunk := _from_instance(source):
+            while chunk := self._from_instance(source):
                 digest.update(chunk)
                 size += len(chunk)
                 file.write(chunk)
             instance_side.finish(file, self._attributes(member))
         return Unpacked(member.name, size, digest.hexdigest())
+
+    def _from_instance(self, source: IO[bytes]) -> bytes:
+        try:
+            return source.read(_CHUNK)
+        except OSError as error:
+            raise self.ended_early(error) from error
 
     def _attributes(self, member: tarfile.TarInfo) -> instance_side.Entry:
         if self._wanted is not None:
@@ -298,13 +325,6 @@ class _Unpacking:
             raise StoreError(
                 f"could not write {self._folder} ({error.strerror})", hint=disk_hint(error)
             ) from error
-
-
-def _from_instance(source: IO[bytes]) -> bytes:
-    try:
-        return source.read(_CHUNK)
-    except OSError as error:
-        raise Unreachable(f"the archive from the instance ended early ({error})") from error
 
 
 def _unsafe_part(part: str, *, windows: bool) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -114,13 +114,16 @@ def read_remote(
         program("list", folder), given=options + b"\n", timeout_s=None, max_bytes=_LARGEST_LISTING
     )
     try:
-        header, *lines = (json.loads(line) for line in answer.stdout.splitlines())
-        if lines.pop() != {"end": len(lines)}:
+        said = enumerate(answer.stdout.splitlines(), 1)
+        header, *entries, end = [_on_line(number, json.loads, line) for number, line in said]
+        if end != {"end": len(entries)}:
             raise ValueError("the listing ended early")
-        found = _manifest((_checked(line) for line in lines), only)
-        return Manifest(bool(header["exists"]), found.entries, found.skipped, bool(header["rsync"]))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        exists, has_rsync = bool(header["exists"]), bool(header["rsync"])
+        checked = [_on_line(number, _checked, entry) for number, entry in enumerate(entries, 2)]
+    except _UNREADABLE as error:
         raise CommandFailed(f"the instance sent no usable listing of {folder} ({error})") from error
+    found = _manifest(checked, only)
+    return Manifest(exists, found.entries, found.skipped, has_rsync)
 
 
 def safe(source: Manifest) -> Manifest:
@@ -156,6 +159,16 @@ def _manifest(found: Iterable[instance_side.Entry], only: Sequence[str]) -> Mani
     }
     skipped = tuple(Skipped(e["path"], e["skipped"]) for e in chosen if "skipped" in e)
     return Manifest(exists=True, entries=entries, skipped=skipped)
+
+
+_UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
+
+
+def _on_line(number: int, read: Callable[[Any], Any], given: Any) -> Any:
+    try:
+        return read(given)
+    except _UNREADABLE as error:
+        raise ValueError(f"line {number:,}: {error}") from error
 
 
 def _checked(entry: Any) -> instance_side.Entry:

@@ -115,7 +115,7 @@ def _sort_out(
     """Go from the newest delivery to the oldest; one whose lines are known already is left out."""
     kept: list[list[_File]] = []
     for unit in sorted(_units(files), key=_age):
-        with damaged(unit[0].path):
+        with damaged(*(file.path for file in unit)):
             newer = next((k for k in kept if _is_in(connection, unit, k)), None)
         if newer is None:
             kept.append(unit)

@@ -44,6 +44,17 @@ def facts_of(rows: Sequence[tuple[str, str, str, str, str]]) -> tuple[Fact, ...]
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
+def wrong_row(rows: Sequence[tuple[str, str, str, str, str]]) -> str:
+    """Name the first of some stored rows that is no fact, by what a person can look for; `""` where each is one."""
+    for number, row in enumerate(rows, 1):
+        try:
+            facts_of([row])
+        except ValueError:
+            kind, subject, at, _, _ = (str(cell)[:40] for cell in row)
+            return f"the {number:,}. of {len(rows):,}, `{kind}` of `{subject}` at `{at}`"
+    return ""
+
+
 def export_lines(facts: Iterable[Fact]) -> Iterator[str]:
     """Yield one line of JSON for each fact."""
     return (fact.line() for fact in facts)

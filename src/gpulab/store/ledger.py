@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gpulab.errors import StateDamaged
 from gpulab.model.fact import Fact, FactKind, written
-from gpulab.store.fact_lines import details_text, facts_of
+from gpulab.store.fact_lines import details_text, facts_of, wrong_row
 from gpulab.store.sqlite_files import SqliteFile
 
 _VERSION = 1
@@ -95,14 +95,16 @@ class Ledger:
                 f"SELECT kind, subject, at, source, details FROM facts {where} ORDER BY number",  # noqa: S608 - marks only
                 [kind.value for kind in kinds],
             )
-            return self._read_facts(rows.fetchall())
+            found = rows.fetchall()
+        return self._read_facts(found)
 
     def _read_facts(self, rows: list[tuple[str, str, str, str, str]]) -> tuple[Fact, ...]:
         try:
             return facts_of(rows)
         except ValueError as error:
             raise StateDamaged(
-                f"the ledger {self.path} holds what is no fact ({error})", hint=_RESTORE
+                f"the ledger {self.path} holds what is no fact: {wrong_row(rows)} ({error})",
+                hint=_RESTORE,
             ) from error
 
     @property

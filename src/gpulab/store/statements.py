@@ -43,8 +43,8 @@ def read_statement(path: Path) -> Statement:
     Read a CUR (legacy or 2.0), a FOCUS export (both CSV or Parquet, gzip or not) or a spot data feed file.
 
     Raises:
-        WrongUsage: The file is missing or none of these.
-        StoreError: DuckDB is not installed, or the file is damaged.
+        WrongUsage: The file is missing, damaged or none of these.
+        StoreError: DuckDB is not installed, or this computer has too little memory or disk for the file.
     """
     digest = _digest(path)
     feed = feed_lines(path)
@@ -84,20 +84,26 @@ def _read_table(path: Path, digest: str) -> Statement:
 
 
 @contextmanager
-def damaged(path: Path) -> Iterator[None]:
+def damaged(path: Path, *others: Path) -> Iterator[None]:
     """
-    Say in one sentence what DuckDB finds wrong with a file.
+    Say in one sentence what DuckDB finds wrong with a file, or with others that are read with it.
 
     Raises:
-        StoreError: The file is damaged.
+        WrongUsage: The file is damaged.
+        StoreError: This computer has too little memory or disk for it.
     """
+    duckdb = duckdb_module()
     try:
         yield
-    except duckdb_module().Error as error:
-        raise StoreError(
-            f"could not read the statement {path}: {str(error).splitlines()[0]}",
-            hint="Download it again; it may be cut off",
-        ) from error
+    except duckdb.Error as error:
+        why = f"could not read the statement {path}: {str(error).splitlines()[0]}"
+        # An error of the disk names the file it was about: one of these, or one that DuckDB spills to.
+        is_elsewhere = isinstance(error, duckdb.IOException) and not any(
+            str(read) in str(error) for read in (path, *others)
+        )
+        if is_elsewhere or isinstance(error, duckdb.OutOfMemoryException):
+            raise StoreError(why, hint="Free memory and disk space, then read it again") from error
+        raise WrongUsage(why, hint="Download it again; it may be cut off") from error
 
 
 # No extension is fetched from anywhere, and a statement larger than memory spills to disk.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from crash import unplayed
 from crash.casting import Case, Result
 from crash.faults import ON_AWS, RECOVERIES
 from crash.keeping import Results
@@ -148,6 +149,7 @@ def page(tally: Tally, *, today: date, words: Sequence[str]) -> str:
                 *_mended(tally),
                 _baselines(tally),
                 _journals(tally),
+                unplayed.table(),
                 _open_ends(tally),
             ]
         )

@@ -42,8 +42,11 @@ class Figures:
         wish_to_jupyter_s: Of each session, from the first command to `Ready`, with every failure between.
         noticed_late_s: Of each launch, from JupyterLab's answer on the machine to `Ready`: gpulab's own share.
         unknown_resources: What the bill names and no ledger does.
-        end_unknown: By how much those instances are estimated too high that AWS had forgotten, with their end, before anybody looked.
+        unknown_usd: What that costs.
+        end_unknown: By how much those instances are estimated too high (too low: below 0) that AWS had forgotten, with their end, before
+            anybody looked, and of which the ledger says so.
         apart: Other instances whose estimate is more than a cent off.
+        samples: Of every process, one each week.
     """
 
     commands: Counter[str] = field(default_factory=Counter)
@@ -59,6 +62,7 @@ class Figures:
     running_at_end: int = 0
     orphans: list[str] = field(default_factory=list)
     unknown_resources: list[str] = field(default_factory=list)
+    unknown_usd: Decimal = Decimal(0)
     billed_usd: Decimal = Decimal(0)
     estimated_usd: Decimal = Decimal(0)
     most_apart: tuple[str, Decimal] = ("", Decimal(0))

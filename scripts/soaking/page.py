@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -17,7 +18,6 @@ def written(said: Mapping[str, Said]) -> str:
 
 def _term(said: Said) -> str:
     figures, tally = said["figures"], said["tally"]
-    first, last = figures["samples"][0], figures["samples"][-1]
     rows = [
         ("launches that EC2 took", tally["booted"], ""),
         ("of them without a bucket, because S3 refused at the launch", tally["without_bucket"], ""),
@@ -33,6 +33,7 @@ def _term(said: Said) -> str:
             len(figures["unknown_resources"]),
             "0",
         ),
+        ("dollars that no ledger accounts for", f"{float(figures['unknown_usd']):.2f}", "0"),
         (
             "instances estimated more than a cent off, but for those named below",
             len(figures["apart"]),
@@ -79,9 +80,21 @@ def _term(said: Said) -> str:
             + _counts(tally["ends"])
             + ".",
             "",
-            f"Memory of the process that held most, which is the simulated AWS with all it remembers and gpulab of {said['share']} students: {first['memory_mb']} MB"
-            f" after the first week and {first['launches']} launches, {last['memory_mb']} MB after the last and {last['launches']};"
-            f" {last['threads']} thread and {last['files']} open files at both ends.",
+            "Every process, which is the simulated AWS with all it remembers and gpulab of"
+            f" {said['share']} students, at the end of each week:",
+            "",
+            *_table(
+                (
+                    "week",
+                    "processes",
+                    "launches so far",
+                    "MB, median",
+                    "MB, most",
+                    "threads",
+                    "open files",
+                ),
+                _weeks(figures["samples"]),
+            ),
             "",
             *_end_unknown([Decimal(usd) for usd in figures["end_unknown"]]),
             *_named("Promises that were broken", said["violations"]),
@@ -89,12 +102,38 @@ def _term(said: Said) -> str:
     )
 
 
-def _end_unknown(too_high: list[Decimal]) -> list[str]:
-    if not too_high:
-        return []
+def _weeks(samples: list[Said]) -> list[tuple[Any, ...]]:
+    """Put what all processes held at one moment of simulated time into one row."""
+    weeks: dict[str, list[Said]] = {}
+    for sample in samples:
+        weeks.setdefault(sample["at"][:10], []).append(sample)
     return [
-        f"{len(too_high)} instances are estimated too high, by {sum(too_high):.2f} USD together and {max(too_high):.2f} at most: they were cut off while nobody looked, and"
-        " EC2 had forgotten them and their spot requests by the next command. The ledger says of each what it is counted to: a while after its agent's last word, or its planned end.",
+        (
+            number,
+            len(found),
+            sum(s["launches"] for s in found),
+            round(statistics.median(s["memory_mb"] for s in found)),
+            max(s["memory_mb"] for s in found),
+            max(s["threads"] for s in found),
+            max(s["files"] for s in found),
+        )
+        for number, (_, found) in enumerate(sorted(weeks.items()), start=1)
+    ]
+
+
+def _end_unknown(apart: list[Decimal]) -> list[str]:
+    if not apart:
+        return []
+    high, low = [usd for usd in apart if usd > 0], [-usd for usd in apart if usd < 0]
+    ways = [
+        f"{len(found)} too {way}, by {sum(found):.2f} USD together and {max(found):.2f} at most"
+        for way, found in (("high", high), ("low", low))
+        if found
+    ]
+    return [
+        f"{len(apart)} instances are estimated wrong ({'; '.join(ways)}): they were cut off without a notice while nobody looked, and EC2 had forgotten them and their spot"
+        " requests by the next command. The ledger says of each that its end is not known, and what it is counted to: when its agent's next word was due, or its"
+        " planned end. Too low is one whose agent could not reach S3 in its last minutes.",
         "",
     ]
 

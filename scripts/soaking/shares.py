@@ -26,7 +26,7 @@ from soaking.machines import Tally
 
 # Everything is synced to the disk as on a laptop; in memory that costs nothing.
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
-_ONCE = frozenset({"outages", "samples", "most_apart"})
+_ONCE = frozenset({"outages", "most_apart"})
 
 Part = tuple[Figures, Tally]
 _T = TypeVar("_T", Figures, Tally)
@@ -81,11 +81,10 @@ def play(
 
 
 def joined(parts: Sequence[Part]) -> Part:
-    """Make one of what came of several shares; of processes the one that held most is shown, and the weather was the same for all."""
+    """Make one of what came of several shares; the weather was the same for all."""
     figures = reduce(_added, (found for found, _ in parts))
-    largest = max(parts, key=lambda part: part[0].samples[-1].memory_mb)[0]
     apart = max((found.most_apart for found, _ in parts), key=lambda one: one[1])
-    whole = replace(figures, samples=largest.samples, most_apart=apart)
+    whole = replace(figures, most_apart=apart)
     return whole, reduce(_added, (tally for _, tally in parts))
 
 

@@ -163,7 +163,8 @@ class Term:
     def _compare_dollars(self, students: list[Student]) -> None:
         billed: dict[str, Decimal] = {}
         named: dict[str, set[str]] = {}
-        for line in self.world.bill().lines:
+        bill = self.world.bill()
+        for line in bill.lines:
             billed[line.account] = billed.get(line.account, Decimal(0)) + line.usd
             if line.kind == "instance":
                 named.setdefault(line.account, set()).add(line.resource_id)
@@ -177,6 +178,7 @@ class Term:
             self.figures.unknown_resources += [
                 f"{student.account}: {id_}" for id_ in sorted(missing)
             ]
+            self.figures.unknown_usd += sum((bill.of(id_) for id_ in missing), Decimal(0))
             self.figures.estimated_usd += usd
             apart = abs(usd - owed)
             if apart > self.figures.most_apart[1]:
@@ -196,7 +198,7 @@ class Term:
             usd = Usd.of(cost_of(own, as_of=self.now()).charges).rounded()
             owed = bill.of(life.id) + sum((bill.of(v.id) for v in volumes), Decimal(0))
             known = ends.get(life.id, [])
-            if usd - owed > _CENT and known and all(_is_planned_end(fact) for fact in known):
+            if abs(usd - owed) > _CENT and known and all(_is_guessed_end(fact) for fact in known):
                 self.figures.end_unknown.append(usd - owed)
             elif abs(usd - owed) > _CENT:
                 told = [f"{e.at:%d %H:%M:%S} {e.source} {e.details.get('reason')}" for e in known]
@@ -206,8 +208,8 @@ class Term:
                 )
 
 
-def _is_planned_end(fact: Fact) -> bool:
-    """Whether the ledger took the planned end, because AWS had forgotten the instance before anybody looked."""
+def _is_guessed_end(fact: Fact) -> bool:
+    """Whether the ledger says that it had to guess, because AWS had forgotten the instance before anybody looked."""
     return fact.details.get("reason", "").startswith("gone; its end is not known")
 
 

@@ -103,7 +103,7 @@ def test_what_shares_of_a_term_came_to_is_added_up(monkeypatch):
     assert Decimal("3.75") == figures.billed_usd
     assert ("222200000001", Decimal("0.4")) == figures.most_apart
     assert Counter({"no connection": 3}) == figures.outages
-    assert [large] == figures.samples
+    assert [small, large] == figures.samples
     assert (50, {"idle": 3}) == (tally.booted, tally.ends)
 
 
@@ -145,3 +145,36 @@ def test_a_broken_promise_is_named(monkeypatch):
         "unknown to the ledger: i-2",
         "estimated wrong: i-5",
     ] == found
+
+
+def test_what_nobody_can_know_is_told_by_how_much_and_which_way(monkeypatch):
+    """An estimate that is too low must not hide behind those that are too high."""
+    monkeypatch.syspath_prepend(str(_SCRIPTS))
+    from soaking.page import _end_unknown
+
+    told = _end_unknown([Decimal("0.05"), Decimal("-0.02"), Decimal("0.10")])
+
+    assert "3 instances" in told[0]
+    assert "2 too high, by 0.15 USD together and 0.10 at most" in told[0]
+    assert "1 too low, by 0.02 USD together and 0.02 at most" in told[0]
+
+
+def test_the_page_shows_every_process_at_every_week(monkeypatch):
+    """A leak in one of thirty processes shows in the most, and one in all of them in the middle."""
+    monkeypatch.syspath_prepend(str(_SCRIPTS))
+    from soaking.page import _weeks
+
+    rows = _weeks(
+        [
+            {
+                "at": f"2026-05-{day} 06:00:00",
+                "launches": n,
+                "memory_mb": mb,
+                "threads": 1,
+                "files": 12,
+            }
+            for day, n, mb in (("18", 9, 350), ("11", 4, 300), ("11", 6, 310), ("18", 12, 470))
+        ]
+    )
+
+    assert [(1, 2, 10, 305, 310, 1, 12), (2, 2, 21, 410, 470, 1, 12)] == rows

@@ -284,6 +284,15 @@ def test_a_time_that_is_sooner_for_a_class_is_asked_about(course, sandbox, capsy
     assert before == _ends(sandbox)
 
 
+def test_no_end_is_said_to_move_where_nobody_is_up(course, capsys):
+    """The day before: one line that names it, and not first one that says the contrary."""
+    code = run(["fleet", "extend", "week1", "--hours", "1"])
+
+    said = capsys.readouterr().err
+    assert 2 == code
+    assert said.startswith("error: that is nobody\n")
+
+
 def test_a_class_is_extended_by_the_options_of_one_instance():
     """Who knows one of the two commands types its options for the other."""
     one, many = (

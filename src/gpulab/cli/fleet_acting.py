@@ -242,8 +242,9 @@ def extend(
             as_json=as_json,
         )
         return
-    new_end = _new_end(context, accounts, lab, hours=hours, by=by, until=until)
+    new_end, said = _new_end(context, accounts, lab, hours=hours, by=by, until=until)
     chosen = _up(found)
+    context.console.say(said)
     if not _agreed(context, chosen, new_end, yes=yes):
         context.console.say("No end was moved")
         return
@@ -628,15 +629,15 @@ def _new_end(
     hours: timedelta | None,
     by: timedelta | None,
     until: str | None,
-) -> Callable[[Instance], datetime]:
-    """Say where each end moves, and return it for each instance: with `--hours` it depends on the end that one has."""
+) -> tuple[Callable[[Instance], datetime], str]:
+    """Return where the end of each instance moves, and that in words: with `--hours` it depends on the end that one has."""
     from gpulab.fleet.lab import extension_of
     from gpulab.view.words import local_time, span
 
     now = context.now()
     if hours is not None:
-        context.console.say(f"Each end moves to {span(hours)} later than planned")
-        return lambda instance: (instance.expires_at or now) + hours
+        later = f"Each end moves to {span(hours)} later than planned"
+        return (lambda instance: (instance.expires_at or now) + hours), later
     if by is not None:
         moment = now + by
     elif until is not None:
@@ -646,8 +647,7 @@ def _new_end(
     else:
         profile = context.home.config().profile(accounts.course.accounts.profile)
         moment = extension_of(lab, now=now, longest=profile.lifetime_limit)
-    context.console.say(f"The end moves to {local_time(moment, now=now)}")
-    return lambda _: moment
+    return (lambda _: moment), f"The end moves to {local_time(moment, now=now)}"
 
 
 def _agreed(

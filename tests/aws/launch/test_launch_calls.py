@@ -270,8 +270,8 @@ def test_the_ledger_counts_as_aws_does_from_running_to_the_call_that_ends(sandbo
     assert (EndedBy.USER, []) == (run.ended_by, list(reading.problems))
 
 
-def test_no_secret_is_in_user_data_or_journal(sandbox, student):
-    """Everybody in the account, and every process on the instance, can read user data."""
+def test_no_secret_is_in_the_journal(sandbox, student):
+    """The journal is kept for months, and sent to whoever helps."""
     student.up()
 
     journal = student.context.folder.journal.read_text(encoding="utf-8")

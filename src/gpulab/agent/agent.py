@@ -4,7 +4,7 @@ gpulab-agent: what lives on an instance. Hides how an instance sets itself up, k
 
 One file, standard library only, Python 3.10 or newer, because it travels in user data. It refuses to run past its
 deadline, its budget or its idle limit, and it decides all three without the network. Its words are at the end of this
-file; the files it reads and writes are in ARCHITECTURE.md. `--root DIR` puts every path under DIR: no root, no systemd.
+file; the files it reads and writes are in docs/formats.md. `--root DIR` puts every path under DIR: no root, no systemd.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _term(said: Said) -> str:
             + ".",
             "",
             "Every process, which is the simulated AWS with all it remembers and gpulab of"
-            f" {said['share']} students, at the end of each week:",
+            f" {said['share']} students, at the end of each week (what grows with the launches is what AWS remembers of them):",
             "",
             *_table(
                 (
@@ -133,7 +133,7 @@ def _end_unknown(apart: list[Decimal]) -> list[str]:
     return [
         f"{len(apart)} instances are estimated wrong ({'; '.join(ways)}): they were cut off without a notice while nobody looked, and EC2 had forgotten them and their spot"
         " requests by the next command. The ledger says of each that its end is not known, and what it is counted to: when its agent's next word was due, or its"
-        " planned end. Too low is one whose agent could not reach S3 in its last minutes.",
+        " planned end. Too low is one that ran on although no word of its agent came any more.",
         "",
     ]
 

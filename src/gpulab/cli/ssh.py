@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -50,13 +51,15 @@ def command(ctx: click.Context, name: str | None) -> int:
     import subprocess
 
     from gpulab.launch.running import instances
+    from gpulab.remote.target import without_keys
 
     context: Context = ctx.obj
     words = _for_the_shell_there(ctx.meta["gpulab.remote_command"])
     with context.console.patience("Finding the instance"):
         instance = instances.find(context.launch, name)
     host = instances.host(context.launch, instance)
-    return subprocess.call(host.shell_argv(words or None, tty=_has_terminal(bool(words))))
+    argv = host.shell_argv(words or None, tty=_has_terminal(bool(words)))
+    return subprocess.call(argv, env=without_keys(os.environ))
 
 
 def _has_terminal(is_command: bool) -> bool:

@@ -7,6 +7,7 @@ looks at an answer (https://github.com/paramiko/paramiko/issues/2326).
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import socket
 import sys
@@ -19,7 +20,7 @@ import paramiko
 from gpulab.errors import HostKeyMismatch, Unreachable
 from gpulab.remote import hostkeys
 from gpulab.remote.process import SSH_FAILED, Ended, login_refused
-from gpulab.remote.target import SshTarget, proxy_argv
+from gpulab.remote.target import SshTarget, proxy_argv, without_keys
 
 # What paramiko logs about a lost connection reaches the user as our error, not as a traceback.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -174,7 +175,9 @@ def _socket(target: SshTarget) -> socket.socket | paramiko.ProxyCommand:
             "a proxy command needs the `ssh` program on Windows",
             hint="Settings, Optional features, OpenSSH client",
         )
-    return paramiko.ProxyCommand(shlex.join(argv))
+    # paramiko hands it the whole environment.
+    keys = sorted({*os.environ} - {*without_keys(os.environ)})
+    return paramiko.ProxyCommand(shlex.join(["env", *(f"-u{key}" for key in keys), *argv]))
 
 
 def _unreachable(target: SshTarget, error: BaseException) -> Unreachable:

@@ -135,12 +135,25 @@ def proxy_argv(target: SshTarget) -> list[str]:
 
 def ssh_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """
-    Return the environment ssh is started with.
+    Return the environment ssh and rsync are started with; without AWS's keys, see `without_keys`.
 
     ssh runs a ProxyCommand with `$SHELL`; a login shell such as csh or fish quotes differently, so it is
     always `/bin/sh`. Windows' ssh starts the program without a shell and ignores this.
     """
-    return {**environ, "SHELL": "/bin/sh", "LC_ALL": "C"}
+    return {**without_keys(environ), "SHELL": "/bin/sh", "LC_ALL": "C"}
+
+
+def without_keys(environ: Mapping[str, str]) -> dict[str, str]:
+    """
+    Return an environment without AWS's keys and tokens: neither ssh nor anything it starts needs them, and each is one more place they lie in.
+
+    A proxy command that asks AWS takes its keys from a file, as by `aws --profile`.
+    """
+    return {name: value for name, value in environ.items() if not _is_key(name)}
+
+
+def _is_key(name: str) -> bool:
+    return name.startswith("AWS_") and ("KEY" in name or "TOKEN" in name)
 
 
 def accepts_cipher_order(ssh: str, *, run: Runner | None = None) -> bool:

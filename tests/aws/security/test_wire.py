@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import importlib.util
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from gpulab.errors import HostKeyMismatch
-from gpulab.remote import hostkeys, ports, tunnel
+from gpulab.cli.main import run
+from gpulab.errors import GpulabError, HostKeyMismatch
+from gpulab.launch.running import instances
+from gpulab.remote import hostkeys, paramiko_host, ports, rsync, tunnel
 from gpulab.remote.host import Host
 from gpulab.remote.keys import make_key_pair
 
@@ -153,6 +157,65 @@ def test_keys_in_the_laptops_environment_stay_there(serving, monkeypatch):
     ours = Host(server.target()).run(["sh", "-c", look]).text
 
     assert ("s3cret\n", "nothing\n") == (weak, ours)
+
+
+# Stands between ssh and the instance, says what it was given, and goes nowhere.
+WITNESS = "import os, sys; open(sys.argv[1], 'a').write(' '.join(sorted(os.environ)))"
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+def by_ssh(target, folder):
+    Host(target).run(["true"])
+
+
+def by_paramiko(target, folder):
+    paramiko_host._socket(target).process.wait()  # a login would wait 10 s for a banner
+
+
+def by_rsync(target, folder):
+    (folder / "a").write_text("work")
+    rsync.send(Host(target), folder, "work", ["a"])
+
+
+def by_tunnel(target, folder):
+    with tunnel.running(target, ports.listen("week4", [8888])) as through:
+        remote.wait_for((folder / "seen").exists)
+        through.wait_connected(0)
+
+
+def by_gpulab_ssh(target, folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(instances, "find", lambda context, name: None)
+        patch.setattr(instances, "host", lambda context, found: Host(target))
+        run(["ssh", "week4", "--", "true"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="only on Windows: ssh is not told by $SHELL")
+@pytest.mark.parametrize("way", [by_ssh, by_paramiko, by_rsync, by_tunnel, by_gpulab_ssh])
+def test_what_leads_to_an_instance_has_no_keys_in_its_environment(
+    way, sshd, tmp_path, monkeypatch, capfd
+):
+    """Any process of the same user reads the environment of another, and a proxy command is a program of somebody else."""
+    seen = tmp_path / "seen"
+    for key in KEYS:
+        monkeypatch.setenv(key, "s3cret")
+    monkeypatch.setenv("AWS_PROFILE", "course")
+    witness = (sys.executable, "-c", WITNESS, str(seen))
+
+    subprocess.run(
+        ["ssh", "-o", f"ProxyCommand={shlex.join(witness)}", "127.0.0.1"],
+        capture_output=True,
+        check=False,
+    )
+    weak = {*seen.read_text().split()}
+    seen.unlink()
+    with contextlib.suppress(GpulabError, TimeoutError):
+        way(sshd.target(proxy_command=witness), tmp_path)
+    ours = {*seen.read_text().split()}
+
+    assert {*KEYS} <= weak
+    assert {"AWS_PROFILE", "HOME", "PATH"} <= ours
+    assert set() == {*KEYS} & ours
 
 
 class Configured(remote.Sshd):

@@ -995,7 +995,7 @@ def test_doctor_without_credentials_stops_at_the_credentials(sandbox, student):
     found = list(doctor.checks(student.context))
 
     assert ("credentials", "failed") == (found[-1].name, found[-1].state)
-    assert "`gpulab init`" in found[-1].hint
+    assert "`gpulab init --paste`" in found[-1].hint
 
 
 def test_finding_an_instance_names_what_there_is(prepared):

@@ -43,8 +43,9 @@ def test_an_unreadable_answer_to_a_change_may_hide_that_it_took_effect():
     with pytest.raises(AwsError) as looked, explained("list the instances"):
         raise KeyError("Reservations")
 
-    assert "could not launch an instance: AWS's answer cannot be read (KeyError: 'Instances')" == str(
-        launched.value
+    assert (
+        "could not launch an instance: AWS's answer cannot be read (KeyError: 'Instances')"
+        == str(launched.value)
     )
     assert AwsError is type(looked.value)
 

@@ -47,6 +47,9 @@ _REGION = "us-east-1"
 _ACCOUNT = "123456789012"
 
 
+_ODD_SAID = (*ODD_PARSED, "x" * 10_000_000, ["x" * 10_000_000])
+
+
 class _Recorder:
     """Keeps the first answers of each operation, as botocore read them."""
 
@@ -164,7 +167,7 @@ class _Replay:
             raise Wrong("it asks for ever")
         body = {key: value for key, value in reply.items() if key != "ResponseMetadata"}
         if len(self.calls) >= self._wanted:
-            body = edited(body, self._choices, odd=ODD_PARSED)
+            body = edited(body, self._choices, odd=_ODD_SAID)
         whole = body if isinstance(body, dict) else {}
         return SimpleNamespace(status_code=200, headers={}), {
             "ResponseMetadata": {"HTTPStatusCode": 200, "HTTPHeaders": {}},
@@ -237,7 +240,27 @@ def _launch(given: bytes) -> None:
 
 
 TARGETS = (
-    Target("replies", "aws", _replies, (bytes([0, 0]), bytes([13, 0]), bytes([20, 0]))),
-    Target("launch", "aws", _launch, (bytes([39]), bytes([200]))),
+    Target(
+        "replies",
+        "aws",
+        _replies,
+        (bytes([0, 0]), bytes([13, 0]), bytes([20, 0])),
+        exits=(1,),
+        names=(
+            r"AWS's answer cannot be read \(\w+: .+\)",
+            r"AWS does not know i-",
+        ),
+    ),
+    Target(
+        "launch",
+        "aws",
+        _launch,
+        (bytes([39]), bytes([200])),
+        exits=(
+            1,
+            3,
+        ),
+        names=(r"AWS's answer cannot be read \(\w+: .+\)",),
+    ),
 )
 assert UTC

@@ -1,17 +1,23 @@
-"""Bad rosters, course plans, lab environments and their locks: what a teacher types or a spreadsheet writes."""
+"""Bad rosters, course plans, lab environments and their locks: what a teacher types or a spreadsheet writes. And notebooks that students hand in."""
 
 from __future__ import annotations
 
+import base64
+import re
 from pathlib import Path
 
+from tests.fuzzing.edits import MARK, as_json, either
 from tests.fuzzing.files import emptied
 from tests.fuzzing.oracle import Target, Wrong
 
 from gpulab.bootstrap.environments import load_environment
+from gpulab.course.notebook import read_notebook
 from gpulab.course.plan import read_course
 from gpulab.course.roster import read_roster
 from gpulab.fleet.seats import seats_of, unreachable
+from gpulab.store.hand_in import export
 from gpulab.view.course import course_json, course_text, problem_lines
+from gpulab.view.notebook import notebook_html
 
 _EXAMPLE = Path(__file__).parents[2] / "courses" / "02456-2017"
 _SHIPPED = Path(__file__).parents[2] / "ami" / "environments"
@@ -93,7 +99,64 @@ def _environment(given: bytes) -> None:
         raise Wrong("a description that is not text")
 
 
-_LOCK = (_SHIPPED / "tf2-small" / "cpu.lock").read_bytes()[:1500].rpartition(b"\n    --hash")[0]
+def _hand_in(given: bytes) -> None:
+    """A student's notebook, as `gpulab fleet collect --pages` copies it and draws its page."""
+    folder = emptied("hand-in")
+    (folder / "s1").mkdir()
+    (folder / "s1" / "week4.ipynb").write_bytes(given)
+
+    def page(raw: bytes, title: str) -> str:
+        return notebook_html(read_notebook(raw), title=title)
+
+    (told,) = export(folder / "s1", folder / "pages", "s1", render=page)
+    drawn = folder / "pages" / "s1" / "week4.ipynb.html"
+    if told.file != "s1/week4.ipynb" or bool(told.trouble) == drawn.exists():
+        raise Wrong(f"neither a page nor a reason, or both: {told}")
+    if (folder / "pages" / "s1" / "week4.ipynb").read_bytes() != given:
+        raise Wrong("a copy for grading that is not what was handed in")
+    if drawn.exists() and _ACTIVE.search(drawn.read_text("utf-8")):
+        raise Wrong("a page with something of the student's that a browser runs")
+
+
+# What the page's own template never has, and the student's words only in escaped form.
+_ACTIVE = re.compile(r"<(script|iframe|svg|object|embed|form|link|base)\b", re.IGNORECASE)
+_PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20)).decode()
+_HANDED_IN = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {"kernelspec": {"language": "python"}, "language_info": {"name": "python"}},
+    "cells": [
+        {
+            "cell_type": "markdown",
+            "source": ["# Week 4\n", "`x`"],
+            "attachments": {"a.png": {"image/png": _PNG}},
+        },
+        {
+            "cell_type": "code",
+            "execution_count": 1,
+            "source": "print(1)",
+            "outputs": [
+                {"output_type": "stream", "name": "stdout", "text": ["1\n"]},
+                {"output_type": "display_data", "data": {"image/png": _PNG, "text/plain": "x"}},
+                {
+                    "output_type": "execute_result",
+                    "data": {"text/html": "<b>1</b>", "text/plain": ["1"]},
+                },
+                {
+                    "output_type": "error",
+                    "ename": "E",
+                    "evalue": "e",
+                    "traceback": ["\x1b[31mE\x1b[0m"],
+                },
+            ],
+        },
+        {"cell_type": "raw", "source": "<script>alert(1)</script>"},
+    ],
+}
+
+# Its first lines, up to the end of a package's.
+_LOCK = re.split(rb"\n(?=\S)", (_SHIPPED / "tf2-small" / "cpu.lock").read_bytes()[:1500])
+_LOCK_LINES = b"\n".join(_LOCK[:-1]) + b"\n"
 
 TARGETS = (
     Target(
@@ -114,6 +177,8 @@ TARGETS = (
             b'"',
             b"\xef\xbb\xbf",
         ),
+        exits=(),
+        names=(),
     ),
     Target(
         "course-plan",
@@ -131,16 +196,28 @@ TARGETS = (
             b"\\u0000",
         ),
         large=190_000,
+        exits=(),
+        names=(),
     ),
     Target(
         "environment",
         "bootstrap",
         _environment,
         (
-            b'title = "T"\nserver = "cpu"\n\n%%\n' + _LOCK,
-            b'title = "T"\nbase = "tf2"\n\n%%\n' + _LOCK,
+            b'title = "T"\nserver = "cpu"\n\n%%\n' + _LOCK_LINES,
+            b'title = "T"\nbase = "tf2"\n\n%%\n' + _LOCK_LINES,
         ),
-        names=("environment.toml", "cpu.lock", "environment"),
         words=(b"installed_gib", b"experimental", b"base", b"# locked-on: ", b"# download-mib: "),
+        exits=(2,),
+        names=(r"environments/mine/(environment\.toml|cpu\.lock)",),
+    ),
+    Target(
+        "hand-in",
+        "course",
+        either([_HANDED_IN], _hand_in, as_json),
+        (as_json(_HANDED_IN), MARK),
+        exits=(),
+        names=(),
+        words=(b"<script>", b"text/html", b"image/jpeg", b"\\ud800", b"[[[[[[[["),
     ),
 )

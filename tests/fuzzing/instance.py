@@ -84,6 +84,7 @@ _SAID = (
     b'{"action": "terminate", "time": "2026-11-23T12:02:00Z"}',
     b'{"noticeTime": "2026-11-23T11:00:00Z"}',
     b"2026-11-23T17:00:00Z",
+    b"30",
     b"student",
     b'{"AccessKeyId": "AKIA", "SecretAccessKey": "secret", "Token": "token"}',
 )
@@ -355,27 +356,45 @@ def _born(given: bytes) -> None:
 _ANSWER = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nDate: Mon, 23 Nov 2026 12:00:00 GMT\r\n\r\nhello"
 )
-_OURS = (agent.Problem, OSError)
 
 TARGETS = (
     Target(
         "metadata",
         "agent",
         _metadata,
-        (b"\n%%\n".join(_SAID), b"\n%%\n%%\n"),
-        others=_OURS,
+        (b"\n%%\n".join(_SAID),),
+        others=(OSError,),
         words=(b"\n%%\n", b'"time": 1', b"0001-01-01T00:00:00Z"),
+        exits=(),
+        names=(
+            r"metadata",
+            r"role",
+        ),
+        spoken=(agent.Problem,),
     ),
     Target(
         "metadata-http",
         "agent",
         _http,
         (_ANSWER, b"HTTP/1.0 401 No\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
-        others=_OURS,
+        others=(OSError,),
         words=(b"Date: Mon, 01 Jan 0001 00:00:00 GMT", b"Content-Length: -1"),
+        exits=(),
+        names=(),
     ),
     Target(
-        "restore", "agent", either([_KEPT], _restore, as_json), (as_json(_KEPT), MARK), others=_OURS
+        "restore",
+        "agent",
+        either([_KEPT], _restore, as_json),
+        (as_json(_KEPT), MARK),
+        others=(OSError,),
+        exits=(),
+        names=(
+            r"the kept copy",
+            r"S3 does not GET",
+            r"files were not restored; '",
+        ),
+        spoken=(agent.Problem,),
     ),
     Target(
         "notebooks",
@@ -389,16 +408,25 @@ TARGETS = (
             ),
         ),
         others=(lab.Problem, OSError, tarfile.TarError),
+        exits=(),
+        names=(),
     ),
     Target(
         "data-list",
         "agent",
         either([_LIST], _data_list, as_json),
         (as_json(_LIST), MARK),
-        others=(lab.Problem,),
+        exits=(),
+        names=(r"^'.+' is no address",),
+        spoken=(lab.Problem,),
     ),
     Target(
-        "user-data", "bootstrap", _born, (b"", b"\x01\x02\x03\x04\x05\x06\x07\x08\x09"), others=()
+        "user-data",
+        "bootstrap",
+        _born,
+        (b"", b"\x01\x02\x03\x04\x05\x06\x07\x08\x09"),
+        exits=(1,),
+        names=(r"is not a login user", r"the user data has [\d,]+ bytes"),
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from pathlib import Path
 
 from gpulab.errors import GpulabError
 
-_DOCUMENTED = frozenset({1, 2, 3})
 # A reader may take this long for each MB it is given, and a tenth of it for anything.
 CPU_S_PER_MB = 1.0
 _LEAST_MB = 0.1
@@ -29,8 +29,10 @@ class Target:
         room: Where the reader lives, as the imports name it; a finding's place is its last line there.
         read: Reads one input; raises `Wrong` when what comes out cannot be right.
         seeds: Good inputs to begin from; the reader must take each without an error.
-        names: One of these words must be in an error's message, so that the user finds the place; empty for any.
-        others: Errors, besides ours, that the room promises its caller.
+        exits: The exit codes it may end with, as docs/exit-codes.md has them; none for a reader that collects problems instead.
+        names: One of these expressions must be found in an error's message, so that the user finds the place.
+        spoken: Errors of the agent, which is no `GpulabError`'s room; they must name the place, too.
+        others: Errors, besides these, that the room promises its caller, who adds the place.
         words: What a mutation may insert, besides what is in the seeds.
         large: Bytes of a large input: the most that is not refused for its length alone.
     """
@@ -39,7 +41,9 @@ class Target:
     room: str
     read: Callable[[bytes], object]
     seeds: tuple[bytes, ...]
-    names: tuple[str, ...] = ()
+    exits: tuple[int, ...]
+    names: tuple[str, ...]
+    spoken: tuple[type[Exception], ...] = ()
     others: tuple[type[Exception], ...] = ()
     words: tuple[bytes, ...] = ()
     large: int = 1_000_000
@@ -80,8 +84,11 @@ def judge(target: Target, given: bytes, *, is_timed: bool = False) -> Finding | 
     try:
         target.read(given)
     except GpulabError as error:
-        wrong = _wrong_with(error, target)
+        wrong = _wrong_exit(error, target) or _wrong_words(error.message, target)
         if wrong:
+            return Finding(target.name, wrong, _place(error), f"{type(error).__name__}: {error}")
+    except target.spoken as error:
+        if wrong := _wrong_words(str(error), target):
             return Finding(target.name, wrong, _place(error), f"{type(error).__name__}: {error}")
     except target.others:
         pass
@@ -97,12 +104,14 @@ def judge(target: Target, given: bytes, *, is_timed: bool = False) -> Finding | 
     return None
 
 
-def _wrong_with(error: GpulabError, target: Target) -> str:
-    if error.exit_code not in _DOCUMENTED:
-        return f"exit code {error.exit_code}"
-    if not error.message.strip():
+def _wrong_exit(error: GpulabError, target: Target) -> str:
+    return "" if error.exit_code in target.exits else f"exit code {error.exit_code}"
+
+
+def _wrong_words(message: str, target: Target) -> str:
+    if not message.strip():
         return "an error without words"
-    if target.names and not any(name in error.message for name in target.names):
+    if not any(re.search(name, message, re.DOTALL) for name in target.names):
         return "an error that names no place"
     return ""
 

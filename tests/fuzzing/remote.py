@@ -132,7 +132,7 @@ def _check(given: bytes) -> None:
     folder = SimpleNamespace(key=Path("/nowhere/key"), known_hosts=Path("/nowhere/known_hosts"))
     context: Any = SimpleNamespace(profile=profile, folder=folder, host=lambda _: _host(given))
     instance: Any = SimpleNamespace(
-        id="i-1", name="week4", address="192.0.2.1", state="running", environment=""
+        id="i-0123456789abcdef0", name="week4", address="192.0.2.1", state="running", environment=""
     )
     for finding in checking.check(context, instance):
         round(finding.seconds)
@@ -196,7 +196,6 @@ _TARS = (
     an_archive(
         a_member("d", tarfile.DIRTYPE), ("d/Ü" + "x" * 150, b"hello"), kind=tarfile.GNU_FORMAT
     ),
-    an_archive(a_member("s", tarfile.SYMTYPE, "/etc"), ("s/x", b"1")),
     an_archive(("a", b"1"), hdrcharset="BINARY", mtime="1.5", path="x/y"),
     an_archive(("big", b"x" * 3000), kind=tarfile.USTAR_FORMAT),
 )
@@ -338,21 +337,60 @@ _SEAT = {
 }
 _SEATS = {"version": 1, "lab": "week1", "seats": [_SEAT]}
 _LAB = {"folder": "course/labs/one", "repository": "https://x.example/course", "commit": "0" * 40}
+_REFUSED = (
+    "the instance sent '",
+    "the instance sent a (gzip|zip) file where a member",
+    "the archive from the instance ended early, (before its first member|behind ')",
+)
 _NOTEBOOKS = (
     b"https://github.com/tensorflow/docs@master:site/en\nhttps://x.example/a.zip#" + _SHA.encode()
 )
 
 TARGETS = (
-    Target("status", "remote", either([_STATUS], _status, as_json), (as_json(_STATUS), MARK)),
+    Target(
+        "status",
+        "remote",
+        either([_STATUS], _status, as_json),
+        (as_json(_STATUS), MARK),
+        exits=(1,),
+        names=(r"its status",),
+    ),
     Target(
         "saved",
         "remote",
         either([_SAVED, _FAILED], lambda given: agent.save(_host(given)), as_json),
         (as_json(_SAVED), MARK),
+        exits=(1,),
+        names=(
+            r"the agent could not save: ",
+            r"what it could not save",
+            r"could not keep ",
+        ),
     ),
-    Target("hashes", "remote", either([_MANIFEST], _hashes, as_lines), (as_lines(_MANIFEST), MARK)),
-    Target("check", "remote", either([_CHECKED], _check, as_lines), (as_lines(_CHECKED), MARK)),
-    Target("listing", "remote", either([_LISTING], _listing, as_lines), (as_lines(_LISTING), MARK)),
+    Target(
+        "hashes",
+        "remote",
+        either([_MANIFEST], _hashes, as_lines),
+        (as_lines(_MANIFEST), MARK),
+        exits=(1,),
+        names=(r"the agent's list of the work",),
+    ),
+    Target(
+        "check",
+        "remote",
+        either([_CHECKED], _check, as_lines),
+        (as_lines(_CHECKED), MARK),
+        exits=(1,),
+        names=(r"^week4 ",),
+    ),
+    Target(
+        "listing",
+        "remote",
+        either([_LISTING], _listing, as_lines),
+        (as_lines(_LISTING), MARK),
+        exits=(1,),
+        names=(r"listing of work \((line \d+: |the listing ended early|.*unpack)",),
+    ),
     Target(
         "tar",
         "remote",
@@ -367,6 +405,8 @@ TARGETS = (
             b"path=../x",
             b"hdrcharset=BINARY",
         ),
+        exits=(1,),
+        names=_REFUSED,
     ),
     Target(
         "pull",
@@ -377,13 +417,16 @@ TARGETS = (
             + b"\n%%\n"
             + an_archive(("d/a b", b"hello"), ("Ü", b"hello")),
         ),
+        exits=(1,),
+        names=(*_REFUSED, "listing of work", r"could not write .*/pull/work"),
     ),
     Target(
         "kept-manifest",
         "aws",
         either([_KEPT], _kept, as_json),
         (as_json(_KEPT), MARK),
-        names=("manifest",),
+        exits=(1,),
+        names=(r"s1/week4/manifest.json",),
     ),
     Target(
         "ticket",
@@ -391,6 +434,14 @@ TARGETS = (
         either([json.loads(write_ticket(_TICKET))], _ticket, as_json),
         (write_ticket(_TICKET).encode(), MARK),
         large=19_000,
+        exits=(
+            2,
+            3,
+        ),
+        names=(
+            r"s1\.ticket is ",
+            r"the ticket of ",
+        ),
     ),
     Target(
         "console",
@@ -398,8 +449,31 @@ TARGETS = (
         _console,
         (_CONSOLE,),
         words=(b"-----BEGIN SSH HOST KEY KEYS-----", b"gpulab-hostkey ssh-ed25519 "),
+        exits=(1,),
+        names=(r"the console output",),
     ),
-    Target("notebooks-source", "launch", _notebooks, (_NOTEBOOKS,)),
-    Target("seats", "fleets", either([_SEATS], _seats, as_json), (as_json(_SEATS), MARK)),
-    Target("lab-folder", "launch", either([_LAB], _lab_folder, as_json), (as_json(_LAB), MARK)),
+    Target(
+        "notebooks-source",
+        "launch",
+        _notebooks,
+        (_NOTEBOOKS,),
+        exits=(2,),
+        names=(r"^`.*` ",),
+    ),
+    Target(
+        "seats",
+        "fleets",
+        either([_SEATS], _seats, as_json),
+        (as_json(_SEATS), MARK),
+        exits=(),
+        names=(),
+    ),
+    Target(
+        "lab-folder",
+        "launch",
+        either([_LAB], _lab_folder, as_json),
+        (as_json(_LAB), MARK),
+        exits=(2,),
+        names=(r"^week1 ",),
+    ),
 )

@@ -118,7 +118,7 @@ def read_remote(
         header, *entries, end = [_on_line(number, json.loads, line) for number, line in said]
         if end != {"end": len(entries)}:
             raise ValueError("the listing ended early")
-        exists, has_rsync = bool(header["exists"]), bool(header["rsync"])
+        exists, has_rsync = _on_line(1, _flags, header)
         checked = [_on_line(number, _checked, entry) for number, entry in enumerate(entries, 2)]
     except _UNREADABLE as error:
         raise CommandFailed(f"the instance sent no usable listing of {folder} ({error})") from error
@@ -169,6 +169,10 @@ def _on_line(number: int, read: Callable[[Any], Any], given: Any) -> Any:
         return read(given)
     except _UNREADABLE as error:
         raise ValueError(f"line {number:,}: {error}") from error
+
+
+def _flags(header: Any) -> tuple[bool, bool]:
+    return bool(header["exists"]), bool(header["rsync"])
 
 
 def _checked(entry: Any) -> instance_side.Entry:

@@ -68,10 +68,13 @@ def _program(context: Context, instance: Instance) -> bytes:
 
 def _finding(row: str) -> Finding:
     told = json.loads(row)
-    state = str(told["state"])
+    state, seconds = str(told["state"]), told["seconds"]
+    # Neither `NaN`, which Python's reader of JSON takes, nor a number that fits into no float.
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= _WITHIN_S * 10:
+        raise ValueError("a time that is none")
     return Finding(
         name=str(told["name"]),
         state=state if state in _STATES else "failed",
         text=str(told["text"]),
-        seconds=float(told["seconds"]),
+        seconds=float(seconds),
     )

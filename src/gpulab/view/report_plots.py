@@ -24,6 +24,7 @@ _SERIES = tuple(f"#0102{n:02x}" for n in range(16, 24))
 _VARIABLES = {_INK: "--ink", _FAINT: "--faint", _ACCENT: "--accent"} | {
     colour: f"--series-{n}" for n, colour in enumerate(_SERIES)
 }
+_TAG = re.compile("<[^>]*>")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -309,7 +310,7 @@ def _without_styles(svg: str, classes: dict[str, str]) -> str:
         count=1,
     )
     # Within tags only: a label that reads `style="..."` would otherwise write a rule of its own into the page's style sheet.
-    return re.sub(r"<[^>]*>", lambda tag: _with_class(tag[0], classes), svg)
+    return _TAG.sub(lambda tag: _with_class(tag[0], classes), svg)
 
 
 def _with_class(tag: str, classes: dict[str, str]) -> str:

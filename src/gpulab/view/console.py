@@ -58,9 +58,8 @@ class Console:
         self.out.flush()
 
     def show_json(self, value: Any) -> None:
-        """Write one JSON document to stdout, every control character escaped: of ASCII's, JSON leaves DEL as it is."""
-        text = json.dumps(value, default=plain, indent=1, ensure_ascii=True)
-        self.out.write(text.replace("\x7f", "\\u007f") + "\n")
+        """Write one JSON document to stdout."""
+        self.out.write(json.dumps(value, default=plain, indent=1, ensure_ascii=True) + "\n")
         self.out.flush()
 
     def show_csv(self, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
 from tests.aws.security.hostile import DRIVING, FORGED, drives, unfiltered
+from tests.aws.security.hostile_pages import report
 
 from gpulab.errors import WrongUsage
+from gpulab.model.fleet import AccountRef, Outcome, Result, Trouble
+from gpulab.model.report import Dimension
+from gpulab.remote.copying import CopyReport
+from gpulab.remote.manifest import Skipped
 from gpulab.view import console
 from gpulab.view.console import Console
+from gpulab.view.copies import copy_text
+from gpulab.view.fleet import outcome_line, outcomes_text
 from gpulab.view.instances import pairs_text
+from gpulab.view.report_files import report_files
+from gpulab.view.report_table import report_lines
 
 # What our own drawing writes; no text below holds any of it.
 _OWN = re.compile(r"\r\x1b\[2K|\x1b\[[KHJ]")
@@ -151,6 +161,59 @@ def test_no_text_begins_a_line_of_its_own(way):
     assert 1 == sum(line.startswith(FORGED.split("\n")[1]) for line in weak.splitlines())
     assert 0 == sum(line.startswith(FORGED.split("\n")[1]) for line in ours.splitlines())
     assert FORGED.split("\n")[1] in ours
+
+
+def copied(text):
+    skipped = (Skipped(text, "a link"), Skipped("a", text))
+    return copy_text(CopyReport(1, 1, 0, skipped, (text,), 1, "", "tar"))
+
+
+def failed(text):
+    return Outcome(
+        "week4-s1", AccountRef("default", "", "", ""), Result.FAILED, trouble=Trouble(text, text)
+    )
+
+
+def the_report(text):
+    return "\n".join(report_lines(report(text), Dimension.STUDENT, bar="#", limit=9))
+
+
+LAID_OUT = {
+    "a copy": copied,
+    "what came of a seat": lambda text: outcome_line(1, failed(text)),
+    "causes and what to do": lambda text: outcomes_text([failed(text)]),
+    "a report": the_report,
+    "a closed course's report.txt": lambda text: report_files(report(text), title="c1")[
+        "report.txt"
+    ].decode(),
+}
+
+
+@pytest.mark.parametrize("name", LAID_OUT)
+def test_no_text_begins_a_line_of_what_is_laid_out_in_lines(name, monkeypatch):
+    """Paths of an instance, names of a ledger and errors stand in lists, a line each; the lines are ours."""
+    monkeypatch.setitem(sys.modules, "gpulab.view.report_html", None)  # a page beside it takes long
+    with unfiltered():
+        weak = LAID_OUT[name](FORGED)
+
+    ours = LAID_OUT[name](FORGED)
+
+    second = FORGED.split("\n")[1]
+    assert 1 <= sum(line.startswith(second) for line in weak.splitlines())
+    assert 0 == sum(line.startswith(second) for line in ours.splitlines())
+    assert second in ours
+
+
+def test_a_report_kept_as_text_drives_nothing(monkeypatch):
+    """It is read with `cat` in five years; its title is the course's."""
+    monkeypatch.setitem(sys.modules, "gpulab.view.report_html", None)
+    with unfiltered():
+        weak = report_files(report("s1"), title=DRIVING)["report.txt"].decode()
+
+    ours = report_files(report("s1"), title=DRIVING)["report.txt"].decode()
+
+    assert {"\x1b", "\x9b", "\u202e"} <= set(drives(weak))
+    assert [] == drives(ours)
 
 
 def test_a_fact_stays_on_its_line():

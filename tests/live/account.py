@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.live import prices
 
 from gpulab.aws import instances as ec2_instances
 from gpulab.aws.session import Cloud
@@ -23,7 +24,7 @@ from gpulab.errors import GpulabError, NotFound
 from gpulab.launch import up
 from gpulab.launch.context import Context, context_of
 from gpulab.launch.events import Event, Ready
-from gpulab.launch.running import booting, keep, stop
+from gpulab.launch.running import booting
 from gpulab.model.instance import (
     TAG_COURSE,
     TAG_EXPIRES,
@@ -38,10 +39,9 @@ from gpulab.sandbox import control
 from gpulab.store.home import Home
 
 COURSE = "gpulab-live"
-TYPE = "g4dn.xlarge"
-SMALL = "t3.micro"
 _UBUNTU = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
-_ALIVE = ["pending", "running", "stopping", "stopped"]
+# The end of an instance that has no agent: counted from when its user data runs, which the kernel is up for.
+_ENDS_ITSELF = "#!/bin/sh\nshutdown -P +{minutes}\n"
 _numbers = itertools.count(1)
 
 
@@ -96,11 +96,13 @@ class Account:
 
     Attributes:
         machines: What stands behind instances in a sandbox; empty for a real account.
+        paid: The needs whose price was said before anything began; nothing else is launched.
     """
 
     context: Context
     cloud: NotedCloud
     machines: str = ""
+    paid: frozenset[str] = frozenset(prices.NEEDS)
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Account:
@@ -140,21 +142,28 @@ class Account:
 
     # -- instances -------------------------------------------------------------------------------------------------------------
 
-    def wish(self, name: str, *, minutes: int, **changes: Any) -> LaunchRequest:
-        """What is launched: spot, one T4, tagged as ours, with its own end."""
+    def wish(self, name: str, **changes: Any) -> LaunchRequest:
+        """What is launched: spot, tagged as ours, of the type and with the end that its price was computed from."""
+        known = self._paid(name)
         wish = LaunchRequest(
             name=f"live-{name}",
-            gpu="T4",
-            instance_type=TYPE,
-            duration=timedelta(minutes=minutes),
+            gpu=None,
+            instance_type=known.type,
+            duration=known.ends_after,
             max_usd_per_hour=None,
             regions=(self.region,),
             markets=(Market.SPOT,),
             environment=self.context.profile.environment,
-            idle_minutes=minutes,
+            disk_gib=known.disk_gib,
+            idle_minutes=known.ends_after // timedelta(minutes=1),
             course=COURSE,
         )
         return replace(wish, **changes)
+
+    def _paid(self, name: str) -> prices.Launch:
+        need, known = prices.launch(name)
+        assert need in self.paid, f"`{name}` is not in the price that was said: costs({need!r})"
+        return known
 
     def launched(self, wish: LaunchRequest) -> Launched:
         """Run `gpulab up` to its end; in a sandbox without machines to the pinned host key, since nothing answers behind it."""
@@ -168,7 +177,14 @@ class Account:
             seconds.setdefault(key, round(time.monotonic() - began, 1))
             instance = getattr(event, "instance", instance)
         assert instance is not None
+        self._has_its_end(wish, instance)
         return Launched(instance, seconds, tuple(self.cloud.calls[before:]), is_reached)
+
+    def _has_its_end(self, wish: LaunchRequest, instance: Instance) -> None:
+        """The price holds only as long as AWS has been told the end that it was computed from."""
+        assert instance.expires_at is not None
+        lives = instance.expires_at - instance.launched_at
+        assert lives <= self._paid(wish.name.removeprefix("live-")).ends_after, lives
 
     def _up(self, wish: LaunchRequest) -> Iterator[Event]:
         yield from up.up(self.context, wish, confirm=lambda _: True)
@@ -179,30 +195,34 @@ class Account:
         yield from booting.pin(self.context, found[0])
         yield Ready(self.context.now(), found[0], None, True)  # type: ignore[arg-type]
 
-    def small(self, user_data: str, **changes: Any) -> str:
-        """Launch the smallest instance, one-time spot and tagged as ours, with a script as user data; returns its id."""
+    def small(self, name: str = "small", *, user_data: str = "", **changes: Any) -> str:
+        """Launch an instance without an agent: one-time spot, tagged as ours, which ends itself by a timer in its user data; returns its id."""
+        known = self._paid(name)
         image = self.cloud.client("ssm", self.region).get_parameter(Name=_UBUNTU)
-        ends_at = datetime.now(UTC) + timedelta(minutes=15)
+        minutes = known.ends_after // timedelta(minutes=1)
+        call = {
+            "ImageId": image["Parameter"]["Value"],
+            "InstanceType": known.type,
+            "MinCount": 1,
+            "MaxCount": 1,
+            "InstanceMarketOptions": {"MarketType": "spot"},
+            "InstanceInitiatedShutdownBehavior": "terminate",
+            "MetadataOptions": {"HttpTokens": "required"},
+            "UserData": _ENDS_ITSELF.format(minutes=minutes) + user_data,
+            "TagSpecifications": self.tags("instance", "volume", "spot-instances-request"),
+        }
+        return str(self.ec2.run_instances(**{**call, **changes})["Instances"][0]["InstanceId"])
+
+    def tags(self, *kinds: str) -> list[dict[str, Any]]:
+        """The tags of what is made without `gpulab up`: those by which a sweep finds it."""
         tags = {
             TAG_NAME: f"live-small-{next(_numbers)}",
             TAG_OWNER: self.context.owner,
             TAG_COURSE: COURSE,
-            TAG_EXPIRES: ends_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            TAG_EXPIRES: f"{datetime.now(UTC) + timedelta(minutes=15):%Y-%m-%dT%H:%M:%SZ}",
         }
         said = [{"Key": key, "Value": value} for key, value in tags.items()]
-        call = {
-            "ImageId": image["Parameter"]["Value"],
-            "InstanceType": SMALL,
-            "MinCount": 1,
-            "MaxCount": 1,
-            "InstanceMarketOptions": {"MarketType": "spot"},
-            "MetadataOptions": {"HttpTokens": "required"},
-            "UserData": user_data,
-            "TagSpecifications": [
-                {"ResourceType": kind, "Tags": said} for kind in ("instance", "volume")
-            ],
-        }
-        return str(self.ec2.run_instances(**{**call, **changes})["Instances"][0]["InstanceId"])
+        return [{"ResourceType": kind, "Tags": said} for kind in kinds]
 
     def wait_for(self, instance_id: str, state: str, *, minutes: float) -> Instance:
         """Wait until EC2 shows a state."""
@@ -234,19 +254,3 @@ class Account:
                 if time.monotonic() > until:
                     raise
                 time.sleep(2)
-
-    def sweep(self) -> None:
-        """End and delete everything under our tag, whatever test made it; what fails stops nothing of the rest."""
-        for instance in self.alive():
-            with contextlib.suppress(GpulabError):
-                for _ in stop.stop(self.context, instance, save=False):
-                    pass
-        with contextlib.suppress(GpulabError):
-            for work in keep.kept(self.context):
-                if work.name.startswith("live-"):
-                    keep.forget(self.context, work)
-
-    def alive(self) -> tuple[Instance, ...]:
-        """List what still costs."""
-        filters = {f"tag:{TAG_COURSE}": [COURSE], "instance-state-name": _ALIVE}
-        return tuple(ec2_instances.find(self.cloud, self.region, filters=filters))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any
 import pytest
 from tests.live.account import Account, Launched
 from tests.live.prices import bill, total
+from tests.live.sweeping import sweep
+
+from gpulab.store.home import Home
 
 BUDGET = "GPULAB_LIVE_BUDGET_USD"
 _REPORT = Path(__file__).parents[2] / "build" / "live" / "report.md"
@@ -33,14 +37,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Say the price of what was chosen, and stop where it passes the budget."""
-    chosen = [item for item in session.items if item.get_closest_marker("live")]
-    names = {name for item in chosen for mark in item.iter_markers("costs") for name in mark.args}
-    if not chosen or BUDGET not in os.environ:
+    if not any(item.get_closest_marker("live") for item in session.items):
         return
+    if BUDGET not in os.environ:
+        return
+    needs, region = _needs(session), _region()
     reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
-    reporter.write_line(bill(names))
-    if total(names) > _budget():
+    reporter.write_line(bill(needs, region))
+    if total(needs, region) > _budget():
         pytest.exit(f"that is over {BUDGET}={_budget()}; choose fewer with `-k`", returncode=3)
+
+
+def _needs(session: pytest.Session) -> frozenset[str]:
+    """What the chosen tests need, by its names in `prices.py`."""
+    chosen = [item for item in session.items if item.get_closest_marker("live")]
+    marks = [mark for item in chosen for mark in item.iter_markers("costs")]
+    return frozenset(name for mark in marks for name in mark.args)
+
+
+def _region() -> str:
+    """Where the account's profile launches first; prices are that region's."""
+    config = Home.of(os.environ).config()
+    return config.profile(os.environ.get("GPULAB_PROFILE")).regions[0]
 
 
 def _budget() -> Decimal:
@@ -115,18 +133,17 @@ def _last_line(text: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def account() -> Iterator[Account]:
-    """The account, swept before and after: a run that was killed has left its instances to the next one, and to their own end."""
-    opened = Account.of(os.environ)
-    opened.sweep()
+def account(request: pytest.FixtureRequest) -> Iterator[Account]:
+    """The account, swept before and after: a run that was killed has left what it made to the next one, and instances to their own end."""
+    opened = replace(Account.of(os.environ), paid=_needs(request.session))
+    sweep(opened)
     try:
         yield opened
     finally:
-        opened.sweep()
-        assert [] == list(opened.alive()), "end these by hand: they cost money"
+        assert () == sweep(opened), "end these by hand: they cost money"
 
 
 @pytest.fixture(scope="session")
 def lab(account: Account) -> Launched:
-    """An instance with JupyterLab for an hour, which most tests share."""
-    return account.launched(account.wish("lab", minutes=60))
+    """An instance with a GPU and JupyterLab, which most tests share."""
+    return account.launched(account.wish("lab"))

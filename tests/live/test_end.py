@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from tests.live.account import COURSE, Account, Launched
+from tests.live.prices import launch
+from tests.live.sweeping import ROLE, experiments
 
 from gpulab.aws import workspace
 from gpulab.launch.account.storage import our_bucket, prefix
-from gpulab.launch.running.extend import extend
 from gpulab.model.instance import TAG_COURSE
 
-_LIFE_MIN = 12
+_LIFE_MIN = launch("short")[1].ends_after // timedelta(minutes=1)
 _LATE_MIN = 4
 _OFF_MIN = 20
 
@@ -26,7 +29,7 @@ def short(account: Account) -> Launched:
     """An instance for some minutes, whose clock is set back, and which nobody looks after."""
     if account.machines == "none":
         pytest.skip("the sandbox runs without machines")
-    launched = account.launched(account.wish("short", minutes=_LIFE_MIN))
+    launched = account.launched(account.wish("short"))
     if not account.machines:  # a sandbox's machine has this computer's clock
         account.run(launched.instance, f"sudo date -s '-{_OFF_MIN} min'")
     return launched
@@ -66,10 +69,9 @@ def test_a_shutdown_inside_ends_a_one_time_spot_instance(account, record_propert
     """The agent's last word is `poweroff`; an instance that only stopped would go on costing its disk."""
     if account.machines == "none":
         pytest.skip("the sandbox runs without machines")
-    script = "#!/bin/sh\npoweroff\n"
     if account.machines:
         pytest.skip("the sandbox's machines run no script as user data")
-    made = account.small(script, InstanceInitiatedShutdownBehavior="terminate")
+    made = account.small(user_data="poweroff\n")
 
     seen = account.wait_for(made, "terminated", minutes=8)
 
@@ -85,9 +87,13 @@ def test_a_shutdown_inside_ends_a_one_time_spot_instance(account, record_propert
 
 
 @pytest.fixture
-def experiment_role(account: Account) -> Iterator[str]:
-    """The role that AWS Fault Injection Service interrupts with; it goes with the test."""
-    iam, name = account.cloud.client("iam", "us-east-1"), "gpulab-live-fis"
+def interruption(account: Account) -> Iterator[Callable[[], object]]:
+    """Interrupts our instance as AWS does: by AWS Fault Injection Service, whose role and template go with the test; a sandbox by its own command."""
+    if account.machines:
+        words = ["sandbox", "interrupt", "live-interrupted"]
+        yield lambda: subprocess.run([sys.executable, "-m", "gpulab", *words], check=True)
+        return
+    iam = account.cloud.client("iam", "us-east-1")
     trust = {
         "Version": "2012-10-17",
         "Statement": [
@@ -111,29 +117,25 @@ def experiment_role(account: Account) -> Iterator[str]:
         ],
     }
     made = iam.create_role(
-        RoleName=name,
+        RoleName=ROLE,
         AssumeRolePolicyDocument=json.dumps(trust),
         Tags=[{"Key": TAG_COURSE, "Value": COURSE}],
     )
-    iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=json.dumps(rights))
+    iam.put_role_policy(RoleName=ROLE, PolicyName=ROLE, PolicyDocument=json.dumps(rights))
+    time.sleep(15)  # a new role is not known everywhere at once
     try:
-        time.sleep(0 if account.machines else 15)  # a new role is not known everywhere at once
-        yield made["Role"]["Arn"]
+        yield lambda: _start_experiment(account, made["Role"]["Arn"])
     finally:
-        iam.delete_role_policy(RoleName=name, PolicyName=name)
-        iam.delete_role(RoleName=name)
+        for thing in experiments(account):
+            thing.delete()
 
 
-@pytest.mark.costs("interrupted")
-def test_a_spot_interruption_saves_the_work(account, experiment_role, record_property):
-    """Two minutes between the notice and the end: what was written until then is in the bucket."""
-    if account.machines:
-        pytest.skip("nothing of the sandbox's is interrupted by AWS Fault Injection Service")
+def _start_experiment(account: Account, role: str) -> None:
     fis: Any = account.cloud.client("fis", account.region)
     template = fis.create_experiment_template(
         clientToken=f"gpulab-live-{time.time():.0f}",
         description="gpulab live test",
-        roleArn=experiment_role,
+        roleArn=role,
         stopConditions=[{"source": "none"}],
         targets={
             "spot": {
@@ -151,14 +153,17 @@ def test_a_spot_interruption_saves_the_work(account, experiment_role, record_pro
         },
         tags={TAG_COURSE: COURSE},
     )["experimentTemplate"]["id"]
-    try:
-        launched = account.launched(account.wish("interrupted", minutes=20))
-        account.run(launched.reached(), "head -c 50000000 /dev/urandom > work/late.bin")
-        expected = account.run(launched.instance, "sha256sum work/late.bin").split()[0]
-        fis.start_experiment(experimentTemplateId=template)
-        account.wait_for(launched.instance.id, "terminated", minutes=8)
-    finally:
-        fis.delete_experiment_template(id=template)
+    fis.start_experiment(experimentTemplateId=template)
+
+
+@pytest.mark.costs("interrupted")
+def test_a_spot_interruption_saves_the_work(account, interruption, record_property):
+    """Two minutes between the notice and the end: what was written until then is in the bucket."""
+    launched = account.launched(account.wish("interrupted"))
+    account.run(launched.reached(), "head -c 50000000 /dev/urandom > work/late.bin")
+    expected = account.run(launched.instance, "sha256sum work/late.bin").split()[0]
+    interruption()
+    account.wait_for(launched.instance.id, "terminated", minutes=8)
 
     where = prefix(account.context, launched.instance.name)
     found = workspace.read_manifest(account.cloud, our_bucket(account.context), where)
@@ -166,12 +171,3 @@ def test_a_spot_interruption_saves_the_work(account, experiment_role, record_pro
     kept = {file.path: file.sha256 for file in found.files}
     record_property("seen", f"{len(kept)} files kept")
     assert expected == kept["late.bin"]
-
-
-@pytest.mark.costs("lab")
-def test_an_extension_moves_every_end(account, lab, record_property):
-    """Timer, schedule and tag move together, or the old end comes under the new one."""
-    moved = extend(account.context, lab.reached(), account.context.now() + timedelta(minutes=70))
-
-    record_property("seen", f"agent {moved.agent}, schedule {moved.schedule}, tag {moved.tag}")
-    assert (True, True) == (moved.agent, moved.tag)

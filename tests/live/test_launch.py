@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 from tests.live.account import Account
+from tests.live.prices import EXTENDED_BY, SCARCE, launch
 
 from gpulab.aws.errors import from_code
 from gpulab.launch.running import browser, checking, notebooks
+from gpulab.launch.running.extend import extend
 from gpulab.launch.running.instances import host
 from gpulab.model.instance import Instance
-from gpulab.model.market import Market
 from gpulab.remote import ports
 from gpulab.remote.tunnel import running
 
@@ -62,7 +63,7 @@ def test_how_aws_words_its_refusals(account, record_property):
     seen = {}
     for code, changes in cases.items():
         with pytest.raises(ClientError) as refused:
-            account.small("", **changes)
+            account.small("refused", **changes)
         status = refused.value.response["ResponseMetadata"]["HTTPStatusCode"]
         seen[code] = (refused.value.response["Error"]["Code"], status)
 
@@ -76,11 +77,11 @@ def test_the_status_of_a_capacity_refusal(account, record_property):
     """Botocore repeats server errors by itself; the launch client must not, if a full zone is one (HTTP 500)."""
     places = account.ec2.describe_instance_type_offerings(
         LocationType="availability-zone",
-        Filters=[{"Name": "instance-type", "Values": ["g5.xlarge"]}],
+        Filters=[{"Name": "instance-type", "Values": [SCARCE]}],
     )["InstanceTypeOfferings"]
-    for zone in sorted(place["Location"] for place in places):
+    for zone in sorted(place["Location"] for place in places)[: launch("full")[1].times]:
         try:
-            made = account.small("", InstanceType="g5.xlarge", Placement={"AvailabilityZone": zone})
+            made = account.small("full", Placement={"AvailabilityZone": zone})
         except ClientError as error:
             code = error.response["Error"]["Code"]
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
@@ -90,7 +91,7 @@ def test_the_status_of_a_capacity_refusal(account, record_property):
                 return
         else:
             account.end(made)
-    pytest.skip("every zone had capacity, or the quota is 0: none was to be had today")
+    pytest.skip("the zones asked had capacity, or the quota is 0: no refusal was to be had")
 
 
 @pytest.mark.costs("lab")
@@ -183,11 +184,12 @@ def test_cloud_init_of_the_image_is_content(account, lab, record_property):
 
 @pytest.mark.costs("lab")
 def test_a_gigabyte_is_saved_within_the_notice(account, lab, record_property):
-    """A checkpoint is the largest thing a student has, and the notice is two minutes."""
+    """A checkpoint is the largest thing a student has, and the notice is two minutes. In a sandbox 20 MB: its disk and S3 are this computer's."""
     instance = lab.reached()
     if not account.context.profile.keep_bucket:
         pytest.skip("the profile keeps the work on this computer")
-    account.run(instance, "head -c 1000000000 /dev/urandom > work/checkpoint.bin")
+    size = 20_000_000 if account.machines else 1_000_000_000
+    account.run(instance, f"head -c {size} /dev/urandom > work/checkpoint.bin")
     began = time.monotonic()
 
     said = json.loads(account.run(instance, "gpulab-agent save", timeout_s=900))
@@ -196,6 +198,7 @@ def test_a_gigabyte_is_saved_within_the_notice(account, lab, record_property):
     record_property("seen", f"{said['bytes'] / 1e6:.0f} MB in {seconds:.0f} s")
     account.run(instance, "rm work/checkpoint.bin")
     assert [] == said["failed"]
+    assert said["bytes"] >= size
     assert seconds <= _SAVED_WITHIN_S
 
 
@@ -230,7 +233,7 @@ def test_tf1_legacy_computes_on_a_t4(account, record_property):
     """Courses with notebooks of 2017 need a Python and a CUDA that AWS's image does not have; the page says how to bring both."""
     if account.machines:
         pytest.skip("AWS's image and the network of packages are what is asked about")
-    wish = account.wish("tf1", minutes=30, environment="tf1-legacy", markets=(Market.SPOT,))
+    wish = account.wish("tf1", environment="tf1-legacy")
     launched = account.launched(wish)
     page = (_CHECKOUT / "docs/environments.md").read_text(encoding="utf-8")
     lines = page.partition("```bash\n# Python 3.7 and CUDA 10.0\n")[2].partition("```")[0]
@@ -257,6 +260,15 @@ def test_notebooks_come_from_the_network_of_aws(account, lab, record_property):
 
     record_property("seen", said)
     assert "notebook" in said
+
+
+@pytest.mark.costs("lab")
+def test_an_extension_moves_every_end(account, lab, record_property):
+    """Timer, schedule and tag move together, or the old end comes under the new one."""
+    moved = extend(account.context, lab.reached(), lab.instance.expires_at + EXTENDED_BY)
+
+    record_property("seen", f"agent {moved.agent}, schedule {moved.schedule}, tag {moved.tag}")
+    assert (True, True) == (moved.agent, moved.tag)
 
 
 def _needs_a_gpu(account: Account, instance: Instance) -> None:

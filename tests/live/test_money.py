@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from tests.live import feed
+from tests.live.account import Account
 
 from gpulab.aws.errors import from_code
 from gpulab.aws.workspace_setup import ensure_bucket
@@ -17,8 +18,10 @@ from gpulab.launch.money.balance import read_balance
 from gpulab.launch.money.told_costs import told_by
 from gpulab.launch.upkeep import guards
 from gpulab.model.fact import FactKind
+from gpulab.model.timeline import InstanceLife, PriceSeries
 from gpulab.planning.catalogue import instance_types, on_demand_prices
 from gpulab.planning.quotas import family_of
+from gpulab.spending.facts import LedgerReading, timeline_of
 
 _TYPES = ("g4dn.xlarge", "g4dn.2xlarge", "g5.xlarge", "g6.xlarge")
 _FEED = "spot-feed/"
@@ -107,13 +110,15 @@ def test_the_spot_price_rule_against_the_data_feed(account, record_property):
         if error.response["Error"]["Code"] != "InvalidSpotDatafeed.NotFound":
             raise
         account.ec2.create_spot_datafeed_subscription(Bucket=bucket, Prefix=_FEED.rstrip("/"))
-    lines = _feed_lines(account, bucket)
+    lives = {life.id: life for life in _ledger(account).timeline.instances if life.runs}
+    lines = [line for line in _feed_lines(account, bucket) if line.instance in lives]
     if not lines:
         pytest.skip(
             "subscribed; the feed comes an hour or two later: run this again then, it ends the subscription"
         )
 
-    wrong = [line for line in lines if line["charged"] != _by_our_rule(account, line)]
+    rule = {line: _by_our_rule(account, line, lives[line.instance]) for line in lines}
+    wrong = [f"{line}: ours {usd}" for line, usd in rule.items() if line.charged_usd != usd]
 
     record_property("seen", f"{len(lines)} hours, {len(wrong)} differ: {wrong[:2]}")
     account.ec2.delete_spot_datafeed_subscription()
@@ -150,27 +155,30 @@ def _on_demand_usd(product: dict[str, Any]) -> Decimal:
     return Decimal(dimension["pricePerUnit"]["USD"]).normalize()
 
 
-def _feed_lines(account: Any, bucket: str) -> list[dict[str, Any]]:
-    """Read the feed: tab-separated, one line an instance-hour. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-data-feeds.html"""
+def _feed_lines(account: Account, bucket: str) -> list[feed.Line]:
     s3, found = account.cloud.client("s3", account.region), []
     listed = s3.list_objects_v2(Bucket=bucket, Prefix=_FEED).get("Contents", [])
     for key in sorted(entry["Key"] for entry in listed):
-        text = gzip.decompress(s3.get_object(Bucket=bucket, Key=key)["Body"].read()).decode()
-        for row in (line.split("\t") for line in text.splitlines() if not line.startswith("#")):
-            at = datetime.strptime(row[0], "%Y-%m-%d %H:%M:%S %Z").replace(tzinfo=UTC)
-            kind = row[1].rpartition(":")[2]
-            charged = Decimal(row[7].split()[0])
-            found.append({"at": at, "type": kind, "instance": row[3], "charged": charged})
+        body = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        found += feed.lines_of(gzip.decompress(body).decode())
     return found
 
 
-def _by_our_rule(account: Any, line: dict[str, Any]) -> Decimal:
-    at = line["at"]
-    prices = account.ec2.describe_spot_price_history(
-        InstanceTypes=[line["type"]],
+def _ledger(account: Account) -> LedgerReading:
+    return timeline_of(account.context.ledger.facts())
+
+
+def _by_our_rule(account: Account, line: feed.Line, life: InstanceLife) -> Decimal | None:
+    """Ask AWS for the price of the instance's own zone when the hour began, and charge by it."""
+    run = next(run for run in reversed(life.runs) if run.begins_at <= line.at)
+    begin = feed.hour_of(line, run)
+    points = account.ec2.describe_spot_price_history(
+        InstanceTypes=[life.instance_type],
         ProductDescriptions=["Linux/UNIX"],
-        StartTime=at - timedelta(seconds=1),
-        EndTime=at,
+        AvailabilityZone=life.zone,
+        StartTime=begin,
+        EndTime=begin,
     )["SpotPriceHistory"]
-    near = sorted((Decimal(p["SpotPrice"]) for p in prices), key=lambda p: abs(p - line["charged"]))
-    return near[0] if near else Decimal(0)
+    series = sorted((p["Timestamp"], Decimal(p["SpotPrice"])) for p in points)
+    prices = PriceSeries(tuple(at for at, _ in series), tuple(usd for _, usd in series))
+    return feed.expected_usd(line, run, prices)

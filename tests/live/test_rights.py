@@ -40,10 +40,11 @@ def test_iam_evaluates_the_policies_as_written(account, file, record_property):
     assert set(_ALLOWED[file]) == {a for a, d in decisions.items() if d == "allowed"}
 
 
+@pytest.mark.costs("small")
 def test_a_dry_run_says_whether_a_launch_is_allowed(account, record_property):
     """`gpulab doctor` relies on it: an answer that is neither of two would read as a missing right."""
     with pytest.raises(ClientError) as said:
-        account.small("", DryRun=True)
+        account.small(DryRun=True)
 
     code = said.value.response["Error"]["Code"]
     status = said.value.response["ResponseMetadata"]["HTTPStatusCode"]

@@ -20,7 +20,13 @@ _BUILD = timedelta(hours=2)
 
 
 def template(
-    environment: Environment, *, region: str, instance_type: str, owner: str, now: datetime
+    environment: Environment,
+    *,
+    region: str,
+    instance_type: str,
+    owner: str,
+    now: datetime,
+    course: str = "",
 ) -> str:
     """
     Write the template: base image by its public parameter and its owner, the same user data, the same clean-up, the same tags.
@@ -38,6 +44,7 @@ def template(
     lock = environment.image_key(has_gpu=has_gpu, has_bucket=False)
     tags = {
         tags_of.TAG_OWNER: owner,
+        **({tags_of.TAG_COURSE: course} if course else {}),
         tags_of.TAG_ENVIRONMENT: environment.name,
         tags_of.TAG_LOCK: lock,
         tags_of.TAG_BAKE: f"packer-{now:%Y%m%d%H%M%S}",

@@ -290,6 +290,7 @@ def packer(
         instance_type=instance_type,
         owner=context.launch.owner,
         now=context.now(),
+        course=context.profile.course,
     )
     context.console.show(text.rstrip("\n"))
 

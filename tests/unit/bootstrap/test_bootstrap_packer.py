@@ -57,6 +57,14 @@ def test_the_base_is_the_publishers_parameter_and_owner():
     assert ["amazon", "099720109477"] == image["amazon-ami"]["base"]["owners"]
 
 
+def test_the_builder_and_its_image_carry_the_course():
+    """Who cleans up after a course finds its things by that tag; where there is no course there is no such tag."""
+    tagged, bare = ({**parsed(course=c)["locals"][0]["tags"]} for c in ("ml-2026", ""))
+
+    assert "ml-2026" == {unquoted(key): value for key, value in tagged.items()}["gpulab:course"]
+    assert "gpulab:course" not in {unquoted(key) for key in bare}
+
+
 def test_the_user_data_is_that_of_a_builder():
     """The same bytes that `gpulab image bake` would send install the same lock."""
     (source,) = parsed()["source"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpulab.errors import AwsError, Throttled
-from gpulab.fleets.verdicts import Verdict, judge
+from gpulab.fleets.verdicts import Verdict, judge, running_since
 from gpulab.model.instance import State
 
 _spec = importlib.util.spec_from_file_location(
@@ -68,3 +68,32 @@ def test_a_look_that_failed_is_no_word_about_the_instance_at_first():
     judged = judge(INSTANCE, Throttled("EC2 is busy"), waited=timedelta(seconds=60))
 
     assert (Verdict.WAIT, None, None) == (judged.verdict, judged.seen, judged.error)
+
+
+@pytest.mark.parametrize(
+    ("pending_after_s", "seen_after_s", "is_adopted", "runs_after_s"),
+    [
+        (None, 9, False, 9),
+        (14, 19, False, 19),
+        (None, 70, False, 0),
+        (14, 90, False, 14),
+        (14, 19, True, 19),
+        (None, 9, True, 0),
+    ],
+)
+def test_since_when_it_runs_is_never_later_than_it_may_have_begun(
+    pending_after_s, seen_after_s, is_adopted, runs_after_s
+):
+    """Where AWS did not answer for a minute, or another command launched it, a minute of a whole class would be missing from the books."""
+    asked = INSTANCE.launched_at
+    pending_at = None if pending_after_s is None else asked + timedelta(seconds=pending_after_s)
+
+    since = running_since(
+        INSTANCE,
+        asked_at=asked,
+        pending_at=pending_at,
+        now=asked + timedelta(seconds=seen_after_s),
+        is_adopted=is_adopted,
+    )
+
+    assert asked + timedelta(seconds=runs_after_s) == since

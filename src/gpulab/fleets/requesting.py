@@ -35,6 +35,7 @@ class Start:
     Attributes:
         rounds: How often it was asked for anew or again, by this command.
         asked_at: When AWS took the launch, by this computer's clock.
+        pending_at: When a look last showed it pending.
         is_adopted: Whether an earlier command had made it.
         failures: Launches that ended at their start.
     """
@@ -44,6 +45,7 @@ class Start:
     rounds: int = 0
     launched: Launched | None = None
     asked_at: datetime | None = None
+    pending_at: datetime | None = None
     is_adopted: bool = False
     failures: list[Failure] = field(default_factory=list)
 
@@ -105,7 +107,7 @@ class Requests:
                     outcome = self._outcomes.set(start.step, failed(start.step, error))
                     yield SeatFailed(now(), outcome, done, self._total)
                 else:
-                    start.launched, start.asked_at = launched, now()
+                    start.launched, start.asked_at, start.pending_at = launched, now(), None
                     taken.append(start)
                     self.taken.append((start.step.account, launched.instance))
                     if launched.unscheduled:

@@ -13,7 +13,7 @@ from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.events import FleetEvent, Lost, Polled
 from gpulab.fleets.preparing import Launches
 from gpulab.fleets.requesting import Start
-from gpulab.fleets.verdicts import Judged, Verdict, judge
+from gpulab.fleets.verdicts import Judged, Verdict, judge, running_since
 from gpulab.launch.money.facts import record_end, record_running
 from gpulab.launch.protocol.outcome import FIRST_LOOK_S, ended_by
 from gpulab.model.fleet import Action, FleetPlan, Outcome, Result
@@ -74,6 +74,8 @@ class Starting:
         judged = judge(instance, said[where], waited=waited)
         if judged.seen is not None:
             start.launched = replace(start.launched, instance=judged.seen)
+            if judged.verdict is Verdict.WAIT:
+                start.pending_at = self._accounts.outside.now()
         return judged
 
     def _outcome(self, start: Start, judged: Judged) -> Outcome | None:
@@ -89,9 +91,13 @@ class Starting:
         assert start.launched is not None
         assert start.asked_at is not None
         context = self._accounts.account(start.step.account).context
-        # By the clock of AWS where this command asked for it: this computer's may be minutes off, its seconds are not.
-        now = self._accounts.outside.now()
-        running_at = now if start.is_adopted else instance.launched_at + (now - start.asked_at)
+        running_at = running_since(
+            instance,
+            asked_at=start.asked_at,
+            pending_at=start.pending_at,
+            now=self._accounts.outside.now(),
+            is_adopted=start.is_adopted,
+        )
         with contextlib.suppress(StoreError):
             disk_gib = start.launched.plan.disk_gib
             record_running(context, instance, at=running_at, disk_gib=disk_gib)

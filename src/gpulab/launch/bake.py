@@ -39,6 +39,7 @@ BUILD = timedelta(hours=2)
 TEST = timedelta(hours=1)
 _SET_UP_WITHIN = timedelta(minutes=60)
 _LOOK_S = 5.0
+_ANEW = "The machine is ended, nothing is left of it; the same command again starts another"
 
 Confirm = Callable[[Question], bool]
 
@@ -180,7 +181,8 @@ def _until_set_up(
             yield WaitingFor(context.now(), "environment", error.message)
         for phase in said.phases if said else ():
             if phase.state == "failed":
-                raise CommandFailed(f"step {phase.name} failed on the builder: {phase.message}")
+                text = f"step {phase.name} failed on the builder: {phase.message}"
+                raise CommandFailed(text, hint=_ANEW)
             if (
                 phase.state == "done"
                 and phase.name in ("environment", "gpu")
@@ -193,7 +195,8 @@ def _until_set_up(
         if said and all(phase.state == "done" for phase in said.phases):
             return
         if context.now() - begun > _SET_UP_WITHIN:
-            raise CommandFailed("the environment was not installed within an hour")
+            text = "the environment was not installed within an hour"
+            raise CommandFailed(text, hint=_ANEW)
         yield WaitingFor(context.now(), "environment", "")
         context.sleep(_LOOK_S)
 
@@ -202,7 +205,8 @@ def _checked(context: Context, instance: Instance) -> Generator[Event, None, Non
     found = checking.check(context, instance)
     failed = [f"{f.name}: {f.text}" for f in found if f.state == "failed"]
     if failed:
-        raise CommandFailed(f"{instance.name} failed its check: {'; '.join(failed)}")
+        text = f"{instance.name} failed its check: {'; '.join(failed)}"
+        raise CommandFailed(text, hint=_ANEW)
     yield ImageChecked(context.now(), instance, sum(f.state == "ok" for f in found), len(found))
 
 

@@ -31,6 +31,7 @@ from gpulab.model.fleet import Outcome, Result
 from gpulab.model.instance import Instance, State
 from gpulab.model.status import AgentStatus
 from gpulab.remote import authorized_keys, copying
+from gpulab.store.files import private_folder
 
 _OUTPUT_BYTES = 4 << 20
 _STATUS_S = 12.0
@@ -167,6 +168,7 @@ def collect(
             host = context.host(instances.target(context, instance))
             aside = collected.put_aside(context, host, instance.id, into)
             begun = collected.starting(context, host, instance.id)
+            private_folder(folder)  # names of students are in it
             report = copying.pull(host, "work", into)
             collected.remember(context, into, begun)
             compared = copying.verify(host, "work", into)

@@ -177,7 +177,7 @@ def extract(
         UnsafeArchive, Unreachable, StoreError: See `unpack`; nothing is left behind.
     """
     try:
-        stage = instance_side.make_stage(destination)
+        stage = instance_side.make_stage(destination, mode=0o700)
     except OSError as error:
         raise StoreError(
             f"could not write {destination} ({error.strerror})", hint=disk_hint(error)

@@ -358,7 +358,7 @@ def _stage(destination: Path) -> Iterator[Path]:
     if destination.exists() and not destination.is_dir():
         raise StoreError(f"{destination} is a file, not a folder")
     try:
-        stage = instance_side.make_stage(destination)
+        stage = instance_side.make_stage(destination, mode=0o700)
     except OSError as error:
         raise StoreError(
             f"could not write {destination} ({error.strerror})", hint=disk_hint(error)

@@ -136,12 +136,11 @@ def finish(file: IO[bytes], entry: Entry) -> None:
     Path(file.name).chmod(0o755 if entry["executable"] else 0o644)
 
 
-def make_stage(destination: Path) -> Path:
-    """Make an empty folder beside the destination, on the same disk."""
+def make_stage(destination: Path, *, mode: int = 0o755) -> Path:
+    """Make an empty folder beside the destination, on the same disk; with this mode it becomes the folder where there was none."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=STAGE_PREFIX, dir=destination.parent))
-    # mkdtemp's 0700 would stay when the stage becomes the folder.
-    stage.chmod(0o755)
+    stage.chmod(mode)
     return stage
 
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import boto3
@@ -54,6 +59,47 @@ def collect(ann, folder):
         *acting.collect_kept(ann.accounts, gone, homes, folder, is_anonymous=False),
     )
     return outcome.detail or outcome.trouble.message
+
+
+@pytest.fixture
+def in_the_open():
+    """A place that everybody may enter, and a umask that keeps nothing from anybody, as some shared computers have."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    before = os.umask(0)
+    yield place
+    os.umask(before)
+    shutil.rmtree(place)
+
+
+def opens(file):
+    """Whether another user of this computer reads a file; only root can try to be one, else its modes are asked."""
+    if os.geteuid() == 0:
+        return (
+            subprocess.run(["cat", file], user=65534, group=65534, extra_groups=[]).returncode == 0
+        )
+    return all(path.stat().st_mode & 0o005 for path in (file, *file.parents))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="not on Windows: files have no modes")
+@pytest.mark.parametrize("is_gone", [False, True], ids=["from the instance", "from the copy"])
+def test_another_user_of_the_teachers_computer_reads_no_ones_work(
+    ann, machines, in_the_open, is_gone
+):
+    """A class is collected into a folder of the teacher's choice, on a computer of the institute; marks are made of what is in it."""
+    weak = in_the_open / "weak" / "a.ipynb"
+    weak.parent.mkdir()
+    weak.write_bytes(b"new")
+    if is_gone:
+        machines.end(ann.instance_id)
+
+    collect(ann, in_the_open / "in" / "week4")
+
+    ours = in_the_open / "in" / "week4" / "s000000" / "a.ipynb"
+    assert ours.is_file()
+    assert (True, False) == (opens(weak), opens(ours))
+    for folder in (ours.parent, ours.parents[1]):
+        assert 0o700 == stat.S_IMODE(folder.stat().st_mode)
 
 
 def handed_in(folder):

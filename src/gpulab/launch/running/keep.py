@@ -20,6 +20,7 @@ from gpulab.launch.context import Context
 from gpulab.remote import archive
 from gpulab.remote.copying import CopyReport
 from gpulab.remote.manifest import Skipped, digest, read_local
+from gpulab.store.files import private_folder
 
 _AT_ONCE = 8
 
@@ -256,7 +257,7 @@ def _safe(manifest: KeptManifest) -> tuple[list[KeptFile], tuple[Skipped, ...]]:
 def _make_folders(into: Path, files: Iterable[KeptFile]) -> None:
     """Make the folders the files go to; a link on the way would lead out of the destination."""
     try:
-        into.mkdir(parents=True, exist_ok=True)
+        private_folder(into)
         for folder in sorted({(into / f.path).parent for f in files}):
             folder.mkdir(parents=True, exist_ok=True)
             if not folder.resolve().is_relative_to(into.resolve()):
@@ -274,6 +275,7 @@ def _copy_folder(source: Path, into: Path) -> CopyReport:
         p for p, e in here.entries.items() if there.entries.get(p, {}).get("sha256") != e["sha256"]
     ]
     try:
+        private_folder(into)
         for path in todo:
             (into / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source / path, into / path)

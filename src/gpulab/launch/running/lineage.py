@@ -17,6 +17,7 @@ from gpulab.errors import StoreError, disk_hint
 from gpulab.launch.context import Context
 from gpulab.model.moment import read_moment
 from gpulab.remote.manifest import read_local
+from gpulab.store.files import private_folder
 from gpulab.store.locks import locked
 
 
@@ -185,7 +186,7 @@ def other_versions(context: Context, name: str, *, said: str = "") -> str:
 
 def _copy(source: Path, place: Path) -> None:
     """Whole or not at all: a half copy must not pass for one that was put aside."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(place.parent)
     part = place.with_name(f".gpulab-{place.name[:80]}")
     try:
         shutil.copy2(source, part)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import botocore.session
 import pytest
+from tests.fuzzing.aws import PLACES, place_inputs, recorded
 from tests.fuzzing.oracle import judge
 from tests.fuzzing.targets import ROOMS, targets_of
 
@@ -15,6 +16,12 @@ from gpulab.aws.replies import check_reply
 from gpulab.errors import Ambiguous, AwsError
 
 CORPUS = Path(__file__).parents[1] / "corpus"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def answers():
+    """Record the answers before a test begins: its readers ask for all of them in one name, which nobody has the rights for."""
+    recorded()
 
 
 @pytest.mark.parametrize(("name", "count"), [("replies", 200), ("launch", 40)])
@@ -26,6 +33,16 @@ def test_changed_answers_end_in_a_clean_error_or_success(name, count):
 
     found = [judge(target, given) for given in (*target.seeds, *kept, *edits)]
 
+    assert [] == [finding for finding in found if finding is not None]
+
+
+def test_a_value_that_is_missing_of_another_type_or_of_10_mb_is_told_by_its_place():
+    """Five places of what each reader asks for, one after the other; the error says what was asked and what is wrong where."""
+    inputs = place_inputs(random.Random(11), each=5)
+
+    found = [judge(PLACES, given) for given in inputs]
+
+    assert len(inputs) > 200
     assert [] == [finding for finding in found if finding is not None]
 
 

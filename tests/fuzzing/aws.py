@@ -6,7 +6,8 @@ import copy
 import itertools
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.fuzzing.edits import ODD_PARSED, Choices, edited
+from tests.fuzzing.edits import ODD_PARSED, Choices, as_json, edited
 from tests.fuzzing.files import emptied
 from tests.fuzzing.oracle import Target, Wrong
 
@@ -45,6 +46,7 @@ from gpulab.store.home import Folder
 
 _REGION = "us-east-1"
 _ACCOUNT = "123456789012"
+_INSTANCE = "i-0123456789abcdef0"
 
 
 _ODD_SAID = (*ODD_PARSED, "x" * 10_000_000, ["x" * 10_000_000])
@@ -96,7 +98,7 @@ def _wish(**changes: Any) -> LaunchRequest:
 
 
 @cache
-def _recorded() -> tuple[Mapping[str, list[dict[str, Any]]], datetime]:
+def recorded() -> tuple[Mapping[str, list[dict[str, Any]]], datetime]:
     """Record a launch and every reader once, against the sandbox."""
     recorder = _Recorder()
     with Sandbox() as sandbox:
@@ -148,15 +150,16 @@ def _readers(cloud: Cloud, now: datetime, instance_id: str) -> dict[str, Callabl
     }
 
 
-class _Replay:
-    """Answers every call with what was recorded of its operation, one answer of them edited; an unknown operation with nothing."""
+# Of an operation's name, which call of the run it is, from 1, and the answer.
+_Change = Callable[[str, int, dict[str, Any]], Any]
 
-    def __init__(
-        self, replies: Mapping[str, list[dict[str, Any]]], choices: Choices, *, wanted: int
-    ) -> None:
+
+class _Replay:
+    """Answers every call with what was recorded of its operation, as `change` leaves it; an unknown operation with nothing."""
+
+    def __init__(self, replies: Mapping[str, list[dict[str, Any]]], change: _Change) -> None:
         self._replies = replies
-        self._choices = choices
-        self._wanted = wanted
+        self._change = change
         self.calls: list[tuple[str, Any]] = []
 
     def __call__(self, model: Any, params: Any, **_: Any) -> tuple[Any, dict[str, Any]]:
@@ -166,8 +169,7 @@ class _Replay:
         if len(self.calls) > 300:
             raise Wrong("it asks for ever")
         body = {key: value for key, value in reply.items() if key != "ResponseMetadata"}
-        if len(self.calls) >= self._wanted:
-            body = edited(body, self._choices, odd=_ODD_SAID)
+        body = self._change(model.name, len(self.calls), body)
         whole = body if isinstance(body, dict) else {}
         return SimpleNamespace(status_code=200, headers={}), {
             "ResponseMetadata": {"HTTPStatusCode": 200, "HTTPHeaders": {}},
@@ -197,17 +199,26 @@ def _ask(model: Any, params: Any, **more: Any) -> Any:
     return _replay[-1](model, params, **more)
 
 
-def _with(replies: Mapping[str, list[dict[str, Any]]], choices: Choices, wanted: int) -> _Replay:
-    _replay[:] = [_Replay(replies, choices, wanted=wanted)]
+def _with(replies: Mapping[str, list[dict[str, Any]]], change: _Change) -> _Replay:
+    _replay[:] = [_Replay(replies, change)]
     return _replay[0]
 
 
+def _edits(choices: Choices, wanted: int) -> _Change:
+    """Change every answer from one call on, for as long as there are choices."""
+
+    def change(_: str, number: int, body: dict[str, Any]) -> Any:
+        return edited(body, choices, odd=_ODD_SAID) if number >= wanted else body
+
+    return change
+
+
 def _replies(given: bytes) -> None:
-    replies, now = _recorded()
+    replies, now = recorded()
     choices = Choices(given)
     read = choices.of(sorted(_readers(_session_cloud(), now, "i-0")))
-    _with(replies, choices, 1 + choices.below(3))
-    found = _readers(_session_cloud(), now, "i-0123456789abcdef0")[read]()
+    _with(replies, _edits(choices, 1 + choices.below(3)))
+    found = _readers(_session_cloud(), now, _INSTANCE)[read]()
     json.dumps(found, default=repr)
     if read in ("instances", "instance", "many"):
         for one in found.mine if read == "instances" else found if read == "many" else (found,):
@@ -217,9 +228,9 @@ def _replies(given: bytes) -> None:
 
 def _launch(given: bytes) -> None:
     """A launch never asks twice with two tokens for one place, and ends in an instance, a refusal, or an open intent."""
-    replies, now = _recorded()
+    replies, now = recorded()
     choices = Choices(given)
-    replay = _with(replies, choices, choices.below(40))
+    replay = _with(replies, _edits(choices, choices.below(40)))
     context = _context(emptied("launch"), lambda: now, _session_cloud())
     made = None
     try:
@@ -239,6 +250,69 @@ def _launch(given: bytes) -> None:
         context.ledger.facts()
 
 
+# One value of one answer, place by place: what `replies` only meets by chance.
+
+_SPOILT: Mapping[str, Callable[[Any], Any]] = {
+    "as it was": lambda value: value,
+    "another type": lambda value: [1] if isinstance(value, str) else "x",
+    "10 MB": lambda value: "x" * 10_000_000,
+}
+
+
+def place_inputs(chance: random.Random, *, each: int) -> list[bytes]:
+    """Draw places of the answers that each reader asks for, and spoil each in every way; `missing` takes the value out."""
+    replies, now = recorded()
+    made = []
+    for name, read in sorted(_readers(_session_cloud(), now, _INSTANCE).items()):
+        replay = _with(replies, lambda _, __, body: body)
+        with suppress(GpulabError):
+            read()
+        asked = dict.fromkeys(operation for operation, _ in replay.calls if replies.get(operation))
+        places = [(op, place) for op in asked for place in _places(replies[op][0])]
+        for op, place in chance.sample(places, min(each, len(places))):
+            made += [as_json([name, op, place, how]) for how in ("missing", *_SPOILT)]
+    return made
+
+
+def _places(value: Any) -> Iterator[list[Any]]:
+    parts = value.items() if isinstance(value, dict) else ()
+    parts = enumerate(value[:2]) if isinstance(value, list) else parts
+    for key, below in parts:
+        if key != "ResponseMetadata":
+            yield [key]
+            yield from ([key, *place] for place in _places(below))
+
+
+def _place(given: bytes) -> None:
+    name, operation, place, how = json.loads(given)
+    replies, now = recorded()
+
+    def change(called: str, _: int, body: dict[str, Any]) -> Any:
+        if called != operation:
+            return body
+        whole = copy.deepcopy(body)
+        parent: Any = whole
+        for key in place[:-1]:
+            parent = parent[key]
+        if how == "missing":
+            del parent[place[-1]]
+        else:
+            parent[place[-1]] = _SPOILT[how](parent[place[-1]])
+        return whole
+
+    _with(replies, change)
+    found = _readers(_session_cloud(), now, _INSTANCE)[name]()
+    json.dumps(found, default=repr)
+
+
+_NAMED = (
+    r"AWS's answer cannot be read \(\w+: .+\)",
+    r"\b(i|ami|sg|subnet)-[0-9a-f]+",
+    r"us-east-1",
+)
+# Not one of the fuzzer's: its inputs are made by `place_inputs`.
+PLACES = Target("places", "aws", _place, (), exits=(1,), names=_NAMED)
+
 TARGETS = (
     Target(
         "replies",
@@ -246,10 +320,7 @@ TARGETS = (
         _replies,
         (bytes([0, 0]), bytes([13, 0]), bytes([20, 0])),
         exits=(1,),
-        names=(
-            r"AWS's answer cannot be read \(\w+: .+\)",
-            r"AWS does not know i-",
-        ),
+        names=_NAMED,
     ),
     Target(
         "launch",
@@ -260,7 +331,7 @@ TARGETS = (
             1,
             3,
         ),
-        names=(r"AWS's answer cannot be read \(\w+: .+\)",),
+        names=_NAMED,
     ),
 )
 assert UTC

@@ -389,7 +389,7 @@ TARGETS = (
         either([_LISTING], _listing, as_lines),
         (as_lines(_LISTING), MARK),
         exits=(1,),
-        names=(r"listing of work \((line \d+: |the listing ended early|.*unpack)",),
+        names=(r"listing of work \((line [\d,]+: |the listing ended early|.*unpack)",),
     ),
     Target(
         "tar",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -158,7 +159,8 @@ def read_json(content: bytes) -> Node:
         return Node(
             json.loads(
                 text,
-                parse_float=Decimal,
+                parse_int=_whole,
+                parse_float=_amount,
                 parse_constant=_refuse_constant,
                 object_pairs_hook=_unique,
             )
@@ -170,8 +172,24 @@ def read_json(content: bytes) -> Node:
         raise WrongUsage(f"the file is not JSON: {error.msg} at {where}") from error
     except RecursionError as error:
         raise WrongUsage("the file is nested too deeply") from error
-    except (ValueError, InvalidOperation) as error:
-        raise WrongUsage("the file has a number with too many digits") from error
+
+
+def _whole(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError as error:
+        raise _too_long(digits) from error
+
+
+def _amount(digits: str) -> Decimal:
+    try:
+        return Decimal(digits)
+    except InvalidOperation as error:
+        raise _too_long(digits) from error
+
+
+def _too_long(digits: str) -> WrongUsage:
+    return WrongUsage(f"the file has a number with too many digits, {digits[:20]}...")
 
 
 def _refuse_constant(word: str) -> NoReturn:
@@ -181,8 +199,8 @@ def _refuse_constant(word: str) -> NoReturn:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        times = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in times.items() if count > 1)
         raise WrongUsage(f"the file has the key `{_shown(twice)}` twice in one object")
     return found
 

@@ -6,7 +6,7 @@ import ast
 import re
 from decimal import Decimal
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -92,6 +92,22 @@ def test_the_page_says_what_each_thing_costs_and_when_it_ends(prices):
     text = (CHECKOUT / "docs" / "unproven.md").read_text(encoding="utf-8")
 
     assert prices.bill(prices.NEEDS, "us-east-1") in text
+
+
+def test_the_gates_time_limit_does_not_cut_off_a_live_wait(prices):
+    """Five minutes are enough for any test of the gate; a live one that waits for a deadline was cut off by them, with its instance running."""
+    from tests.live.conftest import pytest_collection_modifyitems
+
+    marks = {"live/test_end.py": [], "docs/test_unproven.py": []}
+    items = [
+        SimpleNamespace(path=CHECKOUT / "tests" / name, add_marker=marks[name].append)
+        for name in marks
+    ]
+
+    pytest_collection_modifyitems(items)
+
+    assert [("timeout", (0,))] == [(m.name, m.args) for m in marks["live/test_end.py"]]
+    assert [] == marks["docs/test_unproven.py"]
 
 
 def test_what_was_not_in_the_price_is_not_launched(prices):

@@ -24,6 +24,17 @@ CARELESS = (
     " --ServerApp.allow_remote_access=True --IdentityProvider.token= --ServerApp.allow_origin='*'"
     " --ServerApp.disable_check_xsrf=True --ServerApp.open_browser=False </dev/null >/tmp/careless.log 2>&1"
 )
+# A token as an argument, which is how most write it.
+WEAK = (
+    "setsid -f /opt/gpulab/server/bin/python -c 'import time; time.sleep(600)'"
+    " --IdentityProvider.token=weak-token </dev/null >/dev/null 2>&1"
+)
+# Where any user of the instance looks, or whoever is sent its logs.
+EVERYBODYS = {
+    "arguments": "sudo -u nobody sh -c 'cat /proc/[0-9]*/cmdline' 2>/dev/null | tr '\\0' ' '",
+    "journal": "sudo journalctl --no-pager -o cat",
+    "logs": "sudo cat /var/log/cloud-init*.log 2>/dev/null; gpulab-agent log",
+}
 # A browser that is logged in sends its cookie along, wherever the request comes from.
 ATTACKS = {
     "no token": "curl {quiet} {url}/api/kernels",
@@ -67,6 +78,7 @@ def test_jupyter_is_reached_by_its_token_through_the_tunnel_and_no_other_way(
     booted = machines.boot(user_data=spec, ingress=(*birth.ingress, wide)).wait_for_ssh()
     set_up(booted, until="jupyter")
     booted.run(CARELESS)
+    booted.run(WEAK)
     alive = "curl -sf http://127.0.0.1:8899/api/status"
     eventually(
         lambda: booted.ssh(alive).returncode == 0, lambda: booted.run("cat /tmp/careless.log")
@@ -77,10 +89,16 @@ def test_jupyter_is_reached_by_its_token_through_the_tunnel_and_no_other_way(
             f'curl -sL -o /dev/null -b jar{port} -c jar{port} "http://127.0.0.1:{port}/tree{more}"'
         )
 
+    token = booted.run("gpulab-agent token").strip()
+    seen = {where: booted.run(words) for where, words in EVERYBODYS.items()}
     own = booted.run("curl -s -b jar8888 http://127.0.0.1:8888/api/contents")
     found = {port: reached(booted, port) for port in (8888, 8899)}
     outside = {port: is_open_from_here(booted, port) for port in (8888, 8899)}
 
+    assert 64 == len(token)
+    assert [] == [where for where, text in seen.items() if token in text]
+    assert "--IdentityProvider.token=weak-token" in seen["arguments"]
+    assert "jupyter" in seen["arguments"]
     assert "directory" == json.loads(own)["type"]
     assert dict.fromkeys(ATTACKS, True) == found[8899]
     assert dict.fromkeys(ATTACKS, False) == found[8888]

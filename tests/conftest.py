@@ -15,8 +15,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.judge import Judge
+
+from gpulab.sandbox import witnesses
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _CLOSED = ("unit", "aws", "cli", "docs")
@@ -103,6 +107,27 @@ def _own_gpulab_home(
         return
     home = tmp_path_factory.getbasetemp() / f"gpulab-home-{next(_homes)}"
     monkeypatch.setenv("GPULAB_HOME", str(home))
+
+
+@pytest.fixture(autouse=True)
+def judge(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Judge | None]:
+    """
+    Let every call that gpulab makes to the simulated AWS of this process be one that the published policies allow to whoever makes it.
+
+    A new call without a right fails the test that makes it; a test that asks for too much on purpose says so by taking it out of
+    `judge.forbidden`.
+    """
+    if _tier(request.node) == "live":
+        yield None
+        return
+    found = Judge()
+    monkeypatch.setattr(click.Command, "invoke", found.listening(click.Command.invoke))
+    witnesses.EVERYWHERE.append(found)
+    yield found
+    witnesses.EVERYWHERE.remove(found)
+    assert [] == found.forbidden
 
 
 @pytest.fixture(autouse=True)

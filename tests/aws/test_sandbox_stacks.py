@@ -33,6 +33,7 @@ def a_template(usd="1", email="ann@x.example"):
         trusted=f"arn:aws:iam::{ACCOUNT}:user/student",
         external_id="gpulab-1",
         end_role="gpulab-end-course-c1",
+        owners=["s1"],
         account=ACCOUNT,
         guards=Guards(denying.deny_document(), email),
     )

@@ -75,6 +75,7 @@ def test_accounts_whose_students_applied_the_template_are_ready(course, sandbox,
     assert {
         "way in": "ok",
         "external id": "ok",
+        "rights": "ok",
         "plan": "ok",
         "quota G": "ok",
         "credit": "ok",
@@ -167,6 +168,40 @@ def test_a_stack_without_a_bucket_is_told_and_seen_once_it_is_updated(course, sa
     assert after["text"].startswith("s3://") and after["text"].endswith("/course-dl/")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("course.toml", 'gpu = "T4"', 'gpu = "L4"'),
+        ("course.toml", '"us-east-1"', '"us-east-1", "eu-west-1"'),
+        ("roster.csv", ",account\n", ",account,group\n"),
+    ],
+    ids=["another GPU", "one more region", "nothing that counts"],
+)
+def test_a_course_that_has_changed_says_whose_stack_is_of_before(course, sandbox, look, changed):
+    """A lab that is added in week 9 would be refused in 300 accounts on its Monday; the role allows what the labs needed then."""
+    applied(course, sandbox, 0, 1, 2)
+    file, old, new = changed
+    text = (course / file).read_text()
+    assert old in text
+    (course / file).write_text(text.replace(old, new))
+
+    before = look()
+    run(["course", "enrol", str(course / "templates")])
+    applied(course, sandbox, 0)
+    after = look()
+
+    states_of = [
+        [states(found[NUMBER(n)])["rights"] for n in (0, 1)] for _, found, _ in (before, after)
+    ]
+    rights = next(c for c in before[1][NUMBER(1)]["checks"] if c["name"] == "rights")
+    if file == "roster.csv":
+        assert [["ok", "ok"], ["ok", "ok"]] == states_of
+    else:
+        assert [["warning", "warning"], ["ok", "warning"]] == states_of
+        assert "are not those of the course's labs, regions and students now" in rights["text"]
+        assert "updates their stack with the template" in rights["hint"]
+
+
 def test_a_role_that_may_not_read_the_budget_says_so(course, sandbox, look):
     """The rights of an older template."""
     applied(
@@ -257,7 +292,7 @@ def test_it_changes_nothing_and_costs_few_calls(course, sandbox, look):
         "DescribeBudgetActionsForBudget",
         "GetRole",
     }
-    assert 14 * 3 >= len(calls)
+    assert 15 * 3 >= len(calls)
 
 
 def test_the_table_names_each_cause_once_with_whom_it_concerns(course, sandbox, capsys):

@@ -30,7 +30,7 @@ HEAD = "id,name,email,group,role"
 PEOPLE = [
     "s0,N0,s0@x.example,g0,arn:aws:iam::111100000000:role/gpulab-course",
     # The course names another role than this student's account has.
-    "s1,N1,s1@x.example,g1,arn:aws:iam::111100000001:role/another",
+    "s1,N1,s1@x.example,g1,arn:aws:iam::111100000001:role/gpulab-another",
     "s2,N2,s2@x.example,g1,arn:aws:iam::111100000002:role/gpulab-course",
 ]
 
@@ -58,7 +58,9 @@ def course(tmp_path, sandbox, capsys, monkeypatch):
     for file in sorted((folder / "templates").iterdir()):
         text = file.read_text()
         is_other = file.name.startswith("s1")
-        sandbox.apply_template(text.replace('"gpulab-course"', '"another"') if is_other else text)
+        sandbox.apply_template(
+            text.replace('"gpulab-course"', '"gpulab-another"') if is_other else text
+        )
     start(folder)
     capsys.readouterr()
     return folder

@@ -13,6 +13,7 @@ import pytest
 from gpulab.errors import WrongUsage
 from gpulab.fleet.books import facts_of
 from gpulab.fleet.needs import needs_of
+from gpulab.fleet.seats import group_owner
 from gpulab.model.fact import Fact, FactKind, address, ended, price, volume
 
 _spec = importlib.util.spec_from_file_location(
@@ -76,6 +77,9 @@ def test_accounts_of_ones_own_need_one_each_and_groups_share():
 
     assert [{"G": 4}, {}] == [need.vcpus for need in needs]
     assert [Decimal(50)] * 2 == [need.budget_usd for need in needs]
+    # Either may have the group's instance, whoever is first in the roster.
+    group = group_owner("g1", secret=build.SECRET)
+    assert [{s.owner, group} for s in people] == [set(need.owners) for need in needs]
 
 
 def test_a_lab_with_a_gpu_nobody_knows_is_named():

@@ -13,7 +13,8 @@ import pytest
 
 from gpulab.aws.denying import deny_document
 from gpulab.errors import WrongUsage
-from gpulab.fleet.enrolment import Guards, template, trusted_arn
+from gpulab.fleet.enrolment import Guards, rights_mark, template, trusted_arn
+from gpulab.fleet.needs import types_of
 
 _spec = importlib.util.spec_from_file_location(
     "fleet_builders", Path(__file__).with_name("fleet_builders.py")
@@ -21,18 +22,29 @@ _spec = importlib.util.spec_from_file_location(
 build = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(build)
 
+T4 = 'gpu = "T4"'
 TEACHER = "arn:aws:iam::123456789012:role/teacher"
 
 
 def made(**changes):
-    wish = {"trusted": TEACHER, "external_id": "gpulab-1", "end_role": "gpulab-end-course-c1"}
-    return json.loads(template(build.a_course("own"), **{**wish, **changes}))
+    wish = {
+        "trusted": TEACHER,
+        "external_id": "gpulab-1",
+        "end_role": "gpulab-end-course-c1",
+        "owners": ["s1"],
+    }
+    return json.loads(template(build.a_course("own", lab=T4), **{**wish, **changes}))
 
 
 def guarded(email="ann@x.example", usd="37.50", **changes):
     """The template of a course with a budget."""
-    course = replace(build.a_course("own"), budget_usd=Decimal(usd))
-    wish = {"trusted": TEACHER, "external_id": "x", "end_role": "gpulab-end-course-c1"}
+    course = replace(build.a_course("own", lab=T4), budget_usd=Decimal(usd))
+    wish = {
+        "trusted": TEACHER,
+        "external_id": "x",
+        "end_role": "gpulab-end-course-c1",
+        "owners": ["s1"],
+    }
     guards = Guards(deny_document(), email)
     return json.loads(template(course, **{**wish, "guards": guards, **changes}))
 
@@ -247,7 +259,12 @@ def test_no_name_of_a_guard_is_too_long_for_aws():
     course = replace(build.a_course("own", head="budget_usd = 1"), id="c" * 40)
 
     text = template(
-        course, trusted=TEACHER, external_id="x", end_role="e", guards=Guards(deny_document(), "")
+        course,
+        trusted=TEACHER,
+        external_id="x",
+        end_role="e",
+        owners=["s1"],
+        guards=Guards(deny_document(), ""),
     )
 
     found = json.loads(text)["Resources"]
@@ -291,9 +308,61 @@ def test_no_instance_is_launched_without_the_courses_tag():
     launching = [s for s in statements("CourseRole") if s["Action"] == ["ec2:RunInstances"]]
 
     tagged = [s for s in launching if any(":instance/*" in r["Fn::Sub"] for r in s["Resource"])]
-    assert [{"aws:RequestTag/gpulab:course": "c1", "ec2:MetadataHttpTokens": "required"}] == [
-        s["Condition"]["StringEquals"] for s in tagged
+    assert [("c1", "required")] == [
+        (
+            s["Condition"]["StringEquals"]["aws:RequestTag/gpulab:course"],
+            s["Condition"]["StringEquals"]["ec2:MetadataHttpTokens"],
+        )
+        for s in tagged
     ]
+
+
+def test_the_course_launches_what_its_labs_are_given_and_where_they_are():
+    """A key that leaks from a teacher's computer would otherwise start the dearest machine of every student in every region."""
+    found = [s for s in statements("CourseRole") if s["Action"] == ["ec2:RunInstances"]]
+
+    made = {s["Sid"]: s["Condition"]["StringEquals"] for s in found if "Condition" in s}
+    t4 = [f"g4dn.{size}" for size in ("16xlarge", "2xlarge", "4xlarge", "8xlarge", "xlarge")]
+    assert t4 == made["LaunchInstance"]["ec2:InstanceType"]
+    assert dict.fromkeys(("LaunchInstance", "LaunchDisk", "LaunchSpot"), "us-east-1") == {
+        name: said["aws:RequestedRegion"] for name, said in made.items()
+    }
+
+
+def test_every_lab_of_the_term_is_among_what_may_be_launched():
+    """A student applies the template once, in the first week, for the project of the last as well."""
+    course = build.a_course("own", lab='gpu = "T4"')
+    later = replace(course.labs[0], id="w9", gpu="", instance_type="g6.12xlarge")
+
+    types = types_of(replace(course, labs=(*course.labs, later)))
+
+    assert {*types_of(course), "g6.12xlarge"} == set(types)
+
+
+def test_the_course_moves_and_removes_the_ends_of_its_own_seats_only():
+    """Schedules carry no tags: by the pattern of all it could put off the end of what the student runs by themselves."""
+    found = made(owners=["s2", "g1"])["Resources"]["CourseRole"]["Properties"]["Policies"][0]
+
+    ends = [s for s in found["PolicyDocument"]["Statement"] if "DeleteSchedule" in str(s["Action"])]
+    names = [r["Fn::Sub"].rpartition("/")[2] for s in ends for r in s["Resource"]]
+    assert ["gpulab-end-g1-*", "gpulab-end-s2-*"] == names
+
+
+def test_the_mark_of_the_rights_tells_other_rights_and_nothing_else():
+    """It asks 300 students to apply a template again, so it changes when the rights do."""
+    course = build.a_course("own", lab=T4)
+    other = {
+        "the same": course,
+        "a later lab": replace(course, labs=(replace(course.labs[0], id="w2"),)),
+        "another GPU": replace(course, labs=(replace(course.labs[0], gpu="L4"),)),
+        "one more region": replace(course, regions=("us-east-1", "eu-west-1")),
+    }
+    marks = {what: rights_mark(changed, ["s1"]) for what, changed in other.items()}
+    marks["another owner"] = rights_mark(course, ["s2"])
+
+    tags = made()["Resources"]["WorkRole"]["Properties"]["Tags"]
+    assert [marks["the same"]] == [t["Value"] for t in tags if t["Key"] == "gpulab:rights"]
+    assert ["the same", "a later lab"] == [w for w, m in marks.items() if m == marks["the same"]]
 
 
 @pytest.mark.parametrize(
@@ -320,6 +389,6 @@ def test_a_course_without_a_role_says_where_to_name_it():
     course = replace(course, accounts=replace(course.accounts, role_name=""))
 
     with pytest.raises(WrongUsage) as caught:
-        template(course, trusted=TEACHER, external_id="x", end_role="e")
+        template(course, trusted=TEACHER, external_id="x", end_role="e", owners=["s1"])
 
     assert '`role_name = "gpulab-course"` in [accounts] of course.toml' == caught.value.hint

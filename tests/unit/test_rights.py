@@ -149,7 +149,7 @@ def test_a_command_that_is_not_listed_is_refused_with_those_that_are():
     assert "sweep, up" in caught.value.hint
 
 
-# Rights that AWS names otherwise than the call, or asks for beside it.
+# Rights that AWS names otherwise than the call, or asks for beside it; the agent on an instance signs its own calls.
 CALLED_AS = {
     "budgets:ModifyBudget": "update_budget",
     "budgets:ViewBudget": "describe_budget",
@@ -157,6 +157,8 @@ CALLED_AS = {
     "iam:TagInstanceProfile": "create_instance_profile",
     "iam:TagPolicy": "create_policy",
     "iam:TagRole": "create_role",
+    "s3:AbortMultipartUpload": "uploadId",
+    "s3:DeleteObject": '"DELETE"',
     "s3:DeleteObjectVersion": "delete_objects",
     "s3:GetObjectVersion": "get_object",
     "s3:ListBucket": "list_objects_v2",
@@ -169,8 +171,11 @@ CALLED_AS = {
 
 def test_no_right_is_asked_for_that_nothing_uses():
     """A right that is left over from a call of last year is a door nobody watches."""
+    callers = ("src/gpulab/aws", "src/gpulab/agent")
     code = "".join(
-        path.read_text(encoding="utf-8") for path in (CHECKOUT / "src/gpulab/aws").glob("*.py")
+        path.read_text(encoding="utf-8")
+        for folder in callers
+        for path in (CHECKOUT / folder).glob("*.py")
     )
     actions = {action for right in RIGHTS for action in right.actions}
 

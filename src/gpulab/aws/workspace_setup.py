@@ -20,6 +20,7 @@ from gpulab.model.instance import TAG_OWNER
 from gpulab.rights.roles import (
     TAG_BUCKET,
     TAG_BUCKET_REGION,
+    TAG_RIGHTS,
     class_role,
     class_role_name,
     trusts_ec2,
@@ -145,6 +146,24 @@ def read_class_role(cloud: Cloud, *, course: str, account_id: str) -> WorkRole |
         return None
     bucket = Bucket(tags[TAG_BUCKET], tags[TAG_BUCKET_REGION], account_id)
     return WorkRole(name, role["RoleId"], bucket)
+
+
+@explained("look for the instances' role")
+def read_rights_mark(cloud: Cloud, *, course: str) -> str:
+    """
+    Read of which rights a student's stack was made; `""` where it does not say, or there is none.
+
+    Raises:
+        GpulabError: AWS does not say.
+    """
+    iam: IAMClient = cloud.client("iam", "us-east-1")
+    name = class_role_name(course)
+    try:
+        with cloud.explained(f"look for the role {name}"):
+            role = iam.get_role(RoleName=name)["Role"]
+    except NotFound:
+        return ""
+    return next((tag["Value"] for tag in role.get("Tags", []) if tag["Key"] == TAG_RIGHTS), "")
 
 
 @explained("remove the instances' role")

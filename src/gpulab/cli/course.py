@@ -191,11 +191,14 @@ def enrol(
     from gpulab.aws.denying import deny_document
     from gpulab.aws.end_schedule import course_role_name
     from gpulab.fleet.enrolment import Guards, template, trusted_arn
+    from gpulab.fleet.needs import needs_of
     from gpulab.fleet.seats import account_of
     from gpulab.store.files import write_atomically
 
     found, course = classroom.read_sound(context, course_folder)
     trusted = trusted_arn(trust or _own_arn(context, course.accounts.profile))
+    needs = needs_of(course, found.roster.students, secret=found.secret)
+    owners = {need.account.key: need.owners for need in needs}
     written = []
     for student in found.roster.students:
         ref = account_of(course, student, secret=found.secret)
@@ -206,6 +209,7 @@ def enrol(
             trusted=trusted,
             external_id=ref.external_id,
             end_role=course_role_name(course.id),
+            owners=owners[ref.key],
             account=ref.number,
             guards=Guards(deny_document(), student.email),
         )

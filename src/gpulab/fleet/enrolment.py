@@ -2,9 +2,10 @@
 The template with which a student lets a course launch in their own account: a CloudFormation stack of three roles, a bucket for the work,
 and a budget's guards.
 
-One role trusts the teacher's identity, asks for the student's external id, and may launch and end what carries the course's tag;
-another lets EventBridge Scheduler end it; the third lets the course's instances keep the work in the bucket, which stays when the stack is
-deleted. Where the course has a budget, AWS Budgets tells the student how much of it is spent, and
+One role trusts the teacher's identity, asks for the student's external id, and may launch and end what carries the course's tag, of the
+types and in the regions that the course's labs are given; another lets EventBridge Scheduler end it; the third lets the course's instances
+keep the work in the bucket, which stays when the stack is deleted, and says by a tag of which rights the stack was made: a course whose
+labs change needs the template applied again. Where the course has a budget, AWS Budgets tells the student how much of it is spent, and
 forbids the first role every launch when all of it is. Deleting the stack takes every right back.
 
 Source:
@@ -14,14 +15,16 @@ Source:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from gpulab.errors import WrongUsage
+from gpulab.fleet.needs import types_of
 from gpulab.model.budget import LEVELS
 from gpulab.model.course import Course
 from gpulab.model.instance import TAG_COURSE, TAG_OWNER
@@ -70,6 +73,7 @@ def template(
     trusted: str,
     external_id: str,
     end_role: str,
+    owners: Collection[str],
     account: str = "",
     guards: Guards | None = None,
 ) -> str:
@@ -80,11 +84,13 @@ def template(
         trusted: From `trusted_arn`.
         external_id: The student's own.
         end_role: Name of the role that the scheduler assumes.
+        owners: Owners of what may run in the account, from `needs_of`; at least one.
         account: Whose it is, so that two are not confused; `""` when nobody knows yet.
         guards: Written where the course has a budget; `None` for a template without guards.
 
     Raises:
         WrongUsage: The course names no role.
+        WrongUsage, Refused: A lab names a GPU or a type that nobody knows.
     """
     name = course.accounts.role_name
     if not name:
@@ -93,9 +99,9 @@ def template(
             hint='`role_name = "gpulab-course"` in [accounts] of course.toml',
         )
     resources = {
-        "CourseRole": _role(name, _trusts(trusted, external_id), _rights(course), "launch"),
+        "CourseRole": _role(name, _trusts(trusted, external_id), _rights(course, owners), "launch"),
         "EndRole": _role(end_role, _trusts_service("scheduler"), _may_end(course), "end"),
-        **_kept_work(course),
+        **_kept_work(course, rights_mark(course, owners)),
     }
     asked: dict[str, Any] = {}
     if guards is not None and course.budget_usd is not None:
@@ -112,6 +118,16 @@ def template(
         },
         indent=1,
     )
+
+
+def rights_mark(course: Course, owners: Collection[str]) -> str:
+    """
+    Return what tells the rights of a template from those of one that was made of other labs, regions or owners, or by an older gpulab.
+
+    Raises:
+        WrongUsage, Refused: As `template`.
+    """
+    return hashlib.sha256(json.dumps(_rights(course, owners)).encode()).hexdigest()[:16]
 
 
 def _role(name: str, trust: Any, rights: list[Any], policy: str) -> dict[str, Any]:
@@ -149,10 +165,14 @@ def _trusts_service(name: str) -> dict[str, Any]:
     }
 
 
-def _rights(course: Course) -> list[dict[str, Any]]:
-    wanted = policy(
-        [Part.STUDENT, Part.COURSE], Reach(course=course.id), commands=("fleet", "close")
+def _rights(course: Course, owners: Collection[str]) -> list[dict[str, Any]]:
+    reach = Reach(
+        course=course.id,
+        regions=tuple(sorted(course.regions)),
+        instance_types=types_of(course),
+        owners=tuple(sorted(owners)),
     )
+    wanted = policy([Part.STUDENT, Part.COURSE], reach, commands=("fleet", "close"))
     return [_in_this_account(statement) for statement in wanted["Statement"]]
 
 
@@ -160,7 +180,7 @@ def _may_end(course: Course) -> list[dict[str, Any]]:
     return [_in_this_account(s) for s in roles.end_role(TAG_COURSE, course.id)["Statement"]]
 
 
-def _kept_work(course: Course) -> dict[str, Any]:
+def _kept_work(course: Course, mark: str) -> dict[str, Any]:
     """Write the bucket, the role with which instances reach the course's part of it, and the profile that a launch names."""
     name = roles.class_role_name(course.id)
     may_keep = roles.work_role("${WorkBucket}", f"course-{course.id}")["Statement"]
@@ -171,6 +191,7 @@ def _kept_work(course: Course) -> dict[str, Any]:
         TAG_OWNER: f"course-{course.id}",
         roles.TAG_BUCKET: {"Ref": "WorkBucket"},
         roles.TAG_BUCKET_REGION: {"Ref": "AWS::Region"},
+        roles.TAG_RIGHTS: mark,
     }
     role["Properties"]["Tags"] = [{"Key": key, "Value": value} for key, value in tags.items()]
     profile = {"InstanceProfileName": name, "Roles": [{"Ref": "WorkRole"}]}

@@ -1,4 +1,8 @@
-"""What each account of a course has to hold: the vCPUs of its largest lab and the term's budget of whom it pays for. Refuses nothing."""
+"""
+What each account of a course has to hold, the vCPUs of its largest lab and the term's budget of whom it pays for, and how far a course reaches.
+
+Refuses nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from gpulab.fleet.lab import request_for
-from gpulab.fleet.seats import account_of, seats_of
+from gpulab.fleet.seats import account_of, group_owner, seats_of
 from gpulab.model.course import Course, Lab, Student
 from gpulab.model.fleet import AccountRef
 from gpulab.model.market import InstanceType
@@ -25,12 +29,14 @@ class Need:
         who: Roster ids of whom it pays for; stays on this computer.
         vcpus: Most vCPUs that one lab has running at once, by quota family.
         budget_usd: What the course allows them over the term; `None` where it says nothing.
+        owners: Owners of what may run there: the students', and their groups' where a lab is done by groups; sorted.
     """
 
     account: AccountRef
     who: tuple[str, ...]
     vcpus: Mapping[str, int]
     budget_usd: Decimal | None
+    owners: tuple[str, ...] = ()
 
 
 def needs_of(course: Course, students: Iterable[Student], *, secret: bytes) -> tuple[Need, ...]:
@@ -66,11 +72,34 @@ def needs_of(course: Course, students: Iterable[Student], *, secret: bytes) -> t
             tuple(s.id for s in payers[key]),
             most[key],
             None if course.budget_usd is None else course.budget_usd * len(payers[key]),
+            _owners(course, payers[key], secret),
         )
         for key, ref in refs.items()
     )
 
 
+def types_of(course: Course) -> tuple[str, ...]:
+    """
+    Name every instance type that a lab of the course may be given, sorted.
+
+    Raises:
+        WrongUsage, Refused: A lab names a GPU or a type that nobody knows.
+    """
+    return tuple(sorted({kind.name for lab in course.labs for kind in _kinds(course, lab)}))
+
+
+def _owners(course: Course, students: Iterable[Student], secret: bytes) -> tuple[str, ...]:
+    people = tuple(students)
+    owners = {student.owner for student in people}
+    if any(lab.by_group for lab in course.labs):
+        owners |= {group_owner(student.group, secret=secret) for student in people if student.group}
+    return tuple(sorted(owners))
+
+
 def _smallest(course: Course, lab: Lab) -> InstanceType:
+    return min(_kinds(course, lab), key=lambda t: (t.vcpus, t.name))
+
+
+def _kinds(course: Course, lab: Lab) -> tuple[InstanceType, ...]:
     request = request_for(course, lab, now=lab.starts_at, longest=timedelta(days=1))
-    return min(types_for(request, instance_types()), key=lambda t: (t.vcpus, t.name))
+    return types_for(request, instance_types())

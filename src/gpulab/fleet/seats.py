@@ -107,6 +107,12 @@ def external_id_of(owner: str, *, secret: bytes) -> str:
     return "gpulab-" + hmac.new(secret, text, hashlib.sha256).hexdigest()[:32]
 
 
+def group_owner(group: str, *, secret: bytes) -> str:
+    """Return the opaque owner id of a group's instance."""
+    digest = hmac.new(secret, f"group/{group}".encode(), hashlib.sha256).hexdigest()
+    return f"g{digest[:10]}"
+
+
 def instance_name(lab_id: str, owner: str) -> str:
     """Name the instance of an owner in a lab; two labs never share a name."""
     if len(lab_id) <= _LAB_PART:
@@ -155,8 +161,7 @@ def _members(lab: Lab, students: Iterable[Student]) -> Iterator[tuple[Student, .
 def _seat(lab: Lab, members: tuple[Student, ...], ref: AccountRef, secret: bytes) -> Seat:
     first = members[0]
     if lab.by_group and first.group:
-        digest = hmac.new(secret, f"group/{first.group}".encode(), hashlib.sha256).hexdigest()
-        owner, label = f"g{digest[:10]}", first.group
+        owner, label = group_owner(first.group, secret=secret), first.group
     else:
         owner, label = first.owner, first.id
     seat = Seat("", owner, label, first.group, members, ref)

@@ -14,7 +14,9 @@ from decimal import Decimal
 from gpulab.aws import accounts as aws_accounts
 from gpulab.aws import market
 from gpulab.aws.roles import Role, assume
+from gpulab.aws.workspace_setup import read_rights_mark
 from gpulab.errors import GpulabError, NotAllowed
+from gpulab.fleet.enrolment import rights_mark
 from gpulab.fleet.needs import Need
 from gpulab.fleets.accounts import NOT_MADE_YET, SESSION, Account, Accounts
 from gpulab.fleets.guarded import FAILED, OK, WARNING, guards
@@ -68,7 +70,7 @@ def _account(accounts: Accounts, need: Need) -> AccountCheck:
         return AccountCheck(need, (Check("way in", FAILED, error.message, error.hint),))
     found = [Check("way in", OK, f"account {who.account_id}, as {who.name}")]
     if need.account.role_arn:
-        found.append(_external_id(accounts, need))
+        found += [_external_id(accounts, need), _rights(accounts, account, need)]
     found.append(_plan(account))
     found += [_quota(accounts, account, family, n) for family, n in need.vcpus.items()]
     left, credit = _credit(account, need)
@@ -91,6 +93,19 @@ def _external_id(accounts: Accounts, need: Need) -> Check:
         "the role can be assumed without the student's external id",
         "The student applies their template again: it asks for the id (`gpulab course enrol`)",
     )
+
+
+def _rights(accounts: Accounts, account: Account, need: Need) -> Check:
+    """Say whether the role may launch what the labs need now: it was made of what course.toml and the roster said then."""
+    wanted = rights_mark(accounts.course, need.owners)
+    try:
+        mark = read_rights_mark(account.context.cloud, course=accounts.course.id)
+    except GpulabError as error:
+        return Check("rights", WARNING, f"not known: {error.message}", _NEW_STACK)
+    if mark == wanted:
+        return Check("rights", OK, "those of the course's labs and regions")
+    text = "the role's rights are not those of the course's labs, regions and students now"
+    return Check("rights", WARNING, text, _NEW_STACK)
 
 
 def _plan(account: Account) -> Check:

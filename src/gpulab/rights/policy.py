@@ -33,12 +33,16 @@ class Reach:
         course: Id of the course that acts for its students: what it launches carries its tag; `""` for a person of their own.
         regions: Where something may be made; empty for everywhere.
         instance_types: What may be launched; empty for every type.
+        owners: Whose scheduled ends a course may touch, since schedules carry no tags; empty for everybody's.
+        bucket: Where a role keeps the work.
     """
 
     owner: str = ""
     course: str = ""
     regions: tuple[str, ...] = ()
     instance_types: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
+    bucket: str = ""
 
 
 def policy(
@@ -55,6 +59,9 @@ def policy(
         WrongUsage: A command of that name asks AWS for nothing, or there is none.
     """
     wanted = frozenset(_SAME_AS_OPEN.get(c, c) for c in commands)
+    if "pull" in wanted:
+        # From the bucket by rights of its own, and from an instance that runs as everything that reaches one.
+        wanted |= {"open"}
     unknown = wanted - known_commands()
     if unknown:
         raise WrongUsage(
@@ -94,7 +101,7 @@ def _statement(right: Right, reach: Reach) -> dict[str, Any]:
         "Sid": right.name,
         "Effect": "Allow",
         "Action": _short(sorted(right.actions)),
-        "Resource": _short([_of(reach, arn) for arn in right.on]),
+        "Resource": _short([_of(each, arn) for arn in right.on for each in _owners(reach, arn)]),
     }
     return {**statement, "Condition": conditions} if conditions else statement
 
@@ -130,9 +137,17 @@ def _value(reach: Reach, value: Any) -> Any:
     return _of(reach, value) if isinstance(value, str) else value
 
 
+def _owners(reach: Reach, arn: str) -> list[Reach]:
+    """Say for each of whom an ARN is written: a course touches what several own."""
+    if "{owners}" not in arn or not reach.owners:
+        return [reach]
+    return [replace(reach, owners=(owner,)) for owner in reach.owners]
+
+
 def _of(reach: Reach, text: str) -> str:
     one = _owner(reach) or "*"
-    return text.replace("{owners}", "*" if reach.course else one).replace("{owner}", one)
+    whose = reach.owners[0] if reach.owners else "*" if reach.course else one
+    return text.format(owner=one, owners=whose, bucket=reach.bucket)
 
 
 def _short(values: list[str]) -> Any:

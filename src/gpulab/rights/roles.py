@@ -1,11 +1,17 @@
-"""The rights of the roles that gpulab makes: what an instance may do with the kept work, and what the scheduler may end."""
+"""The rights of the roles that gpulab makes, from the table: what an instance may do with the kept work, and what the scheduler may end."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from gpulab.model.instance import TAG_COURSE
+from gpulab.rights.policy import Reach, policy
+from gpulab.rights.table import Part
+
 #: Tags of a course's role, which say where its instances keep the work: whoever may read the role need not guess.
 TAG_BUCKET, TAG_BUCKET_REGION = "gpulab:bucket", "gpulab:bucket-region"
+#: Tag of the same role in a student's own account: of which rights the stack was made, see `enrolment.rights_mark`.
+TAG_RIGHTS = "gpulab:rights"
 
 
 def class_role_name(course: str) -> str:
@@ -25,33 +31,8 @@ def trusts_ec2() -> dict[str, Any]:
 
 
 def work_role(bucket: str, owner: str) -> dict[str, Any]:
-    """
-    Let instances read, write and remove the current version under their owner's prefix.
-
-    Old versions stay, so a hijacked notebook cannot destroy them.
-    """
-    return _policy(
-        {
-            "Sid": "KeepWork",
-            "Effect": "Allow",
-            "Action": [
-                "s3:AbortMultipartUpload",
-                "s3:DeleteObject",
-                "s3:GetObject",
-                "s3:GetObjectVersion",
-                "s3:PutObject",
-            ],
-            "Resource": f"arn:aws:s3:::{bucket}/{owner}/*",
-        },
-        {
-            # Without it S3 answers 403 instead of 404 for what is not there yet.
-            "Sid": "TellMissingFromForbidden",
-            "Effect": "Allow",
-            "Action": "s3:ListBucket",
-            "Resource": f"arn:aws:s3:::{bucket}",
-            "Condition": {"StringLike": {"s3:prefix": f"{owner}/*"}},
-        },
-    )
+    """Let instances read, write and remove the current version under their owner's prefix; old versions stay."""
+    return policy([Part.INSTANCE], Reach(owner, bucket=bucket))
 
 
 def class_role(bucket: str, owner: str) -> dict[str, Any]:
@@ -64,26 +45,14 @@ def class_role(bucket: str, owner: str) -> dict[str, Any]:
         https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html (November 2026)
     """
     own = work_role(bucket, f"{owner}/${{aws:userid}}")
-    shared = {
-        "Sid": "FetchTheAgent",
-        "Effect": "Allow",
-        "Action": "s3:GetObject",
-        "Resource": f"arn:aws:s3:::{bucket}/{owner}/.agent/*",
-    }
-    return _policy(*own["Statement"], shared)
+    shared = policy([Part.CLASS], Reach(owner, bucket=bucket))
+    return _policy(*own["Statement"], *shared["Statement"])
 
 
 def end_role(tag: str, value: str) -> dict[str, Any]:
-    """Let the scheduler end the instances that carry a tag with this value."""
-    return _policy(
-        {
-            "Sid": "EndInstances",
-            "Effect": "Allow",
-            "Action": "ec2:TerminateInstances",
-            "Resource": "arn:aws:ec2:*:*:instance/*",
-            "Condition": {"StringEquals": {f"aws:ResourceTag/{tag}": value}},
-        }
-    )
+    """Let the scheduler end the instances that carry a tag with this value: one owner's, or a course's, whoever owns them."""
+    is_course = tag == TAG_COURSE
+    return policy([Part.SCHEDULER], Reach(course=value) if is_course else Reach(value))
 
 
 def _policy(*statements: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 The table: which command asks AWS for what, on which resources, under which conditions. Every policy we publish is made from it.
 
 A row is one statement. `{owner}` in an ARN or a value is whose things are meant, `{owners}` whose things may be touched, which differs
-where a teacher acts for a class; `policy.py` puts them in.
+where a teacher acts for a class; `{bucket}` is the bucket of a role's kept work. `policy.py` puts them in, `roles.py` asks for the parts of
+the roles that gpulab itself makes.
 
 Source:
     https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html and its neighbours (November 2026)
@@ -29,6 +30,9 @@ class Part(StrEnum):
     GUARD = "guard"
     TEACHER = "teacher"
     COURSE = "course"
+    INSTANCE = "instance"
+    CLASS = "class"
+    SCHEDULER = "scheduler"
 
 
 class Whose(StrEnum):
@@ -55,7 +59,8 @@ class Right:
         name: Statement id: letters and digits, unique.
         actions: In IAM's words, which differ from the API's for S3 and budgets; no wildcard.
         on: ARNs, `*` inside them; `("*",)` where AWS knows no resource for these actions.
-        commands: Of gpulab; `ssh`, `push`, `pull`, `show`, `check` and `logs` ask for what `open` asks for.
+        commands: Of gpulab; `ssh`, `push`, `show`, `check` and `logs` ask for what `open` asks for. None where no command calls, but
+            an instance or the scheduler.
         when: Conditions in IAM's own form, beside `whose` and `limits`.
     """
 
@@ -100,7 +105,7 @@ _COURSE_WORK_PROFILE = "arn:aws:iam::*:instance-profile/gpulab-work-course-*"
 STUDENT = (
     Right("WhoAmI", ("sts:GetCallerIdentity",), _words(_ALL + " prices init image guard")),
     Right("WhyNot", ("sts:DecodeAuthorizationMessage",), _words("up doctor")),
-    Right("FindInstances", ("ec2:DescribeInstances",), _words(_ALL)),
+    Right("FindInstances", ("ec2:DescribeInstances",), _words(_ALL + " image guard")),
     Right(
         "LookForOffers",
         (
@@ -108,19 +113,19 @@ STUDENT = (
             "ec2:DescribeSubnets",
             "freetier:GetAccountPlanState",
         ),
-        _words("up doctor fleet"),
+        _words("up image doctor fleet"),
     ),
     Right(
         "ReadQuotas",
         ("servicequotas:GetServiceQuota",),
-        _words("up doctor fleet"),
+        _words("up image doctor fleet"),
         on=("arn:aws:servicequotas:*:*:ec2/*",),
     ),
     Right("NameRegions", ("ec2:DescribeRegions",), _words("up prices sweep image")),
     Right(
         "LookForPrices",
         ("ec2:DescribeSpotPriceHistory", "pricing:GetProducts"),
-        _words("up ls credit ledger prices sweep fleet"),
+        _words("up image ls stop credit ledger prices sweep fleet close"),
     ),
     Right("ReadCredit", ("billing:GetCredits",), _words("up credit doctor init fleet")),
     Right(
@@ -130,7 +135,7 @@ STUDENT = (
             "ec2:DescribeSecurityGroupRules",
             "ec2:DescribeSecurityGroups",
         ),
-        _words("up open stop extend sweep doctor fleet close"),
+        _words("up image open stop extend sweep doctor fleet close"),
     ),
     Right(
         "LookForLeftovers",
@@ -145,12 +150,12 @@ STUDENT = (
     Right(
         "LookForHistory",
         ("ec2:DescribeSpotInstanceRequests", "ec2:DescribeVolumes"),
-        _words("sweep ledger credit close"),
+        _words("up ls stop extend sweep ledger credit fleet close image"),
     ),
     Right(
         "FindImages",
         ("ssm:GetParameter",),
-        _words("up doctor fleet"),
+        _words("up image doctor fleet"),
         on=("arn:aws:ssm:*::parameter/aws/service/*",),
     ),
     Right(
@@ -162,7 +167,7 @@ STUDENT = (
     Right(
         "LaunchInstance",
         ("ec2:RunInstances",),
-        _words("up doctor fleet"),
+        _words("up image doctor fleet"),
         on=_ec2("instance"),
         whose=Whose.MADE,
         limits=(Limit.REGIONS, Limit.TYPES),
@@ -171,7 +176,7 @@ STUDENT = (
     Right(
         "LaunchDisk",
         ("ec2:RunInstances",),
-        _words("up doctor fleet"),
+        _words("up image doctor fleet"),
         on=_ec2("volume"),
         whose=Whose.MADE,
         limits=(Limit.REGIONS,),
@@ -180,7 +185,7 @@ STUDENT = (
     Right(
         "LaunchSpot",
         ("ec2:RunInstances",),
-        _words("up doctor fleet"),
+        _words("up image doctor fleet"),
         on=_ec2("spot-instances-request"),
         whose=Whose.MADE,
         limits=(Limit.REGIONS,),
@@ -188,22 +193,24 @@ STUDENT = (
     Right(
         "LaunchUses",
         ("ec2:RunInstances",),
-        _words("up doctor fleet"),
+        _words("up image doctor fleet"),
         on=_ec2("image", "subnet", "security-group", "key-pair", "network-interface"),
     ),
     Right(
         "MakeTagged",
         ("ec2:CreateSecurityGroup", "ec2:ImportKeyPair"),
-        _words("up doctor fleet"),
+        _words("up image doctor fleet"),
         on=_ec2("security-group", "key-pair"),
         whose=Whose.MADE,
         limits=(Limit.REGIONS,),
     ),
-    Right("MakeGroupIn", ("ec2:CreateSecurityGroup",), _words("up doctor fleet"), on=_ec2("vpc")),
+    Right(
+        "MakeGroupIn", ("ec2:CreateSecurityGroup",), _words("up image doctor fleet"), on=_ec2("vpc")
+    ),
     Right(
         "TagWhatIsMade",
         ("ec2:CreateTags",),
-        _words("up open stop extend doctor fleet"),
+        _words("up image open stop extend doctor fleet"),
         on=_ec2(
             "instance",
             "volume",
@@ -230,21 +237,21 @@ STUDENT = (
     Right(
         "AdmitHere",
         ("ec2:AuthorizeSecurityGroupIngress", "ec2:RevokeSecurityGroupIngress"),
-        _words("up open stop extend fleet"),
+        _words("up image open stop extend fleet"),
         on=_ec2("security-group"),
         whose=Whose.OWNED,
     ),
     Right(
         "AdmitByRule",
         ("ec2:AuthorizeSecurityGroupIngress",),
-        _words("up open stop extend fleet"),
+        _words("up image open stop extend fleet"),
         on=_ec2("security-group-rule"),
         whose=Whose.MADE,
     ),
     Right(
         "ReadConsole",
         ("ec2:GetConsoleOutput",),
-        _words("up fleet close"),
+        _words("up image open fleet close"),
         on=_ec2("instance"),
         whose=Whose.OWNED,
     ),
@@ -284,29 +291,32 @@ STUDENT = (
     Right(
         "ScheduleEnds",
         ("scheduler:CreateSchedule", "scheduler:UpdateSchedule"),
-        _words("up extend fleet"),
+        _words("up extend fleet guard image"),
         on=_SCHEDULE,
     ),
     Right(
         "ReadEnds",
         ("scheduler:GetSchedule",),
-        _words("up ls open extend sweep fleet"),
+        _words("up ls open extend sweep fleet guard image"),
         on=_SCHEDULE,
     ),
     Right(
-        "RemoveEnds", ("scheduler:DeleteSchedule",), _words("stop sweep fleet close"), on=_SCHEDULE
+        "RemoveEnds",
+        ("scheduler:DeleteSchedule",),
+        _words("stop sweep fleet close image"),
+        on=_SCHEDULE,
     ),
     Right(
         "PassEndRole",
         ("iam:PassRole",),
-        _words("up extend fleet"),
+        _words("up extend fleet guard image"),
         on=("arn:aws:iam::*:role/gpulab-end-{owner}",),
         when=_passed_to("scheduler.amazonaws.com"),
     ),
     Right(
         "PassWorkRole",
         ("iam:PassRole",),
-        _words("up fleet"),
+        _words("up fleet image"),
         on=("arn:aws:iam::*:role/gpulab-work-{owner}",),
         when=_passed_to("ec2.amazonaws.com"),
     ),
@@ -324,15 +334,15 @@ STUDENT = (
         on=_KEPT,
     ),
     # The part of the agent that does not fit into user data travels in the owner's own folder of the bucket.
-    Right("SendAgent", ("s3:PutObject",), _words("up"), on=_KEPT),
+    Right("SendAgent", ("s3:PutObject",), _words("up image"), on=_KEPT),
     Right(
         "ListKeptVersions",
         ("s3:ListBucketVersions",),
-        _words("rm"),
+        _words("rm image"),
         on=_KEPT_LIST,
         when=_BELOW_OWNER,
     ),
-    Right("ForgetKeptWork", ("s3:DeleteObjectVersion",), _words("rm"), on=_KEPT),
+    Right("ForgetKeptWork", ("s3:DeleteObjectVersion",), _words("rm image"), on=_KEPT),
 )
 
 SETUP = (
@@ -545,6 +555,25 @@ TEACHER = (
         when=_passed_to("ec2.amazonaws.com"),
         part=Part.TEACHER,
     ),
+    # What every instance of the course fetches, and whose seat is whose; the work beside it is written by the instances only.
+    Right(
+        "SendCourseFiles",
+        ("s3:PutObject",),
+        _words("fleet"),
+        on=(
+            "arn:aws:s3:::gpulab-*/course-*/.agent/*",
+            "arn:aws:s3:::gpulab-*/course-*/.seats/*",
+        ),
+        part=Part.TEACHER,
+    ),
+    # Of an account that the teacher reaches by a profile: `gpulab course check --accounts` reads what `gpulab guard arm` made.
+    Right(
+        "ReadGuards",
+        ("budgets:ViewBudget", "budgets:DescribeBudgetActionsForBudget"),
+        _words("fleet"),
+        on=(*_BUDGET, "arn:aws:budgets::*:budget/gpulab-*/action/*"),
+        part=Part.TEACHER,
+    ),
     Right(
         "RemoveCourseWorkRole",
         (
@@ -589,4 +618,46 @@ COURSE = (
     ),
 )
 
-RIGHTS = (*STUDENT, *SETUP, *IMAGES, *GUARD, *TEACHER, *COURSE)
+# Of the roles that nobody holds in their hands.
+ROLES = (
+    Right(
+        # Old versions stay, so a hijacked notebook cannot destroy them.
+        "KeepWork",
+        (
+            "s3:AbortMultipartUpload",
+            "s3:DeleteObject",
+            "s3:GetObject",
+            "s3:GetObjectVersion",
+            "s3:PutObject",
+        ),
+        frozenset(),
+        on=("arn:aws:s3:::{bucket}/{owner}/*",),
+        part=Part.INSTANCE,
+    ),
+    Right(
+        # Without it S3 answers 403 instead of 404 for what is not there yet.
+        "TellMissingFromForbidden",
+        ("s3:ListBucket",),
+        frozenset(),
+        on=("arn:aws:s3:::{bucket}",),
+        when=_BELOW_OWNER,
+        part=Part.INSTANCE,
+    ),
+    Right(
+        "FetchTheAgent",
+        ("s3:GetObject",),
+        frozenset(),
+        on=("arn:aws:s3:::{bucket}/{owner}/.agent/*",),
+        part=Part.CLASS,
+    ),
+    Right(
+        "EndOnSchedule",
+        ("ec2:TerminateInstances",),
+        frozenset(),
+        on=_ec2("instance"),
+        whose=Whose.OWNED,
+        part=Part.SCHEDULER,
+    ),
+)
+
+RIGHTS = (*STUDENT, *SETUP, *IMAGES, *GUARD, *TEACHER, *COURSE, *ROLES)

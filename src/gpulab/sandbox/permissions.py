@@ -7,7 +7,7 @@ Users are free by default because most tests are about something else; roles nev
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,12 @@ from gpulab.sandbox.calls import Call, Refusal
 from gpulab.sandbox.credentials import denied
 from gpulab.sandbox.iam_policies import Asked, Decision, decide
 from gpulab.sandbox.iam_requests import asked_by
+from gpulab.sandbox.witnesses import EVERYWHERE
 
 if TYPE_CHECKING:
     from gpulab.sandbox.world import World
 
 Policies = Sequence[Mapping[str, Any]]
-Witness = Callable[[Call, list[Asked]], None]
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,10 @@ class Restriction:
 
 
 class Permissions:
-    """Restrictions of users, and who wants to see what every call asked for."""
+    """Restrictions of users; whoever is in `witnesses.EVERYWHERE` sees what every call asked for."""
 
     def __init__(self) -> None:
         self._restrictions: list[Restriction] = []
-        self.witnesses: list[Witness] = []
 
     def restrict(self, restriction: Restriction) -> None:
         """Let a restriction hold from now on; a later one of the same ARN replaces it."""
@@ -56,10 +55,10 @@ class Permissions:
         if key is None:
             return
         limited = self._of(call, key.arn)
-        if limited is None and not self.witnesses:
+        if limited is None and not EVERYWHERE:
             return
         asked = asked_by(world, call, caller=key.arn, tags=limited.tags if limited else {})
-        for witness in self.witnesses:
+        for witness in EVERYWHERE:
             witness(call, asked)
         if limited is None:
             return

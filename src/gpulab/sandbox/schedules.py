@@ -13,6 +13,7 @@ from gpulab.sandbox import moto_services
 from gpulab.sandbox.calls import Answer, Call, ConnectionLost, Forward, Refusal, from_inside
 from gpulab.sandbox.iam_policies import Decision, decide
 from gpulab.sandbox.iam_requests import asked_by
+from gpulab.sandbox.witnesses import EVERYWHERE
 
 if TYPE_CHECKING:
     from gpulab.sandbox.world import World
@@ -86,6 +87,8 @@ def _invoke(world: World, account: str, region: str, target: Mapping[str, Any]) 
         # AWS tells nobody either, unless the schedule has a dead-letter queue.
         world.note_refused(account, region, service, operation, params, "AccessDenied")
         return
+    for witness in EVERYWHERE:
+        witness(call, asked)
     _deliver(world, call, until=world.now() + _TRIES_FOR, tries=_TRIES)
 
 

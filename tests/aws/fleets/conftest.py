@@ -68,6 +68,7 @@ class Klass:
             "external_id": seat.account.external_id,
             "end_role": course_role_name(self.course.id),
             "account": seat.account.number,
+            "owners": [s.owner for s in (*seat.students, seat)],
         }
         self.sandbox.apply_template(template(self.course, **{**given, **changes}))
 

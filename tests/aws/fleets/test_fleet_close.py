@@ -178,7 +178,11 @@ def test_students_accounts_are_cleared_with_the_rights_of_the_template(term, san
     _, cleared = over.close()
 
     made = template(
-        over.klass.course, trusted="x", external_id="y", end_role="gpulab-end-course-c1"
+        over.klass.course,
+        trusted="x",
+        external_id="y",
+        end_role="gpulab-end-course-c1",
+        owners=["s1"],
     )
     rights = json.loads(made)["Resources"]["CourseRole"]["Properties"]["Policies"][0]
     allowed = {a for s in rights["PolicyDocument"]["Statement"] for a in s["Action"]}

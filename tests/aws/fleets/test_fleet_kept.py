@@ -199,7 +199,7 @@ def test_a_name_that_an_instance_gives_itself_is_not_believed(
     assert ["s000000"] == list(said)
 
 
-def test_an_instance_cannot_keep_its_work_in_anothers_place(up, machines):
+def test_an_instance_cannot_keep_its_work_in_anothers_place(up, machines, judge):
     """The agent itself, told to: IAM knows which instance asks."""
     _, (ann, bo) = up(2)
     ann.write("week1.ipynb", b"ann's")
@@ -208,6 +208,10 @@ def test_an_instance_cannot_keep_its_work_in_anothers_place(up, machines):
 
     with pytest.raises(ann.problem, match="AccessDenied"):
         ann.save()
+
+    tried = [word for word in judge.forbidden if f":{bo.instance_id}/manifest.json" in word]
+    assert ["s3:GetObject"] == [word.partition(" ")[0] for word in tried]
+    judge.forbidden.clear()
 
 
 def test_who_does_not_answer_is_collected_from_the_bucket(up, machines, sandbox, tmp_path):

@@ -1,30 +1,33 @@
 """
 The published policies, held by the simulated IAM: a student's whole day passes, and nothing that would hurt somebody does.
 
-Beside this, every other test under `aws` fails when gpulab makes a call that no policy allows (`Judge` in `tests/aws/conftest.py`).
+Beside this, every other test fails in which gpulab makes a call that no policy of whoever makes it allows (`tests/judge.py`).
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
 from tests.aws.conftest import UBUNTU, a_client
+from tests.aws.fleets.conftest import build
 from tests.aws.launch.conftest import Student
 
 from gpulab.cli.main import run
 from gpulab.errors import NotAllowed, Unreachable
+from gpulab.fleet.enrolment import template
 from gpulab.launch.money import balance, rebuilding
 from gpulab.launch.offers import prices
 from gpulab.launch.running import extend, instances, keep, overview, stop
 from gpulab.launch.upkeep import doctor, sweep
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.launch.upkeep.rights import least
+from gpulab.store.config import Profile
 
 POLICIES = Path(__file__).parents[3] / "docs/iam"
 ME, REGION = "arn:aws:iam::123456789012:user/student", "us-east-1"
@@ -203,33 +206,118 @@ def test_the_least_policy_of_stopping_launches_nothing(sandbox, mine):
 # -- what nobody may do -------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Victim:
+    """Whose things an attacker wants, and where they are."""
+
+    owner: str
+    instance: str
+    group: str
+    bucket: str
+    work_role: str
+    end_role: str
+    end: str
+
+
 @pytest.fixture
 def people(sandbox, mine, client):
-    """Two more users of the same account: `eve` has every right, `mallory` the policy of a course account."""
+    """Make somebody with a policy and `eve`, who has every right, before the victim that the policy is to keep safe."""
     sandbox.set_quota("L-3819A6DF", REGION, 5000)
     instance = mine.up().instance
     sandbox.advance(seconds=60)
     launch = dict(sandbox.calls.of("RunInstances")[-1].params)
+    profile = mine.context.profile
+    student = Victim(
+        mine.context.owner,
+        instance.id,
+        launch["SecurityGroupIds"][0],
+        profile.keep_bucket,
+        profile.instance_role,
+        profile.scheduler_role,
+        f"gpulab-end-{mine.context.owner}-{instance.id}",
+    )
 
-    def person(user):
-        key = sandbox.key_of(user=user)
-
+    def person(key, victim, tags):
         def call(service, region=REGION):
             return client(
                 service,
                 region_name=region,
-                aws_access_key_id=key.access_key,
-                aws_secret_access_key=key.secret,
+                aws_access_key_id=key["AccessKeyId"],
+                aws_secret_access_key=key["SecretAccessKey"],
+                aws_session_token=key.get("SessionToken"),
             )
 
-        return Attacker(sandbox, call, mine.context, instance, launch)
+        return Attacker(sandbox, call, victim, launch, tags)
 
-    sandbox.restrict(
-        "arn:aws:iam::123456789012:user/mallory",
-        published("course-account.json"),
-        tags={"gpulab": Attacker.owner},
+    def user(name):
+        key = sandbox.key_of(user=name)
+        return {"AccessKeyId": key.access_key, "SecretAccessKey": key.secret}
+
+    def make(who):
+        victim = thesis(sandbox, client, launch) if who == OWN_ACCOUNT else student
+        tags = {"gpulab:owner": Attacker.owner}
+        if who == COURSE_ROLE:
+            tags["gpulab:course"] = "c1"
+            key = course_role(sandbox, client)
+        else:
+            policies = [_student_policy()] if who == LEAST else published(who)
+            arn = "arn:aws:iam::123456789012:user/mallory"
+            sandbox.restrict(arn, policies, tags={"gpulab": Attacker.owner})
+            key = user("mallory")
+        return person(key, victim, tags), person(user("eve"), victim, tags)
+
+    return make
+
+
+def thesis(sandbox, client, launch):
+    """What else the owner of an account has in it, which gpulab did not make: another project, without gpulab's tags and names."""
+    trust = {"Effect": "Allow", "Action": "sts:AssumeRole"}
+    services = {"Service": ["ec2.amazonaws.com", "scheduler.amazonaws.com"]}
+    document = json.dumps(
+        {"Version": "2012-10-17", "Statement": [{**trust, "Principal": services}]}
     )
-    return {name: person(name) for name in ("eve", "mallory")}
+    iam, ec2, target = (
+        client("iam"),
+        client("ec2"),
+        "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances",
+    )
+    arn = iam.create_role(RoleName="thesis", AssumeRolePolicyDocument=document)["Role"]["Arn"]
+    iam.create_instance_profile(InstanceProfileName="thesis")
+    iam.add_role_to_instance_profile(InstanceProfileName="thesis", RoleName="thesis")
+    client("s3").create_bucket(Bucket="thesis-data")
+    sandbox.advance(seconds=60)
+    group = ec2.create_security_group(GroupName="thesis", Description="-")["GroupId"]
+    kept = {k: v for k, v in launch.items() if k not in (*_PERSONAL, "TagSpecifications")}
+    (made,) = ec2.run_instances(**kept)["Instances"]
+    client("scheduler").create_schedule(
+        Name="thesis-end",
+        ScheduleExpression="at(2030-01-01T00:00:00)",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target={"Arn": target, "RoleArn": arn},
+    )
+    sandbox.advance(seconds=60)
+    return Victim("ann", made["InstanceId"], group, "thesis-data", "thesis", arn, "thesis-end")
+
+
+def course_role(sandbox, client):
+    """A student uploads the template of the course; the key with which the course's teacher acts in that account."""
+    made = template(
+        build.a_course("own", lab='gpu = "T4"'),
+        trusted=ME,
+        external_id="gpulab-1",
+        end_role="gpulab-end-course-c1",
+        owners=[Attacker.owner],
+        account="123456789012",
+    )
+    (role, *_) = sandbox.apply_template(made)
+    sandbox.advance(seconds=60)
+    asked = {"RoleArn": role, "RoleSessionName": "ta", "ExternalId": "gpulab-1"}
+    return client("sts").assume_role(**asked)["Credentials"]
+
+
+def _student_policy():
+    """What `gpulab doctor --policy` prints: the least policy of a student."""
+    return least(Profile(name="mallory", owner=Attacker.owner, regions=(REGION,)))
 
 
 class Attacker:
@@ -237,17 +325,19 @@ class Attacker:
 
     owner = "mallory0001"
 
-    def __init__(self, sandbox, call, victim, instance, launch):
-        self.sandbox, self.call, self.victim, self.instance = sandbox, call, victim, instance
-        kinds = ("instance", "volume", "spot-instances-request")
-        tags = [{"Key": "gpulab:owner", "Value": self.owner}]
+    def __init__(self, sandbox, call, victim, launch, tags):
+        self.sandbox, self.call, self.victim = sandbox, call, victim
+        self.kinds = ("instance", "volume", "spot-instances-request")
         kept = {k: v for k, v in launch.items() if k not in _PERSONAL}
-        specifications = [{"ResourceType": kind, "Tags": tags} for kind in kinds]
-        self._launch = {**kept, "TagSpecifications": specifications}
+        self._launch = {**kept, "TagSpecifications": self.tagged(tags)}
 
     @property
     def launch(self):
         return dict(self._launch)
+
+    def tagged(self, tags):
+        pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
+        return [{"ResourceType": kind, "Tags": pairs} for kind in self.kinds]
 
     def run(self, *, region=REGION, without=(), **changes):
         params = {k: v for k, v in {**self.launch, **changes}.items() if k not in without}
@@ -258,41 +348,40 @@ _PERSONAL = ("ClientToken", "UserData", "IamInstanceProfile")
 
 
 def end_anothers(m):
-    m.call("ec2").terminate_instances(InstanceIds=[m.instance.id])
+    m.call("ec2").terminate_instances(InstanceIds=[m.victim.instance])
 
 
 def take_over_by_tag(m):
     tags = [{"Key": "gpulab:owner", "Value": m.owner}]
-    m.call("ec2").create_tags(Resources=[m.instance.id], Tags=tags)
+    m.call("ec2").create_tags(Resources=[m.victim.instance], Tags=tags)
 
 
 def disown(m):
-    m.call("ec2").delete_tags(Resources=[m.instance.id], Tags=[{"Key": "gpulab:owner"}])
+    m.call("ec2").delete_tags(Resources=[m.victim.instance], Tags=[{"Key": "gpulab:owner"}])
 
 
 def let_live_longer(m):
     tags = [{"Key": "gpulab:expires", "Value": "2027-01-01T00:00:00Z"}]
-    m.call("ec2").create_tags(Resources=[m.instance.id], Tags=tags)
+    m.call("ec2").create_tags(Resources=[m.victim.instance], Tags=tags)
 
 
 def change_user_data(m):
     text = base64.b64encode(b"#!/bin/sh")
-    m.call("ec2").modify_instance_attribute(InstanceId=m.instance.id, UserData={"Value": text})
+    m.call("ec2").modify_instance_attribute(InstanceId=m.victim.instance, UserData={"Value": text})
 
 
 def read_user_data(m):
-    m.call("ec2").describe_instance_attribute(InstanceId=m.instance.id, Attribute="userData")
+    m.call("ec2").describe_instance_attribute(InstanceId=m.victim.instance, Attribute="userData")
 
 
 def read_console(m):
-    m.call("ec2").get_console_output(InstanceId=m.instance.id)
+    m.call("ec2").get_console_output(InstanceId=m.victim.instance)
 
 
 def open_port(m):
-    group = m.launch["SecurityGroupIds"][0]
     rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
     m.call("ec2").authorize_security_group_ingress(
-        GroupId=group, IpPermissions=[{**rule, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+        GroupId=m.victim.group, IpPermissions=[{**rule, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
     )
 
 
@@ -325,12 +414,11 @@ def launch_untagged(m):
 
 
 def launch_in_anothers_name(m):
-    tags = [{"Key": "gpulab:owner", "Value": m.victim.owner}]
-    m.run(TagSpecifications=[{**s, "Tags": tags} for s in m.launch["TagSpecifications"]])
+    m.run(TagSpecifications=m.tagged({"gpulab:owner": m.victim.owner}))
 
 
 def launch_with_anothers_role(m):
-    m.run(IamInstanceProfile={"Name": m.victim.profile.instance_role})
+    m.run(IamInstanceProfile={"Name": m.victim.work_role})
 
 
 def launch_by_request(m):
@@ -344,26 +432,37 @@ def launch_by_request(m):
 
 
 def remove_anothers_end(m):
-    m.call("scheduler").delete_schedule(Name=f"gpulab-end-{m.victim.owner}-{m.instance.id}")
+    m.call("scheduler").delete_schedule(Name=m.victim.end)
+
+
+def schedule_with_anothers_role(m):
+    target = "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances"
+    ends = {"InstanceIds": [m.victim.instance]}
+    m.call("scheduler").create_schedule(
+        Name=f"gpulab-end-{m.owner}-i-0123456789abcdef0",
+        ScheduleExpression="at(2030-01-01T00:00:00)",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target={"Arn": target, "RoleArn": m.victim.end_role, "Input": json.dumps(ends)},
+    )
 
 
 def read_anothers_work(m):
-    bucket = m.victim.profile.keep_bucket
+    bucket = m.victim.bucket
     a_client("s3").put_object(Bucket=bucket, Key=f"{m.victim.owner}/week4/a.ipynb", Body=b"{}")
     m.call("s3").get_object(Bucket=bucket, Key=f"{m.victim.owner}/week4/a.ipynb")
 
 
 def list_anothers_work(m):
-    m.call("s3").list_objects_v2(Bucket=m.victim.profile.keep_bucket, Prefix=f"{m.victim.owner}/")
+    m.call("s3").list_objects_v2(Bucket=m.victim.bucket, Prefix=f"{m.victim.owner}/")
 
 
 def list_everybodys_work(m):
-    m.call("s3").list_objects_v2(Bucket=m.victim.profile.keep_bucket)
+    m.call("s3").list_objects_v2(Bucket=m.victim.bucket)
 
 
 def widen_the_work_role(m):
     m.call("iam").put_role_policy(
-        RoleName=m.victim.profile.instance_role,
+        RoleName=m.victim.work_role,
         PolicyName="keep-work",
         PolicyDocument=json.dumps(
             {
@@ -388,6 +487,7 @@ ATTACKS = [
     launch_in_anothers_name,
     launch_with_anothers_role,
     launch_by_request,
+    schedule_with_anothers_role,
     read_anothers_work,
     list_anothers_work,
     list_everybodys_work,
@@ -412,26 +512,46 @@ def outcome(attack, attacker):
     return "it works"
 
 
-def test_what_works_with_every_right_is_denied_by_the_course_policy(people):
-    """Students of one account share everything that their policy does not keep apart; each attack is shown to work as well."""
-    names = [attack.__name__ for attack in ATTACKS]
+OWN_ACCOUNT, COURSE_ACCOUNT = "own-account.json", "course-account.json"
+LEAST, COURSE_ROLE = "the least policy of a student", "the role of a course"
+#: In an account of one's own nobody else has a name in which to launch.
+CANNOT_APPLY = {OWN_ACCOUNT: {launch_in_anothers_name}}
 
-    ours = {attack.__name__: outcome(attack, people["mallory"]) for attack in ATTACKS}
-    weak = {attack.__name__: outcome(attack, people["eve"]) for attack in ATTACKS}
+
+@pytest.mark.parametrize("who", [OWN_ACCOUNT, COURSE_ACCOUNT, LEAST, COURSE_ROLE])
+def test_what_works_with_every_right_is_denied_by_the_policy(people, who):
+    """
+    People of one account share everything that their policies do not keep apart; each attack is shown to work as well.
+
+    In an account of one's own the victim is what gpulab did not make there; of a course's role, what the student does with gpulab by themselves.
+    """
+    attacks = [attack for attack in ATTACKS if attack not in CANNOT_APPLY.get(who, ())]
+    names = [attack.__name__ for attack in attacks]
+    mallory, eve = people(who)
+
+    ours = {attack.__name__: outcome(attack, mallory) for attack in attacks}
+    weak = {attack.__name__: outcome(attack, eve) for attack in attacks}
 
     assert dict.fromkeys(names, "denied") == ours
     assert dict.fromkeys(names, "it works") == weak
 
 
-def test_the_launch_that_the_attacks_change_is_allowed_as_it_is(sandbox, people):
-    """Otherwise the denials above would prove nothing; and without the tag on the user, the same policy is no master key."""
-    mallory = people["mallory"]
-    launched = mallory.run()["Instances"]
-    sandbox.restrict("arn:aws:iam::123456789012:user/mallory", published("course-account.json"))
+@pytest.mark.parametrize("who", [OWN_ACCOUNT, COURSE_ACCOUNT, LEAST, COURSE_ROLE])
+def test_the_launch_that_the_attacks_change_is_allowed_as_it_is(people, who):
+    """Otherwise the denials above would prove nothing."""
+    mallory, _ = people(who)
+
+    assert 1 == len(mallory.run()["Instances"])
+
+
+def test_without_the_tag_on_the_user_the_policy_is_no_master_key(sandbox, people):
+    """A teacher who forgets it has students who can launch nothing, not students who own everything."""
+    mallory, _ = people(COURSE_ACCOUNT)
+    sandbox.restrict("arn:aws:iam::123456789012:user/mallory", published(COURSE_ACCOUNT))
 
     refused = [outcome(attack, mallory) for attack in (Attacker.run, end_anothers, open_port)]
 
-    assert (1, ["denied"] * 3) == (len(launched), refused)
+    assert ["denied"] * 3 == refused
 
 
 def test_the_policy_to_ask_for_is_printed_without_asking_anybody(sandbox, capsys):

@@ -51,6 +51,7 @@ def published() -> Mapping[str, dict[str, Any]]:
     types = tuple(t.name for t in (*single_gpu_types(known), *small))
     anyone = Reach("", "", DEFAULT_REGIONS, types)
     caller = Reach(OF_THE_CALLER, "", DEFAULT_REGIONS, types)
+    course = Reach("", "COURSE", DEFAULT_REGIONS, types, ("OWNER",))
     return {
         "own-account.json": policy([Part.STUDENT], anyone),
         "course-account.json": policy([Part.STUDENT], caller),
@@ -59,7 +60,7 @@ def published() -> Mapping[str, dict[str, Any]]:
         "guard.json": policy([Part.GUARD], anyone),
         "teacher.json": policy([Part.TEACHER], anyone),
         "course-role.json": policy(
-            [Part.STUDENT, Part.COURSE], Reach(course="COURSE"), commands=("fleet", "close")
+            [Part.STUDENT, Part.COURSE], course, commands=("fleet", "close")
         ),
         "instance-role.json": roles.work_role("gpulab-ACCOUNT-REGION", "OWNER"),
         "class-role.json": roles.class_role("gpulab-ACCOUNT-REGION", "course-COURSE"),

@@ -48,7 +48,10 @@ def test_the_answer_is_equal_to_ten_decimals(path):
             "the file has the key `instances` twice in one object",
         ),
         (b"[" * 100_000, "the file is nested too deeply"),
-        (b'{"as_of": ' + b"9" * 5000 + b"}", "the file has a number with too many digits, 99999999999999999999..."),
+        (
+            b'{"as_of": ' + b"9" * 5000 + b"}",
+            "the file has a number with too many digits, 99999999999999999999...",
+        ),
         (
             b'{"as_of": "2026-13-01T00:00:00Z"}',
             "$.as_of is `2026-13-01T00:00:00Z`, not a time such as 2026-10-23T16:10:00Z",

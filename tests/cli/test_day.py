@@ -391,7 +391,7 @@ def test_ssh_asks_for_a_terminal_only_where_there_is_one(
     """`gpulab ssh week4 </dev/null` in a script would wait for ever, and `> scores.csv` would get carriage returns."""
     up("week4")
     started: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "call", lambda argv: started.append(argv) or 0)
+    monkeypatch.setattr(subprocess, "call", lambda argv, **_: started.append(argv) or 0)
     monkeypatch.setattr(sys, "stdin", _Stream(is_terminal=stdin))
     monkeypatch.setattr(sys, "stdout", _Stream(is_terminal=stdout))
 

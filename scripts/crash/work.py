@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crash.stage import Stage
+from gpulab.remote.instance_side import STAGE_PREFIX
 
 #: What stands on every machine that somebody has worked on.
 FILES = ("week4.ipynb", "data/numbers.csv")
@@ -72,7 +73,9 @@ def _places(stage: Stage) -> Iterator[tuple[Path, str]]:
     for guest in stage.guests.by_id.values():
         yield guest.work, guest.name
     for folder in stage.folder.glob("*/gpulab/profiles/*/work/*"):
-        yield folder, _BESIDE.sub("", folder.name)
+        # A killed copy leaves its half under a name that nobody has and nothing reads.
+        if not folder.name.startswith(STAGE_PREFIX):
+            yield folder, _BESIDE.sub("", folder.name)
     for name, label in stage.labels.items():
         for folder in stage.folder.glob(f"*/handed-in/{label}"):
             yield folder, name

@@ -285,6 +285,6 @@ def _open_ends(tally: Tally) -> str:
         " rebuilt on another computer charges the minute and says so, by name, and is judged by that; so is one"
         " that charges the minute of an instance that another command ended before it ran.\n"
         "- The sandboxes that `gpulab sandbox start` starts here are forks of one process that has imported everything; the rest of them is real.\n"
-        "- Each call of AWS meets every code of the error table (`tests/unit/cases/aws_errors.csv`), but for codes that name a thing of EC2's (`InvalidAMIID.NotFound`), which only EC2's own calls meet.
-- The ways back from one break begin at the same break, which happened once; they are played apart from there."
+        "- Each call of AWS meets every code of the error table (`tests/unit/cases/aws_errors.csv`), but for codes that name a thing of EC2's (`InvalidAMIID.NotFound`), which only EC2's own calls meet.\n"
+        "- The ways back from one break begin at the same break, which happened once; they are played apart from there."
     )

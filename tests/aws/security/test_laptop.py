@@ -93,17 +93,23 @@ def test_a_new_roster_is_its_teachers_alone(tmp_path, careless, capsys):
 
 def test_no_option_takes_a_secret():
     """What is typed on a command line stands in the shell's history and in everybody's process list."""
-    root = click.Context(group)
-    named = [
+    careless = click.Command("login", params=[click.Option(["--secret-key"])])
+    ours = [
         f"{name} {option}"
         for name in COMMANDS
-        for command in _all(group.get_command(root, name))
-        for parameter in command.params
-        for option in parameter.opts
-        if any(word in option for word in ("secret", "token", "password", "key-id"))
+        for command in _all(group.get_command(click.Context(group), name))
+        for option in _telling(command)
     ]
 
-    assert [] == named
+    assert ["--secret-key"] == _telling(careless)
+    assert [] == ours
+
+
+def _telling(command):
+    """Name the options of a command that ask for a secret."""
+    words = ("secret", "token", "password", "key-id")
+    options = (option for parameter in command.params for option in parameter.opts)
+    return [option for option in options if any(word in option for word in words)]
 
 
 def test_pasted_keys_are_in_no_file_but_the_credentials(sandbox, monkeypatch, capsys):
@@ -113,13 +119,19 @@ def test_pasted_keys_are_in_no_file_but_the_credentials(sandbox, monkeypatch, ca
     run(["init", "--paste", "--no-resources", "--json"])
 
     shown = capsys.readouterr()
-    holding = [
-        path.name
-        for path in Home.of(os.environ).root.rglob("*")
-        if path.is_file() and SECRET.encode() in path.read_bytes()
-    ]
+    root = Home.of(os.environ).root
+    holding = _holding(root)
+    (root / "careless.toml").write_text(f'secret = "{SECRET}"\n')
+
     assert ["credentials"] == holding
+    assert ["careless.toml", "credentials"] == _holding(root)
     assert SECRET not in shown.out + shown.err
+
+
+def _holding(root):
+    """Name the files below a folder that hold the pasted secret."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    return sorted(path.name for path in files if SECRET.encode() in path.read_bytes())
 
 
 def test_the_report_of_an_unexpected_failure_holds_no_secret(sandbox, monkeypatch, capsys):

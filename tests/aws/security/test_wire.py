@@ -326,12 +326,27 @@ def test_ours_logs_in_no_root_and_takes_no_password(serving):
 
 
 def test_the_tunnels_ports_listen_on_this_computer_only():
-    """Whoever sits in the same room must not reach a student's notebook through the student's laptop."""
+    """Whoever sits in the same room must not reach a student's notebook through the student's laptop: a port of every address lets them in."""
+    with socket.create_server(("0.0.0.0", 0)) as careless:  # noqa: S104 - the weak set-up
+        weak = _is_answered("127.0.0.2", careless.getsockname()[1])
     taken = ports.listen("week4", [8888, 6006])
     try:
+        numbers = [end.getsockname()[1] for end in taken.values()]
         addresses = {end.getsockname()[0] for end in taken.values()}
+        others = [_is_answered("127.0.0.2", number) for number in numbers]
+        own = [_is_answered("127.0.0.1", number) for number in numbers]
     finally:
         for end in taken.values():
             end.close()
 
-    assert {"127.0.0.1"} == addresses
+    assert weak
+    assert ({"127.0.0.1"}, [False, False], [True, True]) == (addresses, others, own)
+
+
+def _is_answered(address, port):
+    """Whether a connection to another address of this computer than the tunnel's is taken."""
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except OSError:
+        return False
+    return True

@@ -25,11 +25,11 @@ from gpulab.store.ledger import Ledger
 CODES = frozenset({0, 1, 2, 3, 4, 5, 130})
 _SECRETS = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|FwoGZXIvYXdzE|" + re.escape(TOKEN))
 _DOUBTFUL = re.compile(r"(i-[0-9a-f]+) ended within a minute of its launch")
-#: How a launch is told that was refused at place after place, and what is told of what is gone: whatever comes next.
+#: How a launch is told that was refused at place after place; what is gone is told by what stays: a snapshot in use, an instance that runs.
 _EVERYWHERE_SAYS = {
     NoCapacity: ("no place had an instance free",),
     NotOffered: ("no zone sells it",),
-    NotFound: ("",),
+    NotFound: ("not deleted", "runs on", "run on"),
 }
 _A_MINUTE = timedelta(minutes=1)
 _APART_USD = Decimal("0.002")

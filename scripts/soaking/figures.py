@@ -43,8 +43,8 @@ class Figures:
         noticed_late_s: Of each launch, from JupyterLab's answer on the machine to `Ready`: gpulab's own share.
         unknown_resources: What the bill names and no ledger does.
         unknown_usd: What that costs.
-        end_unknown: By how much those instances are estimated too high (too low: below 0) that AWS had forgotten, with their end, before
-            anybody looked, and of which the ledger says so.
+        end_unknown: By how much those instances are estimated too high that AWS had forgotten, with their end, before anybody looked, and of
+            which the ledger says so. One that is estimated too low is a broken promise all the same.
         apart: Other instances whose estimate is more than a cent off.
         samples: Of every process, one each week.
     """

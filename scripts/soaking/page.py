@@ -121,19 +121,12 @@ def _weeks(samples: list[Said]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _end_unknown(apart: list[Decimal]) -> list[str]:
-    if not apart:
+def _end_unknown(too_high: list[Decimal]) -> list[str]:
+    if not too_high:
         return []
-    high, low = [usd for usd in apart if usd > 0], [-usd for usd in apart if usd < 0]
-    ways = [
-        f"{len(found)} too {way}, by {sum(found):.2f} USD together and {max(found):.2f} at most"
-        for way, found in (("high", high), ("low", low))
-        if found
-    ]
     return [
-        f"{len(apart)} instances are estimated wrong ({'; '.join(ways)}): they were cut off without a notice while nobody looked, and EC2 had forgotten them and their spot"
-        " requests by the next command. The ledger says of each that its end is not known, and what it is counted to: when its agent's next word was due, or its"
-        " planned end. Too low is one that ran on although no word of its agent came any more.",
+        f"{len(too_high)} instances are estimated too high, by {sum(too_high):.2f} USD together and {max(too_high):.2f} at most: they were cut off while nobody looked, and"
+        " EC2 had forgotten them and their spot requests by the next command. The ledger says of each what it is counted to: a while after its agent's last word, or its planned end.",
         "",
     ]
 

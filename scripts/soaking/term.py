@@ -198,7 +198,7 @@ class Term:
             usd = Usd.of(cost_of(own, as_of=self.now()).charges).rounded()
             owed = bill.of(life.id) + sum((bill.of(v.id) for v in volumes), Decimal(0))
             known = ends.get(life.id, [])
-            if abs(usd - owed) > _CENT and known and all(_is_guessed_end(fact) for fact in known):
+            if usd - owed > _CENT and known and all(_is_guessed_end(fact) for fact in known):
                 self.figures.end_unknown.append(usd - owed)
             elif abs(usd - owed) > _CENT:
                 told = [f"{e.at:%d %H:%M:%S} {e.source} {e.details.get('reason')}" for e in known]

@@ -147,18 +147,6 @@ def test_a_broken_promise_is_named(monkeypatch):
     ] == found
 
 
-def test_what_nobody_can_know_is_told_by_how_much_and_which_way(monkeypatch):
-    """An estimate that is too low must not hide behind those that are too high."""
-    monkeypatch.syspath_prepend(str(_SCRIPTS))
-    from soaking.page import _end_unknown
-
-    told = _end_unknown([Decimal("0.05"), Decimal("-0.02"), Decimal("0.10")])
-
-    assert "3 instances" in told[0]
-    assert "2 too high, by 0.15 USD together and 0.10 at most" in told[0]
-    assert "1 too low, by 0.02 USD together and 0.02 at most" in told[0]
-
-
 def test_the_page_shows_every_process_at_every_week(monkeypatch):
     """A leak in one of thirty processes shows in the most, and one in all of them in the middle."""
     monkeypatch.syspath_prepend(str(_SCRIPTS))

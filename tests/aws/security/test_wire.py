@@ -316,13 +316,27 @@ def test_ours_logs_in_no_root_and_takes_no_password(serving):
         "allowtcpforwarding": "local",
         "permitopen": "127.0.0.1:* localhost:* [::1]:*",
     }
-    server = serving(OURS.read_text())
+    careless = (
+        "PasswordAuthentication",
+        "KbdInteractiveAuthentication",
+        "PermitRootLogin",
+        "X11Forwarding",
+    )
+    weak = _settings(serving("".join(f"{name} yes\n" for name in careless)))
 
+    ours = _settings(serving(OURS.read_text()))
+
+    assert {"yes"} == {weak[name.lower()] for name in careless}
+    # Not one of these is what an sshd does by itself or under these lines, so none is held by chance.
+    assert {} == {name: value for name, value in wanted.items() if weak[name] == value}
+    assert wanted == {name: ours[name] for name in wanted}
+
+
+def _settings(server):
+    """What an sshd says that it goes by."""
     program = ["/usr/sbin/sshd", "-T", "-f", str(server._config)]
     said = subprocess.run(program, capture_output=True, text=True, check=True).stdout
-
-    found = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
-    assert wanted == {name: found[name] for name in wanted}
+    return dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
 
 
 def test_the_tunnels_ports_listen_on_this_computer_only():

@@ -237,3 +237,17 @@ def test_a_damaged_ledger_costs_a_class_neither_launches_nor_outcomes(make_class
         "In profile default the ledger could not be completed ("
     )
     assert klass.names() == klass.live()
+
+
+def test_what_ran_while_aws_did_not_answer_is_in_the_books(make_class, sandbox):
+    """Counted from the first look that was answered, a class's first minute would be missing from its estimate."""
+    blind = make_class(2)
+    sandbox.refuse("DescribeInstances", "UnauthorizedOperation", skip=1, times=12)
+
+    run = blind.up()
+    sandbox.advance(seconds=3600)
+
+    per_second = 2 * Decimal("0.18") / 3600
+    too_much_s = (counted(blind) - sandbox.bill().total_usd) / per_second
+    assert ["launched"] * 2 == run.results()
+    assert 0 <= too_much_s < 30

@@ -16,7 +16,7 @@ from gpulab.cli import extend, fleet_acting
 from gpulab.cli.main import run
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import RunningClock
-from gpulab.store.courses import read_classroom
+from gpulab.store.courses import read_classroom, secret_file
 from gpulab.store.home import Home
 
 CIDR = ("--cidr", "203.0.113.0/24")
@@ -291,6 +291,24 @@ def test_no_end_is_said_to_move_where_nobody_is_up(course, capsys):
     said = capsys.readouterr().err
     assert 2 == code
     assert said.startswith("error: that is nobody\n")
+
+
+def test_without_the_classs_key_nothing_is_sent_to_nobody(course, tmp_path, capsys):
+    """An assistant's first evening: three instances run, none by an id of this computer, and "0 tickets" would read as done."""
+    assert 0 == run(["fleet", "up", "week1", "--now", "--yes", *CIDR])
+    key = secret_file(Home(Path(os.environ["GPULAB_HOME"])), "dl")
+    key.unlink()
+    tickets = tmp_path / "tickets"
+    capsys.readouterr()
+
+    handed = run(["fleet", "handout", "week1", str(tickets)]), capsys.readouterr().err
+    pushed = run(["fleet", "push", "week1", "."]), capsys.readouterr().err
+
+    assert 2 == handed[0]
+    assert pushed == handed
+    assert "nobody in the roster has an instance in week1" in handed[1]
+    assert f"if {key} is not the class's, copy it from the computer that started" in handed[1]
+    assert not tickets.exists()
 
 
 def test_a_class_is_extended_by_the_options_of_one_instance():

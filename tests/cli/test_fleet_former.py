@@ -167,4 +167,4 @@ def test_what_serves_nobody_in_the_roster_gets_no_command_and_no_file(
     assert "Left out, since nobody in the roster has it: " in said
     assert 2 == said.count("(extra)")
     assert "`gpulab fleet up --prune` saves its work and ends it" in said
-    assert "error: that is nobody" in said
+    assert "error: nobody in the roster has an instance in week1" in said

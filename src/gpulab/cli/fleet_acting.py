@@ -306,7 +306,7 @@ def exec_(
             context.console.show((lines or f"{member.label}:\n").rstrip("\n"))
 
     command = ["bash", "-c", words[0]] if len(words) == 1 else list(words)
-    chosen = _of_the_roster(context, found)
+    chosen = _of_the_roster(context, accounts, lab, found)
     outcomes = acting.run(accounts, chosen, command, timeout_s=span.total_seconds(), take=take)
     _finish(context, accounts, lab, outcomes, as_json=as_json, said=said)
 
@@ -352,7 +352,7 @@ def push(
     if into.startswith("/") or ".." in Path(into).parts:
         raise WrongUsage(f"`{into}` leads out of the work folder", hint="Such as `--into data`")
     accounts, lab, found = _members(context, course_folder, lab_id, only, groups, is_failed)
-    chosen = _of_the_roster(context, found)
+    chosen = _of_the_roster(context, accounts, lab, found)
     outcomes = acting.push(accounts, chosen, source, into=into)
     _finish(context, accounts, lab, outcomes, as_json=as_json)
 
@@ -474,7 +474,7 @@ def handout(
         hand_out(
             accounts,
             lab,
-            [m for m in _up(found) if m.seat],
+            _of_the_roster(context, accounts, lab, found),
             folder,
             with_notebooks=not no_notebooks,
             take=lambda member, ticket, name: handed.update(
@@ -586,9 +586,16 @@ def _up(found: tuple[Member, ...]) -> tuple[Member, ...]:
     return live
 
 
-def _of_the_roster(context: Context, found: tuple[Member, ...]) -> tuple[Member, ...]:
-    """Leave out, and name, what serves nobody in the roster: a solution is for the class, not for who has left it."""
-    from gpulab.fleets.members import refuse_nobody
+def _of_the_roster(
+    context: Context, accounts: Accounts, lab: Lab, found: tuple[Member, ...]
+) -> tuple[Member, ...]:
+    """
+    Leave out, and name, what serves nobody in the roster: a solution is for the class, not for who has left it.
+
+    Raises:
+        WrongUsage: Nobody is left; where instances are up all the same, they may carry the ids of another key.
+    """
+    from gpulab.store.courses import secret_file
 
     live = _up(found)
     extras = [m.label for m in live if m.seat is None]
@@ -597,7 +604,12 @@ def _of_the_roster(context: Context, found: tuple[Member, ...]) -> tuple[Member,
             f"Left out, since nobody in the roster has it: {', '.join(extras)}; `gpulab fleet up --prune` saves its work and ends it"
         )
     chosen = tuple(m for m in live if m.seat is not None)
-    refuse_nobody(chosen)
+    if not chosen:
+        key = secret_file(context.home, accounts.course.id)
+        raise WrongUsage(
+            f"nobody in the roster has an instance in {lab.id}",
+            hint=f"Another key gives every student another id: if {key} is not the class's, copy it from the computer that started the class",
+        )
     return chosen
 
 

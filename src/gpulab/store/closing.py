@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpulab.errors import StoreError, disk_hint
 from gpulab.model.moment import read_moment
-from gpulab.store.courses import ROSTER_FILE, course_home
+from gpulab.store.courses import ROSTER_FILE, course_home, secret_file
 from gpulab.store.files import write_atomically
 from gpulab.store.home import Home
 
@@ -83,7 +83,7 @@ def purge(home: Home, course_id: str, folder: Path) -> None:
         StoreError: A file cannot be deleted.
     """
     _delete(folder / ROSTER_FILE)
-    _delete(course_home(home, course_id) / "secret")
+    _delete(secret_file(home, course_id))
 
 
 def _delete(path: Path) -> None:

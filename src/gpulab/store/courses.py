@@ -186,7 +186,7 @@ def course_secret(home: Home, course_id: str) -> bytes:
     Raises:
         StoreError: It cannot be written or read, or others may read it.
     """
-    file = course_home(home, course_id) / "secret"
+    file = secret_file(home, course_id)
     try:
         _make_secret(file)
     except OSError as error:
@@ -194,6 +194,16 @@ def course_secret(home: Home, course_id: str) -> bytes:
             f"could not read {file}: {error.strerror}", hint=disk_hint(error)
         ) from error
     return read_secret(file)
+
+
+def secret_file(home: Home, course_id: str) -> Path:
+    """
+    Say where the key of a course lies.
+
+    Raises:
+        WrongUsage: The id could not be a folder.
+    """
+    return course_home(home, course_id) / "secret"
 
 
 def read_secret(file: Path) -> bytes:

@@ -15,8 +15,7 @@ from gpulab.fleets.ends import schedule_missing
 from gpulab.fleets.events import BringingBack, BroughtBack, FleetEvent, Unbooked, Unwritten
 from gpulab.fleets.returning import Returning
 from gpulab.fleets.seating import write_down
-from gpulab.launch.money.rebuilding import rebuild
-from gpulab.model.fact import FactKind
+from gpulab.launch.money.rebuilding import complete_others
 from gpulab.model.fleet import AccountRef, Action, FleetPlan, Step
 from gpulab.model.instance import Instance
 
@@ -51,18 +50,12 @@ def complete_books(accounts: Accounts, plan: FleetPlan) -> Iterator[FleetEvent]:
     for steps in kept.values():
         ref = steps[0].account
         try:
-            _complete_in(accounts, ref, [step.instance for step in steps if step.instance])
+            up = [step.instance for step in steps if step.instance]
+            complete_others(accounts.account(ref).looking, up)
         except GpulabError as error:
             unbooked.setdefault(error.message, []).append(ref.title)
     for why, titles in unbooked.items():
         yield Unbooked(accounts.outside.now(), tuple(titles), why)
-
-
-def _complete_in(accounts: Accounts, ref: AccountRef, up: Sequence[Instance]) -> None:
-    account = accounts.account(ref)
-    known = {fact.subject for fact in account.context.ledger.facts(FactKind.LAUNCHED)}
-    if any(instance.id not in known for instance in up):
-        rebuild(account.looking, account.context.profile.regions, of_everyone=True)
 
 
 def schedule_ends(

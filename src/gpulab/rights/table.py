@@ -96,6 +96,9 @@ _SCHEDULE = ("arn:aws:scheduler:*:*:schedule/default/gpulab-end-{owners}-*",)
 _KEPT = ("arn:aws:s3:::gpulab-*/{owner}/*",)
 _KEPT_LIST = ("arn:aws:s3:::gpulab-*",)
 _BELOW_OWNER: Conditions = {"StringLike": {"s3:prefix": "{owner}/*"}}
+# Who has a folder there, and nothing of what lies in one.
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/walkthrough1.html (November 2026)
+_TOP_OF_BUCKET: Conditions = {"StringEquals": {"s3:prefix": "", "s3:delimiter": "/"}}
 _BUDGET = ("arn:aws:budgets::*:budget/gpulab-*",)
 _NO_LAUNCHES = "arn:aws:iam::*:policy/gpulab-no-launches-*"
 _COURSE_END_ROLE = "arn:aws:iam::*:role/gpulab-end-course-*"
@@ -564,6 +567,14 @@ TEACHER = (
             "arn:aws:s3:::gpulab-*/course-*/.agent/*",
             "arn:aws:s3:::gpulab-*/course-*/.seats/*",
         ),
+        part=Part.TEACHER,
+    ),
+    Right(
+        "SeeWhoKeepsWork",
+        ("s3:ListBucket",),
+        _words("ledger"),
+        on=_KEPT_LIST,
+        when=_TOP_OF_BUCKET,
         part=Part.TEACHER,
     ),
     # Of an account that the teacher reaches by a profile: `gpulab course check --accounts` reads what `gpulab guard arm` made.

@@ -269,8 +269,9 @@ def _s3(_: World, call: Call) -> Iterator[tuple[str, Found]]:
         yield from _s3_deleted(call, bucket)
         return
     keys: Keys = {}
-    if prefix := query.get("prefix"):
-        keys["s3:prefix"] = (prefix[0],)
+    for word in ("prefix", "delimiter"):
+        if found := query.get(word):
+            keys[f"s3:{word}"] = (found[0],)
     arn = f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
     if query.get("versionId") and action in ("s3:GetObject", "s3:DeleteObject"):
         action += "Version"

@@ -174,7 +174,7 @@ def test_what_was_heard_hours_before_its_end_ends_no_instance_in_the_books(
     refresh((account.launching if may_ask else account.of)("teacher"), at_once=True)
 
     assert billed * Decimal("0.99") <= counted(klass)
-    assert counted(klass) <= billed * (Decimal("1.05") if may_ask else Decimal("2"))
+    assert counted(klass) <= (billed + Decimal("0.18") * 16 / 60 if may_ask else billed * 2)
 
 
 def _save_after(machine, seconds):

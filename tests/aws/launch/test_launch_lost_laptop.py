@@ -186,8 +186,36 @@ def test_a_cut_without_a_word_is_charged_to_its_last_one(school, minutes):
     rebuilt = school.rebuilt(found)
 
     over = school.estimate(found) - school.billed()
-    assert Decimal(0) <= over < Decimal("0.55") * 6 / 60
+    assert Decimal(0) <= over < Decimal("0.55") * 16 / 60
     assert [True] == ["its agent was heard last at 20" in text for text in rebuilt.unknown]
+
+
+def test_a_cut_while_the_bucket_refused_is_not_charged_too_little(school):
+    """Two words were lost in an outage, and then the power went: it cannot have ended when the first of them was due."""
+    laptop = school.laptop("lost")
+    machine = school.launch(laptop, markets=(Market.ON_DEMAND,), duration=timedelta(hours=10))
+    _run_until(school, "ok")
+    school.world.refuse("PutObject", "SlowDown")
+    _run_until(school, "SlowDown")
+    school.clockwork.run(school.world.now() + timedelta(minutes=9, seconds=30))
+    machine.cut()
+    school.world.faults.clear()
+    school.wait(hours=12)
+
+    found = school.laptop("found")
+    school.rebuilt(found)
+
+    assert Decimal(0) <= school.estimate(found) - school.billed() < Decimal("0.55") * 16 / 60
+
+
+def _run_until(school: School, outcome: str) -> None:
+    """Let time pass until an instance has told its costs, or has tried."""
+    begun = len(school.world.calls)
+    while not any(
+        (call.operation, call.outcome) == ("PutObject", outcome)
+        for call in list(school.world.calls)[begun:]
+    ):
+        school.clockwork.run(school.world.now() + timedelta(seconds=10))
 
 
 def test_after_a_term_the_prices_are_forgotten_too_and_it_is_said(school):
@@ -233,7 +261,7 @@ def test_a_guess_gives_way_when_the_agent_is_heard(school):
     school.rebuilt(laptop)
 
     assert guessed > 10 * school.estimate(laptop)
-    assert school.estimate(laptop) < school.billed() + Decimal("0.06")
+    assert school.estimate(laptop) < school.billed() + Decimal("0.55") * 16 / 60
 
 
 @pytest.mark.parametrize(
@@ -256,7 +284,7 @@ def test_the_balance_asks_an_instance_that_aws_has_forgotten(school, market, mos
     assert abs(school.estimate(laptop) - billed) < Decimal(most_apart) * billed
 
 
-def test_a_teacher_rebuilds_what_everybody_spent(school, judge):
+def test_a_teacher_rebuilds_what_everybody_spent(school):
     """One account, many students and a course: each dollar with the name it was spent under, and nobody in another's name."""
     laptop = school.laptop("one")
     machine = school.launch(laptop)
@@ -281,9 +309,6 @@ def test_a_teacher_rebuilds_what_everybody_spent(school, judge):
         teacher.context, profile=replace(teacher.context.profile, owner="0teacher00")
     )
     rebuilt = rebuild(teacher.context, (REGION,), of_everyone=True)
-    # Who else has a folder in the bucket is told by no published policy, see docs/iam/README.md: whoever has more rights asks.
-    assert {"s3:ListBucket"} == {word.partition(" ")[0] for word in judge.forbidden}
-    judge.forbidden.clear()
 
     reading = timeline_of(teacher.context.ledger.facts())
     assert {(id_, owner), ("i-0seat", owner)} == {

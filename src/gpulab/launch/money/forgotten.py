@@ -22,8 +22,9 @@ from gpulab.planning.catalogue import instance_types
 from gpulab.spending.facts import LaunchRecord, LedgerReading, timeline_of
 
 _SURELY_THERE = timedelta(minutes=10)
-# An agent that reaches its bucket tells every five minutes how long it has run; half a minute old, and a moment on the way.
-_NEXT_WORD = timedelta(minutes=6)
+# An agent that reaches its bucket tells every five minutes how long it has run; half a minute old, and a moment on the way. Two words in
+# turn may be lost where S3 refuses for some minutes: what is estimated too low is money that nobody expects.
+_NEXT_WORD = timedelta(minutes=16)
 
 
 def close_forgotten(
@@ -212,7 +213,7 @@ def _told_ends(context: Context, gone: Iterable[LaunchRecord]) -> dict[str, Fact
 
 
 def _likely_end(launch: LaunchRecord, heard: Mapping[str, datetime], now: datetime) -> Fact:
-    """Take an end that is hardly too early: its planned one, or the moment at which the next word of its agent was due."""
+    """Take an end that is hardly too early: its planned one, or the moment at which another word of its agent must have come."""
     at, last = launch.expires_at or now, heard.get(launch.instance_id)
     reason = "gone; its end is not known, its planned end is taken"
     if last is not None and not last <= at <= last + _NEXT_WORD:

@@ -22,6 +22,7 @@ from gpulab.launch.money.forgotten import (
 )
 from gpulab.launch.money.told_costs import told_costs
 from gpulab.model.fact import Fact, FactKind
+from gpulab.model.instance import Instance
 from gpulab.model.market import Market
 from gpulab.spending.facts import LedgerReading, timeline_of
 
@@ -157,6 +158,26 @@ def complete(context: Context, region: str, instance_id: str) -> None:
     context.ledger.append(found.facts)
 
 
+def complete_others(context: Context, instances: Iterable[Instance]) -> None:
+    """
+    Let the ledger know what instances cost that were launched for others, by a command that was killed or from another computer.
+
+    Nothing is asked when the ledger knows them all. What else the account holds is not in our books.
+
+    Raises:
+        StoreError: The ledger cannot be read or written.
+        GpulabError: AWS did not answer.
+    """
+    known = {one.subject for one in context.ledger.facts(FactKind.LAUNCHED)}
+    lacking: dict[str, set[str]] = {}
+    for one in instances:
+        if one.id not in known:
+            lacking.setdefault(one.place.region, set()).add(one.id)
+    for region, ids in lacking.items():
+        found = history_of(context.cloud, region, owner="", now=context.now())
+        context.ledger.append(_of(ids, found.facts))
+
+
 def _there(histories: Mapping[str, History]) -> dict[str, frozenset[str]]:
     """Name the instances, and what else they have, that each region still knows."""
     return {r: frozenset(one.subject for one in found.facts) for r, found in histories.items()}
@@ -187,6 +208,11 @@ def _launched_here(
         for one in facts
         if one.details.get("launch_id") in launches or one.details.get("owner") == context.owner
     }
+    yield from _of(ids, facts)
+
+
+def _of(ids: Container[str], facts: Iterable[Fact]) -> Iterator[Fact]:
+    """Leave out what is of other instances; prices are anybody's."""
     for one in facts:
         if (
             one.kind is FactKind.PRICE

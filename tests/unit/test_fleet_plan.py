@@ -138,6 +138,8 @@ def test_nothing_is_launched_beside_an_instance_that_is_stopped(state):
     assert (
         "`aws ec2 start-instances --region us-east-1 --instance-ids i-1` starts it" in blocked.hint
     )
+    ending = f"`gpulab fleet stop w1 --only {seats[0].name} --no-save` ends it"
+    assert ending in blocked.hint
 
 
 def test_what_runs_serves_a_seat_whose_other_instance_is_stopped():

@@ -232,7 +232,7 @@ def _off(wanted: Wanted, step: Step, instance: Instance) -> Step:
         step,
         f"{instance.id} is {instance.state}, and its disk may hold work",
         f"`aws ec2 start-instances {its}` starts it, then `gpulab fleet up {wanted.lab.id}` goes on with it;"
-        f" `aws ec2 terminate-instances {its}` ends it with what is on its disk",
+        f" `gpulab fleet stop {wanted.lab.id} --only {step.name} --no-save` ends it with what is on its disk",
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from gpulab.errors import CommandFailed, GpulabError, NotFound, RemoteError
+from gpulab.errors import CommandFailed, GpulabError, NotFound, RemoteError, Unreachable
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleet.ticket import expiry
 from gpulab.fleets import collected, kept
@@ -19,7 +19,7 @@ from gpulab.fleets.collected import Collected
 from gpulab.fleets.extending import extending
 from gpulab.fleets.keeping import heed
 from gpulab.fleets.kept import Home
-from gpulab.fleets.members import Member, each, reached
+from gpulab.fleets.members import Member, each, ending_unsaved, off_hint, reached
 from gpulab.launch.context import Context
 from gpulab.launch.running import instances, keep
 from gpulab.launch.running import stop as stopping
@@ -48,7 +48,7 @@ def stop(accounts: Accounts, chosen: Sequence[Member], *, save: bool) -> Iterato
     def act(context: Context, member: Member, instance: Instance) -> str:
         if save and instance.state is State.RUNNING:
             reached(accounts.account(member.account), instance)
-        for _ in stopping.stop(context, instance, save=save):
+        for _ in stopping.stop(context, instance, save=save, unsaved=ending_unsaved(member)):
             pass
         said = f"its work is in {context.folder.work / instance.name}" if save else "not saved"
         return "; ".join(filter(None, (said, other_versions(context, instance.name))))
@@ -164,6 +164,8 @@ def collect(
     def act(context: Context, member: Member, instance: Instance) -> str:
         into = folder / folder_name(member, is_anonymous=is_anonymous)
         try:
+            if member.is_off:
+                raise Unreachable(f"{member.label} is {instance.state}", hint=off_hint(member))
             reached(accounts.account(member.account), instance)
             host = context.host(instances.target(context, instance))
             aside = collected.put_aside(context, host, instance.id, into)
@@ -184,7 +186,7 @@ def collect(
         )
         return f"{said}; what it never got is in {aside}" if aside else said
 
-    return each(accounts, chosen, act)
+    return each(accounts, chosen, act, may_be_off=True)
 
 
 def _from_bucket(

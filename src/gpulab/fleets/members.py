@@ -4,6 +4,7 @@ Who has an instance in a lab right now, and acting on many of them at once: boun
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -157,22 +158,44 @@ def reached(account: Account, instance: Instance, *, may_wait: bool = True) -> C
     return context
 
 
+def ending_unsaved(member: Member) -> str:
+    """Return the command that ends the instance of one member, and no other, without saving its work."""
+    instance = member.instance
+    assert instance is not None
+    if member.seat is None:
+        return terminating(instance)
+    return f"gpulab fleet stop {shlex.quote(instance.lab)} --only {member.seat.name} --no-save"
+
+
+def terminating(instance: Instance) -> str:
+    """Return the command that ends an instance which serves nobody that `--only` could name."""
+    its = f"--region {instance.place.region} --instance-ids {instance.id}"
+    return f"aws ec2 terminate-instances {its}"
+
+
+def off_hint(member: Member) -> str:
+    """Say what can be done about a stopped instance."""
+    unsaved = ending_unsaved(member)
+    return f"Start it in the EC2 console, or `{unsaved}` ends it with what is on its disk"
+
+
 _BOOTING = "A booting instance shows it within a minute or two"
 
 
 def _member(seat: Seat, listed: list[Instance] | GpulabError) -> Member:
     if isinstance(listed, GpulabError):
         return Member(seat.account, seat, None, listed)
-    mine = [i for i in listed if i.name == seat.name and i.state.is_alive]
-    oldest = min(mine, key=lambda i: (i.launched_at, i.id), default=None)
-    return Member(seat.account, seat, oldest)
+    """A seat has what runs for it; otherwise what is stopped, whose disk is paid for and may hold the student's work."""
+    mine = [i for i in listed if i.name == seat.name and not i.state.is_over]
+    first = min(mine, key=lambda i: (i.state.is_off, i.launched_at, i.id), default=None)
+    return Member(seat.account, seat, first)
 
 
 def _left(ref: AccountRef, listed: list[Instance] | GpulabError) -> list[Member]:
     if isinstance(listed, GpulabError):
         error = GpulabError(listed.message, hint=HINT, code=listed.code)
         return [Member(ref, None, None, error, is_former=True)]
-    return [Member(ref, None, i, is_former=True) for i in listed if i.state.is_alive]
+    return [Member(ref, None, i, is_former=True) for i in listed if not i.state.is_over]
 
 
 def _acted(
@@ -191,7 +214,7 @@ def _acted(
         if member.instance.state is not State.RUNNING and not (member.is_off and may_be_off):
             raise NotFound(
                 f"{member.label} is {member.instance.state}",
-                hint=_OFF if member.is_off else "Try again in a minute",
+                hint=off_hint(member) if member.is_off else "Try again in a minute",
             )
         detail = act(accounts.account(member.account).context, member, member.instance)
     except (GpulabError, OSError) as error:
@@ -206,9 +229,6 @@ def _acted(
             trouble_of(error),
         )
     return Outcome(member.name, member.account, done, member.seat, member.instance, detail=detail)
-
-
-_OFF = "Start it in the EC2 console, or end it with `gpulab fleet stop LAB --no-save`"
 
 
 def refuse_nobody(found: Sequence[Member]) -> None:

@@ -14,6 +14,7 @@ from gpulab.fleet.outcomes import Outcomes, failed, outcome_of
 from gpulab.fleets.accounts import Accounts
 from gpulab.fleets.events import FleetEvent, Pruned, Pruning
 from gpulab.fleets.launching import Halted
+from gpulab.fleets.members import terminating
 from gpulab.launch.context import Context
 from gpulab.launch.running import booting, stop
 from gpulab.launch.running.lineage import other_versions
@@ -79,5 +80,5 @@ def save_and_end(context: Context, instance: Instance, *, halt: threading.Event)
     for _ in booting.pin(context, instance):
         if halt.is_set():
             raise Halted
-    for _ in stop.stop(context, instance):
+    for _ in stop.stop(context, instance, unsaved=terminating(instance)):
         pass

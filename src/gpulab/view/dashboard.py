@@ -18,7 +18,7 @@ from gpulab.model.course import Lab
 from gpulab.model.instance import Instance, State
 from gpulab.model.status import AgentStatus
 from gpulab.spending.lab import CourseSpending
-from gpulab.view.fleet_members import FORMER, MemberRow
+from gpulab.view.fleet_members import FORMER, OFF, MemberRow
 from gpulab.view.instances import doing
 from gpulab.view.words import one_line, per_hour
 
@@ -204,6 +204,8 @@ def _standing(row: MemberRow, now: datetime) -> tuple[Standing, str]:
         return Standing.NONE, "not up"
     if member.seat is None:
         return Standing.TROUBLE, FORMER if member.is_former else "nobody in the roster has it"
+    if member.instance.state is State.STOPPED:
+        return Standing.TROUBLE, f"stopped: {OFF}"
     return _of_instance(member.instance, row.status, row.silence, now)
 
 

@@ -54,6 +54,9 @@ _TROUBLES = 10
 #: Of an instance in an account that nobody in the roster has any more.
 FORMER = "nobody in the roster has its account any more; `gpulab fleet stop` ends it"
 
+#: Of an instance that is stopped, as nothing of gpulab's stops one.
+OFF = "its disk is paid for and may hold work; `gpulab fleet up` says how it is started or ended"
+
 
 @dataclass(frozen=True)
 class MemberRow:
@@ -195,6 +198,8 @@ def _trouble(row: MemberRow) -> str:
         return FORMER
     if row.member.seat is None:
         return "nobody in the roster has it"
+    if row.member.is_off:
+        return OFF
     failed = [p for p in row.status.phases if p.state == "failed"] if row.status else []
     if failed:
         return one_line(f"{failed[0].name} failed: {failed[0].message}")

@@ -15,6 +15,7 @@ from gpulab.model.fleet import Result
 from gpulab.remote import copying, hostkeys
 from gpulab.remote.copying import CopyReport
 from gpulab.remote.process import Completed
+from gpulab.view.fleet_members import rows_of, totals_text
 
 STATUS = (
     b'{"version": 1, "at": "2026-11-16T09:10:00Z", "phases": [], "deadline": "2026-11-16T13:10:00Z",'
@@ -160,6 +161,66 @@ def test_an_instance_that_cannot_be_saved_runs_on(up, sandbox):
     assert {Result.FAILED} == {o.result for o in outcomes}
     assert "so it runs on" in outcomes[0].trouble.message
     assert klass.names() == klass.live()
+
+
+@pytest.fixture
+def off(make_class, sandbox, ec2):
+    """Two students on demand, one of whose instances AWS has stopped: its disk holds the afternoon."""
+    klass = make_class(2)
+    sandbox.set_quota("L-3819A6DF", "us-east-1", 0)
+    sandbox.set_quota("L-DB2E81BA", "us-east-1", 64)
+    run = klass.up(on_demand=True)
+    sandbox.advance(120)
+    ec2.stop_instances(InstanceIds=[run.outcomes[0].instance.id])
+    sandbox.advance(120)
+    return klass, klass.accounts(), run.outcomes[0]
+
+
+def test_a_stopped_instance_is_its_students(off):
+    """Read as an extra it could be ended by nobody's name, and `ls` would say that its student has none."""
+    klass, accounts, _ = off
+    wish = klass.wish()
+
+    found = members(accounts, wish.lab, wish.everyone, with_extras=True)
+
+    assert ["s000000", "s000001"] == [m.label for m in found]
+    assert [True, False] == [m.is_off for m in found]
+    said = totals_text(rows_of(found, {}, {}))
+    assert "1 stopped, 1 running, 1 in trouble" == said
+
+
+@pytest.mark.parametrize("act", ["run", "stop", "collect"])
+def test_what_cannot_be_done_to_a_stopped_instance_names_the_command_that_ends_it(
+    off, act, tmp_path
+):
+    """Named for one student: the same command without `--only` would throw away everybody's work."""
+    klass, accounts, stopped = off
+    wish = klass.wish("s000000")
+    found = members(accounts, wish.lab, wish.seats, with_extras=False)
+    acts = {
+        "run": lambda: acting.run(accounts, found, ["true"], timeout_s=5, take=lambda *_: None),
+        "stop": lambda: acting.stop(accounts, found, save=True),
+        "collect": lambda: acting.collect(accounts, found, tmp_path, is_anonymous=False),
+    }
+
+    (outcome,) = acts[act]()
+
+    command = f"`gpulab fleet stop {wish.lab.id} --only {stopped.name} --no-save` ends it"
+    assert command in outcome.trouble.hint
+    assert wish.seats == klass.wish(stopped.name).seats
+
+
+def test_who_gives_up_the_work_of_a_stopped_instance_ends_it(off, sandbox):
+    """`fleet up` launches nothing beside it, so that its student would sit there without any."""
+    klass, accounts, stopped = off
+    wish = klass.wish("s000000")
+    found = members(accounts, wish.lab, wish.seats, with_extras=False)
+
+    (outcome,) = acting.stop(accounts, found, save=False)
+
+    assert (Result.ENDED, stopped.instance.id) == (outcome.result, outcome.instance.id)
+    assert [] == sandbox.instances("stopped")
+    assert 1 == len(klass.live())
 
 
 def test_stopping_without_saving_ends_all(up):

@@ -33,12 +33,15 @@ _FILLED_WITHIN = timedelta(minutes=10)
 _KEPT_IS_TOLD = timedelta(hours=1)
 
 
-def stop(context: Context, instance: Instance, *, save: bool = True) -> Iterator[Event]:
+def stop(
+    context: Context, instance: Instance, *, save: bool = True, unsaved: str = ""
+) -> Iterator[Event]:
     """
     Keep the work of an instance and end it.
 
     Args:
         save: Without it, what was not kept before is lost.
+        unsaved: The command that ends it without its work, for hints; by default `gpulab stop NAME --no-save`.
 
     Yields:
         `Saving`, `Saved`, `Ending`, at last `Ended`.
@@ -48,18 +51,19 @@ def stop(context: Context, instance: Instance, *, save: bool = True) -> Iterator
         RemoteError, StoreError: The work could not be kept; the instance runs on, and the hint says what can be done.
         AwsError: AWS does not end it, or does not say so within ten minutes.
     """
+    unsaved = f"`{unsaved or f'gpulab stop {instance.name or instance.id} --no-save'}` ends it without its work"
     if save and _is_off(instance):
-        raise _off(instance)
+        raise _off(instance, unsaved)
     if save and instance.state is State.RUNNING:
         try:
-            yield from keep_work(context, instance)
+            yield from _keep_work(context, instance, unsaved)
         except (RemoteError, StoreError) as error:
             yield from _ended_meanwhile(context, instance, error)
             return
     yield from end(context, instance)
 
 
-def keep_work(context: Context, instance: Instance) -> Generator[Event, None, None]:
+def _keep_work(context: Context, instance: Instance, unsaved: str) -> Generator[Event, None, None]:
     """
     Keep the work of a running instance and compare the copy, file by file.
 
@@ -74,10 +78,7 @@ def keep_work(context: Context, instance: Instance) -> Generator[Event, None, No
         else:
             yield from _into_folder(context, instance, host)
     except (RemoteError, StoreError) as error:
-        raise error.reworded(
-            error.message,
-            hint=error.hint or f"`gpulab stop {instance.name} --no-save` ends it without its work",
-        ) from error
+        raise error.reworded(error.message, hint=error.hint or unsaved) from error
     context.cache.put(_kept_key(instance), value=True, lasting=_KEPT_IS_TOLD)
     # Whoever is ended from outside writes no word about its use any more.
     with contextlib.suppress(RemoteError, StoreError):
@@ -91,7 +92,7 @@ def _is_off(instance: Instance) -> bool:
     return instance.state.is_off
 
 
-def _off(instance: Instance) -> Unreachable:
+def _off(instance: Instance, unsaved: str) -> Unreachable:
     name, region = instance.name or instance.id, instance.place.region
     if instance.state is State.PENDING:
         start = "Stop it again once `gpulab ls` shows it running"
@@ -100,7 +101,7 @@ def _off(instance: Instance) -> Unreachable:
         start = f"Start it (in the EC2 console, or `{command}`) and stop again once it runs"
     return Unreachable(
         f"{name} is {instance.state}, so its work cannot be saved; it was not ended",
-        hint=f"{start}, or `gpulab stop {name} --no-save` ends it without its work",
+        hint=f"{start}, or {unsaved}",
     )
 
 
@@ -156,7 +157,15 @@ def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
     asked_at, lasted = context.now(), None
     try:
         ec2.terminate(context.cloud, region, [instance.id])
-        seen, gone_at = yield from _until_gone(context, instance)
+        try:
+            seen, gone_at = yield from _until_gone(context, instance)
+        except NotFound:
+            raise
+        except AwsError:
+            # It ends whoever looks; that it was asked to is known here and now only.
+            with contextlib.suppress(StoreError):
+                record_end(context, instance, at=asked_at, by=EndedBy.USER, reason="stop")
+            raise
         instance, lasted = replace(instance, ended_at=seen.ended_at), gone_at - asked_at
     except NotFound:
         # AWS forgets an instance an hour after its end.

@@ -1,15 +1,18 @@
-"""`gpulab stop --all`: the end of the day for everything of mine."""
+"""The end of one instance, and `gpulab stop --all`: the end of the day for everything of mine."""
 
 from __future__ import annotations
 
 import io
 
+import pytest
 from click.testing import CliRunner
 from tests.aws.launch.conftest import Student
 
 from gpulab.cli.context import Context
 from gpulab.cli.stop import command
-from gpulab.errors import SomeFailed
+from gpulab.errors import NotAllowed, SomeFailed
+from gpulab.launch.running import stop
+from gpulab.model.fact import FactKind
 from gpulab.view.console import Console
 
 
@@ -34,3 +37,18 @@ def test_one_that_cannot_be_ended_does_not_keep_the_others_running(sandbox, stud
     assert [kept_up] == student.live()
     assert SomeFailed is type(result.exception)
     assert result.exception.message.startswith(f"1 of 2 were not ended: could not end {kept_up}")
+
+
+def test_an_end_that_nobody_may_look_at_is_in_the_books(sandbox, student):
+    """AWS has taken the termination; whoever cannot look afterwards would be charged until the planned end, hours later."""
+    instance = student.up("week4").instance
+    sandbox.advance(seconds=60)
+    asked_at = sandbox.now()
+    sandbox.refuse("DescribeInstances", "UnauthorizedOperation")
+
+    with pytest.raises(NotAllowed):
+        list(stop.stop(student.context, instance, save=False))
+
+    ends = student.context.ledger.facts(FactKind.ENDED)
+    assert [(instance.id, "stop")] == [(one.subject, one.details["reason"]) for one in ends]
+    assert 0 <= (ends[0].at - asked_at).total_seconds() < 5

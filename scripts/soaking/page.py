@@ -141,7 +141,7 @@ def _tunnel(said: Said) -> str:
         [
             "## A tunnel",
             "",
-            f"{sum(said['faults'].values()):,} faults ({_counts(said['faults'])}) of {said['tunnels']} tunnels at once in one process, {_seen(said)},"
+            f"{sum(said['faults'].values()):,} faults ({_counts(said['faults'])}) of {_tunnels(said['tunnels'])}, {_seen(said)},"
             f" in {said['seconds'] / 60:.0f} min:"
             f" {said['requests']:,} requests, {len(said['failures'])} lost."
             f" Back after {said['back']['p50']} s in the middle, {said['back']['p95']} s at p95, at the soak's pace."
@@ -152,6 +152,10 @@ def _tunnel(said: Said) -> str:
             *_named("Promises that were broken", said["violations"]),
         ]
     )
+
+
+def _tunnels(number: int) -> str:
+    return "one tunnel" if number == 1 else f"{number} tunnels at once in one process"
 
 
 def _watch(said: Said) -> str:

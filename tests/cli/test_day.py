@@ -182,6 +182,29 @@ def test_a_slip_of_the_finger_does_not_read_as_stopped(up, capsys):
     )
 
 
+def test_a_name_mistyped_for_a_copy_names_what_is_up(up, capsys):
+    """Nothing of that name is kept; whoever hears only of kept work does not see the slip."""
+    up("week4")
+
+    code = run(["pull", "wek4"])
+
+    said = "error: no work of `wek4` is kept\n\nhint: Did you mean `week4`?\n"
+    assert (2, said) == (code, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "typed", [["extend", "week4", "1h"], ["fleet", "extend", "week4", "30m"], ["up", "week4", "3"]]
+)
+def test_a_length_of_time_without_its_option_names_the_option(capsys, typed):
+    """`gpulab extend week4 1h` is what everybody types first."""
+    code = run(typed)
+
+    command = " ".join(["gpulab", *typed[:-2]])
+    hint = f"hint: A length of time is an option, as in `{command} --hours 1`\n"
+    assert 2 == code
+    assert capsys.readouterr().err.endswith(hint)
+
+
 @pytest.fixture
 def hears_ctrl_c():
     """A run in the background inherits a deaf ear for SIGINT; a terminal does not."""

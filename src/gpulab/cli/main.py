@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from click.shell_completion import CompletionItem
+
+# As click says it: `Got unexpected extra argument (1h)`.
+_A_TIME_TOO_MUCH = re.compile(r"unexpected extra argument \([\d.]+ ?[hm]?\)")
 
 # Name -> (module, its help in one line). The help stands here so that `gpulab --help` imports nothing.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -173,10 +177,18 @@ def _invoke(arguments: Sequence[str]) -> int:
     except click.UsageError as usage:
         command = usage.ctx.command_path if usage.ctx else "gpulab"
         message = _one_sentence(usage.format_message())
-        raise WrongUsage(message, hint=f"See `{command} --help`") from usage
+        raise WrongUsage(message, hint=_usage_hint(usage, command)) from usage
     except click.ClickException as error:
         raise WrongUsage(error.format_message()) from error
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _usage_hint(usage: click.UsageError, command: str) -> str:
+    """Name the option for a length of time that was typed without one, as `gpulab extend week4 1h`; else the help."""
+    options = [o for each in usage.ctx.command.params for o in each.opts] if usage.ctx else []
+    if "--hours" in options and _A_TIME_TOO_MUCH.search(usage.format_message()):
+        return f"A length of time is an option, as in `{command} --hours 1`"
+    return f"See `{command} --help`"
 
 
 def _one_sentence(message: str) -> str:

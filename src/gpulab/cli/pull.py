@@ -75,7 +75,7 @@ def command(
     if instance is None:
         for doubt in sought.doubts:
             context.console.say(f"What comes is the kept copy, and a newer one may run: {doubt}")
-        work = keep.find(context.launch, name)
+        work = keep.find(context.launch, name, up=sought.others)
         below = lab_folder.of_kept(context.launch, work) if is_lab else ""
         into = destination or Path(PurePosixPath(below).name or work.name)
         with context.console.step(f"Copying the kept work of {work.name} to {into}"):

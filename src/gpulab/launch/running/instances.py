@@ -68,10 +68,12 @@ class Sought:
     Attributes:
         instance: `None` where none was seen.
         doubts: Sentences about why one may be up that was not seen; without any, `None` is sure.
+        others: The names of what else is up.
     """
 
     instance: Instance | None
     doubts: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def find_alive(context: Context, name: str | None) -> Sought:
     if found.fitting:
         return Sought(found.fitting[0])
     still_open = (i for i in found.seen.still_open if name in (None, i.name))
-    return Sought(None, (*found.seen.unread, *map(_still_open, still_open)))
+    others = tuple(sorted(i.name for i in found.live if i.name))
+    return Sought(None, (*found.seen.unread, *map(_still_open, still_open)), others)
 
 
 def target(context: Context, instance: Instance) -> SshTarget:

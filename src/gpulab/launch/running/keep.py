@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from gpulab.aws.workspace import Bucket, KeptFile, KeptManifest
 from gpulab.errors import StoreError, UnsafeArchive, WrongUsage, disk_hint
 from gpulab.launch.account.storage import our_bucket, prefix
 from gpulab.launch.context import Context
+from gpulab.model.nearest import did_you_mean
 from gpulab.remote import archive
 from gpulab.remote.copying import CopyReport
 from gpulab.remote.manifest import Skipped, digest, read_local
@@ -58,12 +59,13 @@ def kept(context: Context) -> tuple[KeptWork, ...]:
     return tuple(sorted(found, key=lambda w: (w.name, w.is_in_bucket)))
 
 
-def find(context: Context, name: str | None) -> KeptWork:
+def find(context: Context, name: str | None, *, up: Sequence[str] = ()) -> KeptWork:
     """
     Find the kept work of a name, the newest where it is kept in both places.
 
     Args:
         name: `None` for the only one there is.
+        up: Names of instances that may have been meant.
 
     Raises:
         WrongUsage: There is none, or several and no name.
@@ -78,6 +80,8 @@ def find(context: Context, name: str | None) -> KeptWork:
             if names
             else "`gpulab stop` keeps the work of what is up"
         )
+        if name:
+            hint = did_you_mean(name, (*up, *names), otherwise=hint)
         raise WrongUsage(what, hint=hint)
     if name is None and len(names) > 1:
         raise WrongUsage(

@@ -29,6 +29,8 @@ def least(
     """
     Make the least policy with which a profile's commands work: its owner, its regions, its GPU.
 
+    What a class is made of carries its students' owner ids, so whoever holds one reaches every owner's.
+
     Args:
         commands: Of gpulab; empty for all that students use.
         types: Instance types to launch; empty for every single GPU of the profile's kind.
@@ -40,7 +42,8 @@ def least(
     single = single_gpu_types(instance_types())
     named = [t for t in single if t.gpu_name.casefold() == profile.gpu.casefold()]
     wanted = tuple(types) or tuple(t.name for t in named or single)
-    reach = Reach(profile.owner or OF_THE_CALLER, "", profile.regions, wanted)
+    owner = "" if Part.TEACHER in parts else profile.owner or OF_THE_CALLER
+    reach = Reach(owner, "", profile.regions, wanted)
     return policy(parts, reach, commands=commands)
 
 

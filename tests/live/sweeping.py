@@ -157,7 +157,8 @@ def _delete_role(iam: Any) -> None:
 def main() -> int:
     """Say what is there, delete it, say what is left."""
     account = Account.of(os.environ)
-    sys.stdout.writelines(f"found {thing}\n" for thing in left(account))
+    found = [f"found {thing}\n" for thing in left(account)]
+    sys.stdout.writelines(found or ["nothing of these tests is there\n"])
     stays = sweep(account)
     sys.stdout.writelines(f"left: {text}\n" for text in stays)
     return int(bool(stays))

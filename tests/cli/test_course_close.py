@@ -109,6 +109,8 @@ def test_the_term_ends_with_a_report_and_the_roster_stays(course, sandbox, capsy
     code = run(["course", "close", "--yes", "--no-save"])
 
     captured = capsys.readouterr()
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (course / "closed").iterdir()}
+    assert {0o600} == set(modes.values()), modes
     report = json.loads((course / "closed" / "report.json").read_bytes())
     assert 0 == code
     assert [] == sandbox.instances("pending", "running")

@@ -19,6 +19,7 @@ import pytest
 
 from gpulab.cli.main import run
 from gpulab.remote import detached
+from gpulab.remote.born import born
 from gpulab.remote.copying import CopyReport
 from gpulab.remote.manifest import read_local
 from gpulab.sandbox import Sandbox
@@ -293,7 +294,7 @@ def _announce_for(folder: Any, name: str, pid: int) -> None:
     )
     file = folder / f"{name}.json"
     record = json.loads(file.read_text(encoding="utf-8"))
-    record.update(pid=pid, born=detached._born(pid))
+    record.update(pid=pid, born=born(pid))
     file.write_text(json.dumps(record), encoding="utf-8")
 
 

@@ -291,6 +291,8 @@ def _parsed(bucket: Bucket, prefix: str, body: bytes) -> KeptManifest:
 def _write(body: Any, place: Path, file: KeptFile) -> str:
     """Write what comes, no more of it than the manifest says: who wrote both may want this computer's disk full."""
     digest, written = hashlib.sha256(), 0
+    # Before the first byte: the folder may be open to everybody on this computer.
+    place.touch(0o600)
     with place.open("wb") as out:
         for chunk in body.iter_chunks(1 << 20):
             written += len(chunk)

@@ -181,7 +181,7 @@ def _report(
     )
     files = report_files(report, title=course.name)
     for name, content in files.items():
-        write_atomically(folder / name, content, mode=0o644)
+        write_atomically(folder / name, content)
     return [str(folder / name) for name in files]
 
 

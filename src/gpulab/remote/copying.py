@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpulab.errors import CommandFailed, StoreError, Unreachable, WrongUsage, disk_hint
-from gpulab.remote import archive, instance_side, rsync
+from gpulab.remote import archive, instance_side, leftovers, rsync
 from gpulab.remote.host import Host
 from gpulab.remote.manifest import (
     Manifest,
@@ -357,6 +358,7 @@ def _report(
 def _stage(destination: Path) -> Iterator[Path]:
     if destination.exists() and not destination.is_dir():
         raise StoreError(f"{destination} is a file, not a folder")
+    leftovers.clear(destination.parent)
     try:
         stage = instance_side.make_stage(destination, mode=0o700)
     except OSError as error:
@@ -369,9 +371,15 @@ def _stage(destination: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _place(stage: Path, destination: Path, paths: Iterable[str]) -> None:
+def _place(stage: Path, destination: Path, paths: Collection[str]) -> None:
     try:
-        instance_side.commit(stage, destination, paths)
+        # While it is in the stage: the folder that it goes to may be open to everybody on this computer.
+        for path in paths:
+            file = stage / path
+            file.chmod(file.stat().st_mode & 0o700 | 0o600)
+        for folder, _, _ in os.walk(stage):
+            Path(folder).chmod(0o700)
+        instance_side.commit(stage, destination, paths, mode=0o700)
     except OSError as error:
         raise StoreError(
             f"could not write {error.filename or destination} ({error.strerror})"

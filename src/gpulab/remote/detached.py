@@ -1,6 +1,6 @@
 """
 Tunnels that run on without a terminal: one process each, and a small file that says where it is. Hides how each system
-detaches a process, and how to know that a process id has not been given to somebody else meanwhile.
+detaches a process.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gpulab.errors import StoreError, Unreachable, WrongUsage, disk_hint
+from gpulab.remote.born import born
 from gpulab.remote.process import last_line
 
 _VERSION = 1
@@ -105,7 +106,7 @@ def announce(
         StoreError: The file cannot be written.
     """
     pid = os.getpid()
-    record = TunnelRecord(name, instance_id, pid, _born(pid), dict(ports), str(log_file))
+    record = TunnelRecord(name, instance_id, pid, born(pid), dict(ports), str(log_file))
     text = json.dumps({"version": _VERSION, **asdict(record)})
     file = _file(folder, name)
     try:
@@ -148,7 +149,7 @@ def find(folder: Path, name: str) -> TunnelRecord | None:
     record = _read(file)
     if record is None or record.name != name:
         return None
-    if _born(record.pid) != record.born:
+    if born(record.pid) != record.born:
         with contextlib.suppress(OSError):
             file.unlink(missing_ok=True)
         return None
@@ -174,7 +175,7 @@ def stop(
     if sys.platform != "win32":
         _signal(record, signal.SIGTERM)
     for _ in range(int(timeout_s / _POLL_S)):
-        if _born(record.pid) != record.born:
+        if born(record.pid) != record.born:
             return record
         sleep(_POLL_S)
     # On Windows this is TerminateProcess.
@@ -233,49 +234,9 @@ def _read(file: Path) -> TunnelRecord | None:
 
 def _signal(record: TunnelRecord, number: int) -> None:
     # Asked again right before, so that the id's next owner is not hit.
-    if _born(record.pid) == record.born:
+    if born(record.pid) == record.born:
         with contextlib.suppress(OSError):
             os.kill(record.pid, number)
-
-
-def _born(pid: int) -> str:
-    """Say when a process began, in the system's own words; empty when there is none."""
-    if sys.platform == "win32":
-        return _born_on_windows(pid)
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "" if Path("/proc/self/stat").exists() else _born_by_ps(pid)
-    # The name in parentheses may hold anything; state is the first field after it, the start time the 20th.
-    after = fields.rpartition(")")[2].split()
-    return "" if after[0] in "ZX" else after[19]
-
-
-def _born_by_ps(pid: int) -> str:
-    shown = subprocess.run(
-        ["ps", "-o", "lstart=,state=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    began, _, state = shown.stdout.strip().rpartition(" ")
-    return "" if state.startswith("Z") else began.strip()
-
-
-def _born_on_windows(pid: int) -> str:
-    import ctypes
-
-    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
-    handle = kernel.OpenProcess(0x1000, False, pid)  # noqa: FBT003  PROCESS_QUERY_LIMITED_INFORMATION
-    if not handle:
-        return ""
-    try:
-        times = [ctypes.c_ulonglong() for _ in range(4)]
-        code = ctypes.c_ulong()
-        kernel.GetExitCodeProcess(handle, ctypes.byref(code))
-        if code.value != 259:  # STILL_ACTIVE
-            return ""
-        kernel.GetProcessTimes(handle, *(ctypes.byref(t) for t in times))
-        return str(times[0].value)
-    finally:
-        kernel.CloseHandle(handle)
 
 
 def _last_words(log_file: Path) -> str:

@@ -108,9 +108,12 @@ def pack(
             on_file(path, member.size)
 
 
-def commit(stage: Path, destination: Path, paths: Iterable[str]) -> None:
+def commit(stage: Path, destination: Path, paths: Iterable[str], *, mode: int = 0o755) -> None:
     """
     Move staged files to their place: the whole folder in one step where there was none, else file by file.
+
+    Args:
+        mode: Of the folders that are made for them, less what the umask takes.
 
     Raises:
         OSError: A folder stands where a file should be, or the other way round, or a link is in the way;
@@ -124,7 +127,7 @@ def commit(stage: Path, destination: Path, paths: Iterable[str]) -> None:
         _check_way(destination, path)
     for path in names:
         target = destination / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent, mode)
         (stage / path).replace(target)
     shutil.rmtree(stage, ignore_errors=True)
 
@@ -137,11 +140,22 @@ def finish(file: IO[bytes], entry: Entry) -> None:
 
 
 def make_stage(destination: Path, *, mode: int = 0o755) -> Path:
-    """Make an empty folder beside the destination, on the same disk; with this mode it becomes the folder where there was none."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=STAGE_PREFIX, dir=destination.parent))
+    """
+    Make an empty folder beside the destination, on the same disk; with this mode it becomes the folder where there was none.
+
+    Its name tells whose it is: a process that is killed leaves it, see `leftovers`.
+    """
+    _make_folder(destination.parent, mode)
+    stage = Path(tempfile.mkdtemp(prefix=f"{STAGE_PREFIX}{os.getpid()}-", dir=destination.parent))
     stage.chmod(mode)
     return stage
+
+
+def _make_folder(folder: Path, mode: int) -> None:
+    """Make a folder and those above it that are missing; `parents=True` gives those the mode that the umask leaves."""
+    if not folder.is_dir():
+        _make_folder(folder.parent, mode)
+        folder.mkdir(mode, exist_ok=True)
 
 
 def _walk(root: Path, folder: str, excluded: frozenset[str]) -> Iterator[str]:

@@ -58,6 +58,28 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def copy_private(source: Path, place: Path) -> None:
+    """
+    Copy a file with its time, whole or not at all, into a folder that is made where it is missing; only its owner can read the copy.
+
+    Raises:
+        OSError: It cannot be read or written.
+    """
+    import shutil  # as `tempfile` above
+
+    private_folder(place.parent)
+    part = place.with_name(f".gpulab-{place.name[:80]}")
+    try:
+        known = source.stat()
+        part.touch(0o600)
+        shutil.copyfile(source, part)
+        os.utime(part, ns=(known.st_atime_ns, known.st_mtime_ns))
+        part.chmod(known.st_mode & 0o700 | 0o600)
+        part.replace(place)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _cannot_write(path: Path, error: OSError) -> StoreError:
     return StoreError(
         f"could not write {path}: {error.strerror}",

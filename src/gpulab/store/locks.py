@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpulab.errors import StoreError
+from gpulab.store.files import private_folder
 
 
 @contextlib.contextmanager
@@ -37,7 +38,7 @@ def locked(path: Path, *, is_patient: bool = False) -> Iterator[bool]:
 
 def _open(path: Path) -> int:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent)
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise StoreError(

@@ -42,6 +42,30 @@ def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob(".*gpulab*")]
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+def test_what_comes_back_is_its_owners_alone(sshd, work, tmp_path, is_new):
+    """On a shared computer the others would read the work: files have the instance's 0644 there, and a umask may take nothing."""
+    back, before = tmp_path / "back", os.umask(0)
+    if not is_new:
+        back.mkdir(mode=0o755)
+    try:
+        pull(Host(sshd.target(), starter=OpenSsh("ssh")), str(work), back)
+    finally:
+        os.umask(before)
+
+    assert 0o755 == (work / "run.sh").stat().st_mode & 0o777
+    modes = {p.relative_to(back).as_posix(): p.stat().st_mode & 0o777 for p in back.rglob("*")}
+    assert {
+        "lab.ipynb": 0o600,
+        "big.bin": 0o600,
+        "run.sh": 0o700,
+        "week 4": 0o700,
+        "week 4/it's $HOME.py": 0o600,
+        "week 4/ünder": 0o700,
+        "week 4/ünder/empty": 0o600,
+    } == modes
+
+
 @pytest.mark.parametrize("starter", [OpenSsh("ssh"), Paramiko()], ids=["ssh", "paramiko"])
 def test_work_comes_back_as_it_went(sshd, work, tmp_path, starter):
     """Push and pull are how work outlives a spot instance."""

@@ -21,7 +21,7 @@ from gpulab.model.nearest import did_you_mean
 from gpulab.remote import archive
 from gpulab.remote.copying import CopyReport
 from gpulab.remote.manifest import Skipped, digest, read_local
-from gpulab.store.files import private_folder
+from gpulab.store.files import copy_private, private_folder
 
 _AT_ONCE = 8
 
@@ -263,7 +263,7 @@ def _make_folders(into: Path, files: Iterable[KeptFile]) -> None:
     try:
         private_folder(into)
         for folder in sorted({(into / f.path).parent for f in files}):
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
             if not folder.resolve().is_relative_to(into.resolve()):
                 raise UnsafeArchive(f"{folder} leads out of {into} through a link")
     except OSError as error:
@@ -281,8 +281,7 @@ def _copy_folder(source: Path, into: Path) -> CopyReport:
     try:
         private_folder(into)
         for path in todo:
-            (into / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / path, into / path)
+            copy_private(source / path, into / path)
     except OSError as error:
         raise StoreError(
             f"could not write {into}: {error.strerror}", hint=disk_hint(error)

@@ -6,7 +6,6 @@ only be laid beside it. Notes, each written before what relies on it; where ther
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -17,7 +16,7 @@ from gpulab.errors import StoreError, disk_hint
 from gpulab.launch.context import Context
 from gpulab.model.moment import read_moment
 from gpulab.remote.manifest import read_local
-from gpulab.store.files import private_folder
+from gpulab.store.files import copy_private
 from gpulab.store.locks import locked
 
 
@@ -158,7 +157,7 @@ def put_aside(folder: Path, paths: Iterable[str], *, before: str) -> Path | None
     try:
         for path in here:
             if path not in there:
-                _copy(folder / path, aside / path)
+                copy_private(folder / path, aside / path)
     except OSError as error:
         raise StoreError(
             f"could not put {folder} aside: {error.strerror}", hint=disk_hint(error)
@@ -182,17 +181,6 @@ def other_versions(context: Context, name: str, *, said: str = "") -> str:
     """
     unsaid = [str(folder) for folder in beside(context, name) if str(folder) not in said]
     return f"other versions of some files are in {', '.join(unsaid)}" if unsaid else ""
-
-
-def _copy(source: Path, place: Path) -> None:
-    """Whole or not at all: a half copy must not pass for one that was put aside."""
-    private_folder(place.parent)
-    part = place.with_name(f".gpulab-{place.name[:80]}")
-    try:
-        shutil.copy2(source, part)
-        part.replace(place)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _change(

@@ -284,6 +284,7 @@ def _open_ends(tally: Tally) -> str:
         "- An instance that ended within a minute of its launch may have run, and cost a minute, or not; AWS shows both alike. A ledger that was"
         " rebuilt on another computer charges the minute and says so, by name, and is judged by that; so is one"
         " that charges the minute of an instance that another command ended before it ran.\n"
+        "- A class plays in one account. In students' own accounts its commands are tested against stops, kills and refusals in `tests/aws/fleets`, not at every call; a first try of some sixty cases launched nothing twice and left nothing running, but where `fleet stop` was broken while it wrote an end down and only `gpulab sweep` followed, the ledger, which looked into those accounts hours later, held a guess that was up to $0.09 too high.\n"
         "- The sandboxes that `gpulab sandbox start` starts here are forks of one process that has imported everything; the rest of them is real.\n"
         "- Each call of AWS meets every code of the error table (`tests/unit/cases/aws_errors.csv`), but for codes that name a thing of EC2's (`InvalidAMIID.NotFound`), which only EC2's own calls meet.\n"
         "- The ways back from one break begin at the same break, which happened once; they are played apart from there."

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from pathlib import Path
+from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
@@ -31,6 +34,24 @@ def outputs_of(content) -> list[str]:
     ]
 
 
+def holding(folder: Path, secret: str) -> set[str]:
+    """Name the files on the student's computer that hold a secret, plain or written in another way; the sandbox's own are AWS's."""
+    plain = secret.encode()
+    forms = {plain, base64.b64encode(plain), quote(secret, safe="").encode()}
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+    return {
+        p.relative_to(folder).as_posix()
+        for p in files
+        if p.relative_to(folder).parts[0] != "sandbox"
+        and any(form in p.read_bytes() for form in forms)
+    }
+
+
+def key_of(folder: Path) -> str:
+    """A line from the middle of the private key with which the student reaches every instance."""
+    return (folder / "profiles/sandbox/keys/id_ed25519").read_text().splitlines()[2]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_tensorflow_notebook_comes_back_with_its_outputs_in_another_zone(
@@ -40,8 +61,14 @@ def test_a_tensorflow_notebook_comes_back_with_its_outputs_in_another_zone(
     one = student.up("job", "--type", TYPE, environment="tf2")
     page = urlopen(f"{one.url}?token={one.run('gpulab-agent token')}").read().decode()  # noqa: S310 - this computer
     phases = set_up(one)
-    server = notebook.Server.at(one.url, token=one.run("gpulab-agent token"))
+    token = one.run("gpulab-agent token")
+    server = notebook.Server.at(one.url, token=token)
     outputs = notebook.run(server, "job.ipynb", CELLS)
+    said = student.gpulab("ls", "--json") + student.gpulab("show", "job", "--json")
+    written = holding(student.folder, token)
+    (student.folder / "careless.log").write_text(f"?token={quote(token, safe='')}")
+    careless = holding(student.folder, token) - written
+    (student.folder / "careless.log").unlink()
     student.gpulab("stop", "job", "--yes")
     student.gpulab("sandbox", "capacity", TYPE, one.zone, "0")
 
@@ -60,3 +87,8 @@ def test_a_tensorflow_notebook_comes_back_with_its_outputs_in_another_zone(
     assert one.zone != other.zone
     assert {"terminated"} == {student.seen(m)["State"]["Name"] for m in (one, other)}
     assert json.loads(student.kept_file("job", "job.ipynb"))["nbformat"] == 4
+    # A log that somebody sends to a teacher lets nobody in: only the page that leads the browser there has the token, for seconds.
+    assert {"careless.log"} == careless
+    assert {"profiles/sandbox/tunnels"} >= {name.rpartition("/open-")[0] for name in written}
+    assert token not in said
+    assert {"profiles/sandbox/keys/id_ed25519"} == holding(student.folder, key_of(student.folder))

@@ -39,7 +39,10 @@ from gpulab.sandbox.in_process import _body_of, _headers, _text
 #: Breaks during which the command waits, and something else happens.
 PAUSES = ("asleep", "two at once", "another at once")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_TEMPORARY = re.compile(r"(?<=[.-])[a-z0-9_]{8}(?=$|[./])|[0-9a-f]{16,}|\d{8}T\d+")
+_TEMPORARY = re.compile(
+    r"(?<=\.gpulab-copy-)\d+-[a-z0-9_]{8}"  # a stage of a copy, with the id of its process
+    r"|(?<=[.-])[a-z0-9_]{8}(?=$|[./])|[0-9a-f]{16,}|\d{8}T\d+"
+)
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,12 @@ def test_a_copy_of_kept_work_is_its_owners_alone(tmp_path, given, expected):
     assert [place] == list(place.parent.iterdir())
 
 
-def test_a_copy_takes_the_place_of_a_link_and_leaves_what_it_points_to(tmp_path):
+@pytest.mark.parametrize("name", ["a.ipynb", ".gpulab-a.ipynb"])
+def test_a_copy_takes_the_place_of_a_link_and_leaves_what_it_points_to(tmp_path, name):
     """Somebody else may have laid a link where the copy goes: written through, it would overwrite their choice of our files."""
     target = a_file(tmp_path / "diary.txt", "mine")
     place = tmp_path / "a.ipynb"
-    place.symlink_to(target)
+    (tmp_path / name).symlink_to(target)
 
     copy_private(a_file(tmp_path / "source.ipynb"), place)
 
@@ -93,6 +94,21 @@ def test_a_download_is_closed_before_its_first_byte(tmp_path):
     workspace._write(Body(), tmp_path / "part", file)
 
     assert ([0o600, 0o600], b"halfwhole") == (seen, (tmp_path / "part").read_bytes())
+
+
+def test_a_download_does_not_go_through_a_link(tmp_path):
+    """The same for what comes from the bucket."""
+    target, part = a_file(tmp_path / "diary.txt", "mine"), tmp_path / "part"
+    part.symlink_to(target)
+
+    class Body:
+        def iter_chunks(self, _size):
+            yield b"whole"
+
+    file = KeptFile("a", "key", "", 5, hashlib.sha256(b"whole").hexdigest(), 0o644, 10**18)
+    workspace._write(Body(), part, file)
+
+    assert ("mine", b"whole", False) == (target.read_text(), part.read_bytes(), part.is_symlink())
 
 
 def test_folders_of_a_lock_are_closed(tmp_path):

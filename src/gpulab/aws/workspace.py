@@ -291,8 +291,9 @@ def _parsed(bucket: Bucket, prefix: str, body: bytes) -> KeptManifest:
 def _write(body: Any, place: Path, file: KeptFile) -> str:
     """Write what comes, no more of it than the manifest says: who wrote both may want this computer's disk full."""
     digest, written = hashlib.sha256(), 0
-    # Before the first byte: the folder may be open to everybody on this computer.
-    place.touch(0o600)
+    # Before the first byte, and not through a link: the folder may be open to everybody on this computer.
+    place.unlink(missing_ok=True)
+    place.touch(0o600, exist_ok=False)
     with place.open("wb") as out:
         for chunk in body.iter_chunks(1 << 20):
             written += len(chunk)

@@ -71,7 +71,9 @@ def copy_private(source: Path, place: Path) -> None:
     part = place.with_name(f".gpulab-{place.name[:80]}")
     try:
         known = source.stat()
-        part.touch(0o600)
+        # Not through a link that somebody has laid at that name.
+        part.unlink(missing_ok=True)
+        part.touch(0o600, exist_ok=False)
         shutil.copyfile(source, part)
         os.utime(part, ns=(known.st_atime_ns, known.st_mtime_ns))
         part.chmod(known.st_mode & 0o700 | 0o600)

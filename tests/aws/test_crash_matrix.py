@@ -51,6 +51,32 @@ def test_money_and_work_survive_a_sample_of_all_breaks_and_ways_back():
     assert {"again", "other", "sweep", "empty", "laptop"} == set(found["recoveries"])
 
 
+_INSIDE = """
+from crash import casting, seams
+from crash.seams import Broken
+cases = [casting.Case("p", Broken("kill before", f"aws x #{n}"), how) for n in range(4) for how in "abcde"]
+few = casting.sample(cases, 20)
+names = {seams._TEMPORARY.sub("*", f"work/.gpulab-copy-{pid}-a1b2c3d4/data/a.csv") for pid in (7, 123456)}
+print(json.dumps([len(set(few)), len({c.broken for c in few[:4]}), sorted(names)]))
+"""
+
+
+def test_a_small_play_is_played_whole_and_its_places_keep_their_names():
+    """A command with few breaks would stop at one way back of each; a place named after a process would be met in that process only."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import json, sys\nsys.path.insert(0, {str(_SCRIPT.parent)!r})\n{_INSIDE}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert [20, 4, ["work/.gpulab-copy-*/data/a.csv"]] == json.loads(done.stdout), done.stderr
+
+
 def test_the_same_breaks_show_what_other_launchers_lose():
     """A harness that finds nothing anywhere would prove nothing: a lost answer must make the others launch twice."""
     found = run("--only-baselines", "RunInstances")

@@ -183,9 +183,9 @@ _BOOTING = "A booting instance shows it within a minute or two"
 
 
 def _member(seat: Seat, listed: list[Instance] | GpulabError) -> Member:
+    """A seat has what runs for it; otherwise what is stopped, whose disk is paid for and may hold the student's work."""
     if isinstance(listed, GpulabError):
         return Member(seat.account, seat, None, listed)
-    """A seat has what runs for it; otherwise what is stopped, whose disk is paid for and may hold the student's work."""
     mine = [i for i in listed if i.name == seat.name and not i.state.is_over]
     first = min(mine, key=lambda i: (i.state.is_off, i.launched_at, i.id), default=None)
     return Member(seat.account, seat, first)

@@ -64,6 +64,7 @@ def copy_private(source: Path, place: Path) -> None:
 
     Raises:
         OSError: It cannot be read or written.
+        StoreError: Its folder cannot be made.
     """
     import shutil  # as `tempfile` above
 

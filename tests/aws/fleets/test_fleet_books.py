@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from tests.aws.launch.conftest import Student
 
 from gpulab.errors import StateDamaged
 from gpulab.fleets.bookkeeping import complete
@@ -251,3 +252,17 @@ def test_what_ran_while_aws_did_not_answer_is_in_the_books(make_class, sandbox):
     too_much_s = (counted(blind) - sandbox.bill().total_usd) / per_second
     assert ["launched"] * 2 == run.results()
     assert 0 <= too_much_s < 30
+
+
+def test_a_lost_ledger_is_completed_with_the_class_only(klass, sandbox, tmp_path):
+    """What somebody else runs in the shared account is not in the class's books."""
+    stranger = Student(sandbox, tmp_path / "stranger").up().instance
+    paid = klass.accounts().account(klass.wish().seats[0].account).context.folder
+    for path in paid.ledger.parent.glob("ledger.sqlite*"):
+        path.unlink()
+
+    klass.up()
+
+    launched = {one.subject for one in facts(klass, FactKind.LAUNCHED)}
+    running = {one["InstanceId"] for one in sandbox.instances("running", "pending")}
+    assert (running - {stranger.id}, 2) == (launched, len(launched))

@@ -16,6 +16,7 @@ from gpulab.errors import GpulabError
 from gpulab.launch import up
 from gpulab.launch.context import Context
 from gpulab.launch.events import Event, Question
+from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.instance import Instance, LaunchRequest
 from gpulab.model.market import Market
 from gpulab.sandbox import Sandbox
@@ -62,6 +63,19 @@ class Student:
             random=random.Random(7),
             cidr="203.0.113.7/32",
             new_id=lambda: f"{launches}{next(numbers):04d}",
+        )
+
+    @classmethod
+    def after_init(cls, sandbox: Sandbox, folder: Path) -> Student:
+        """The same computer once `gpulab init` has made everything in the account."""
+        made = prepare(cls(sandbox, folder).context)
+        return cls(
+            sandbox,
+            folder,
+            owner=made.owner,
+            keep_bucket=made.keep_bucket,
+            instance_role=made.instance_role,
+            scheduler_role=made.scheduler_role,
         )
 
     def request(self, name: str = "week4", **changes: Any) -> LaunchRequest:

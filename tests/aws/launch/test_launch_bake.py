@@ -30,7 +30,6 @@ from gpulab.launch.events import (
     WaitingFor,
 )
 from gpulab.launch.upkeep import sweep
-from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.fact import FactKind
 from gpulab.model.leftover import Kind
 from gpulab.remote.process import Completed
@@ -463,10 +462,7 @@ def test_the_next_bake_ends_the_builder_of_one_that_was_killed(sandbox, baker):
 
 def with_bucket(sandbox, folder) -> Student:
     """A computer after `gpulab init`: bucket and roles are there."""
-    made = prepare(Student(sandbox, folder).context)
-    settings = {"owner": made.owner, "keep_bucket": made.keep_bucket}
-    settings |= {"instance_role": made.instance_role, "scheduler_role": made.scheduler_role}
-    return with_host(Student(sandbox, folder, **settings))
+    return with_host(Student.after_init(sandbox, folder))
 
 
 def in_the_bucket(baker) -> list[str]:

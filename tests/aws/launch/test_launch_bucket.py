@@ -6,7 +6,6 @@ import pytest
 
 from gpulab.errors import CredentialsInvalid, Throttled
 from gpulab.launch.events import WaitingFor, Warned
-from gpulab.launch.upkeep.prepare import prepare
 
 from .conftest import Student
 
@@ -14,15 +13,7 @@ from .conftest import Student
 @pytest.fixture
 def with_bucket(sandbox, tmp_path):
     """A computer after `gpulab init`, in an account where work can be kept."""
-    made = prepare(Student(sandbox, tmp_path).context)
-    return Student(
-        sandbox,
-        tmp_path,
-        owner=made.owner,
-        keep_bucket=made.keep_bucket,
-        instance_role=made.instance_role,
-        scheduler_role=made.scheduler_role,
-    )
+    return Student.after_init(sandbox, tmp_path)
 
 
 def waits(run):

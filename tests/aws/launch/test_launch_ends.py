@@ -58,15 +58,7 @@ class FakeHost:
 @pytest.fixture
 def prepared(sandbox, tmp_path):
     """A computer after `gpulab init`, with one instance up."""
-    made = prepare(Student(sandbox, tmp_path).context)
-    student = Student(
-        sandbox,
-        tmp_path,
-        owner=made.owner,
-        keep_bucket=made.keep_bucket,
-        instance_role=made.instance_role,
-        scheduler_role=made.scheduler_role,
-    )
+    student = Student.after_init(sandbox, tmp_path)
     student.instance = student.up().instance
     return student
 

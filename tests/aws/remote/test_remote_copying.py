@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -40,6 +42,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob(".*gpulab*")]
+
+
+def test_a_pull_clears_what_a_killed_one_left(sshd, work, tmp_path, monkeypatch):
+    """Half of somebody's work would lie hidden beside the whole of it for ever."""
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    left = tmp_path / f".gpulab-copy-{int(gone.stdout)}-abcdefgh"
+    left.mkdir()
+    monkeypatch.setattr("gpulab.remote.leftovers._OLD_S", -1)
+
+    pull(Host(sshd.target(), starter=OpenSsh("ssh")), str(work), tmp_path / "back")
+
+    assert [] == leftovers(tmp_path)
 
 
 @pytest.mark.parametrize("is_new", [True, False])

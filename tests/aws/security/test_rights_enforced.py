@@ -47,16 +47,8 @@ class Silent:
 @pytest.fixture
 def mine(sandbox, tmp_path):
     """A student after `gpulab init`, who has every right so far."""
-    made = prepare(Student(sandbox, tmp_path).context)
+    student = Student.after_init(sandbox, tmp_path)
     sandbox.advance(seconds=60)
-    student = Student(
-        sandbox,
-        tmp_path,
-        owner=made.owner,
-        keep_bucket=made.keep_bucket,
-        instance_role=made.instance_role,
-        scheduler_role=made.scheduler_role,
-    )
     student.context = replace(student.context, connect=lambda target: Silent())
     return student
 
@@ -165,32 +157,34 @@ def as_ledger(student, instance):
     return rebuilding.rebuild(student.context, (REGION,), of_everyone=False)
 
 
+#: What a student types in a day, and the work behind it.
+DAY = {
+    "up": as_up,
+    "open": as_open,
+    "ls": as_ls,
+    "credit": as_credit,
+    "prices": as_prices,
+    "doctor": as_doctor,
+    "extend": as_extend,
+    "sweep": as_sweep,
+    "rm": as_rm,
+    "ledger": as_ledger,
+    "stop": as_stop,
+}
+
+
 def test_the_least_policy_of_a_command_is_enough_for_it(sandbox, mine):
     """`gpulab doctor --policy --for COMMAND` is what a student sends to a teacher."""
     instance = mine.up().instance
-    acts = {
-        "up": as_up,
-        "open": as_open,
-        "ls": as_ls,
-        "credit": as_credit,
-        "prices": as_prices,
-        "doctor": as_doctor,
-        "extend": as_extend,
-        "sweep": as_sweep,
-        "rm": as_rm,
-        "ledger": as_ledger,
-        "stop": as_stop,
-    }
-
     missing = {}
-    for command, act in acts.items():
+    for command, act in DAY.items():
         before = len(sandbox.calls)
         sandbox.restrict(ME, [least(mine.context.profile, commands=[command])])
         act(mine, instance)
         calls = list(sandbox.calls)[before:]
         missing[command] = sorted({c.operation for c in calls if c.outcome in DENIED})
 
-    assert {command: [] for command in acts} == missing
+    assert {command: [] for command in DAY} == missing
 
 
 def test_the_least_policy_of_stopping_launches_nothing(sandbox, mine):

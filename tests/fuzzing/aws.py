@@ -117,6 +117,17 @@ def recorded() -> tuple[Mapping[str, list[dict[str, Any]]], datetime]:
         return recorder.replies, sandbox.now()
 
 
+@cache
+def _fullest_first() -> tuple[Mapping[str, list[dict[str, Any]]], datetime]:
+    """Order what was recorded so that a reader which asks once meets the instance, not the empty account from before the launch."""
+    replies, now = recorded()
+    by_size = {
+        name: sorted(answers, key=lambda answer: len(repr(answer)), reverse=True)
+        for name, answers in replies.items()
+    }
+    return by_size, now
+
+
 def _readers(cloud: Cloud, now: datetime, instance_id: str) -> dict[str, Callable[[], object]]:
     bucket = workspace.Bucket("b", _REGION, _ACCOUNT)
     return {
@@ -214,7 +225,7 @@ def _edits(choices: Choices, wanted: int) -> _Change:
 
 
 def _replies(given: bytes) -> None:
-    replies, now = recorded()
+    replies, now = _fullest_first()
     choices = Choices(given)
     read = choices.of(sorted(_readers(_session_cloud(), now, "i-0")))
     _with(replies, _edits(choices, 1 + choices.below(3)))
@@ -261,7 +272,7 @@ _SPOILT: Mapping[str, Callable[[Any], Any]] = {
 
 def place_inputs(chance: random.Random, *, each: int) -> list[bytes]:
     """Draw places of the answers that each reader asks for, and spoil each in every way; `missing` takes the value out."""
-    replies, now = recorded()
+    replies, now = _fullest_first()
     made = []
     for name, read in sorted(_readers(_session_cloud(), now, _INSTANCE).items()):
         replay = _with(replies, lambda _, __, body: body)
@@ -285,7 +296,7 @@ def _places(value: Any) -> Iterator[list[Any]]:
 
 def _place(given: bytes) -> None:
     name, operation, place, how = json.loads(given)
-    replies, now = recorded()
+    replies, now = _fullest_first()
 
     def change(called: str, _: int, body: dict[str, Any]) -> Any:
         if called != operation:

@@ -18,10 +18,14 @@ import importlib.util
 import json
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,7 @@ from environment import CHECKOUT
 
 _CORPUS = CHECKOUT / "tests" / "corpus"
 _OUTPUT = CHECKOUT / "build" / "fuzz"
+_FILES = "GPULAB_FUZZ_FILES"  # tests/fuzzing/files.py reads it
 _LONGEST = 16_384
 _SCRIPTS = 50
 _TELLS_EVERY_S = 10.0
@@ -68,7 +73,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: there is no target {', '.join(unknown)}\n", file=sys.stderr)
         print("hint: `python3 scripts/fuzz.py --list`", file=sys.stderr)
         return 2
-    told = [_run(python, name, rooms[name], options) for name in options.targets or known]
+    with _readers_files():
+        told = [_run(python, name, rooms[name], options) for name in options.targets or known]
     executions, seconds = sum(t.executions for t in told), sum(t.seconds for t in told)
     print(Told("all", executions, seconds, [f for t in told for f in t.findings]).line)
     return 5 if any(t.findings for t in told) else 0
@@ -92,9 +98,28 @@ def _python() -> Path:
     return environment.prepare(CHECKOUT / ".cache" / "fuzz", "fuzz", editable=True).python
 
 
+@contextmanager
+def _readers_files() -> Iterator[None]:
+    """
+    Lend the readers' files a folder in memory, which goes when the run ends or is ended.
+
+    libFuzzer ends its process without asking Python, so no target can clear up behind itself.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - `mkdtemp` makes the folder, which is ours alone
+    is_usable = memory.is_dir() and os.access(memory, os.W_OK)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    made = tempfile.mkdtemp(prefix=f"gpulab-fuzz-{os.getpid()}-", dir=memory if is_usable else None)
+    os.environ[_FILES] = made
+    try:
+        yield
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def _call(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(python), str(Path(__file__).resolve()), *arguments]
-    surroundings = {**os.environ, "PYTHONPATH": f"{CHECKOUT / 'src'}{os.pathsep}{CHECKOUT}"}
+    paths = [str(CHECKOUT / "src"), str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     _OUTPUT.mkdir(parents=True, exist_ok=True)
     with (_OUTPUT / "log.txt").open("a") as log:  # libFuzzer's own words
         return subprocess.run(
@@ -232,4 +257,7 @@ def _tell(told: Told) -> None:
 
 if __name__ == "__main__":
     environment.require_python()
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -11,13 +11,16 @@ from functools import cache
 from pathlib import Path
 
 _MEMORY = Path("/dev/shm")
+# Set by scripts/fuzz.py, since libFuzzer ends a process before Python's own clearing up.
+_LENT = "GPULAB_FUZZ_FILES"
 
 
 @cache
 def folder() -> Path:
-    """Return this process's folder; it goes when the process ends."""
+    """Return this process's folder; it goes when the process ends, or with the fuzzer's run that lends it."""
     is_usable = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK)
-    made = Path(tempfile.mkdtemp(prefix="gpulab-fuzz-", dir=_MEMORY if is_usable else None))
+    where = os.environ.get(_LENT) or (_MEMORY if is_usable else None)
+    made = Path(tempfile.mkdtemp(prefix="gpulab-fuzz-", dir=where))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
 

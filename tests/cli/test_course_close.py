@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,11 +18,13 @@ from gpulab.fleet.lab import as_if_now
 from gpulab.fleet.seats import seats_of
 from gpulab.fleets import up
 from gpulab.fleets.accounts import Accounts, Outside
+from gpulab.model.fact import FactKind
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import RunningClock
 from gpulab.sandbox.rules import Delays, Rules
 from gpulab.store.courses import read_classroom
 from gpulab.store.home import Home
+from gpulab.store.ledger import Ledger
 from gpulab.view.console import Console
 
 AT_ONCE = Rules(
@@ -212,3 +215,29 @@ def test_the_keys_of_its_json_are_a_contract(course, capsys):
     assert ["account", "error", "hint", "kept", "removed", "role_removed"] == sorted(
         found["accounts"][0]
     )
+
+
+def test_the_books_of_a_class_are_completed_on_another_computer(
+    course, tmp_path, monkeypatch, capsys
+):
+    """`gpulab report` in the course's folder needs them there; the course's key comes from a copy, as the roster does."""
+    before = Path(os.environ["GPULAB_HOME"])
+    monkeypatch.setenv("GPULAB_HOME", str(tmp_path / "another"))
+    shutil.copytree(before / "courses", tmp_path / "another" / "courses")
+
+    codes = [run(["ledger", "rebuild", "--course", str(course)]) for _ in range(2)]
+
+    said = capsys.readouterr().err
+    assert [0, 0] == codes
+    assert "1 account asked, 0 facts new" in said
+    assert 2 == len(
+        Ledger(Home(tmp_path / "another").folder("default").ledger).facts(FactKind.LAUNCHED)
+    )
+    run(["ledger", "rebuild", "--course", str(course), "--json"])
+    assert [0] == [one["new"] for one in json.loads(capsys.readouterr().out)["accounts"]]
+
+
+def test_the_books_of_a_class_are_not_asked_for_with_everyone(course, capsys):
+    """The two mean different things: a course, and all of an account."""
+    assert 2 == run(["ledger", "rebuild", "--everyone", "--course", str(course)])
+    assert "hint: " in capsys.readouterr().err

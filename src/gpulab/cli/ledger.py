@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpulab.cli.options import json_option, listing_options
+from gpulab.errors import SomeFailed, WrongUsage
 from gpulab.store.ledger import Ledger
 from gpulab.view.words import counted
 
@@ -106,25 +107,47 @@ def import_(context: Context, file: str) -> None:
     "regions",
     multiple=True,
     metavar="REGION",
-    help="Look here; repeatable.  [default: the profile's regions]",
+    help="Look here; repeatable.  [default: the profile's regions, or the course's]",
 )
 @click.option(
     "--everyone", is_flag=True, help="All owners of a shared account, not only your own instances."
 )
+@click.option(
+    "--course",
+    "course_folder",
+    metavar="FOLDER",
+    help="A whole class, in every account of its roster: the folder of course.toml and roster.csv.",
+)
 @json_option
 @click.pass_obj
-def rebuild(context: Context, regions: tuple[str, ...], everyone: bool, as_json: bool) -> None:
+def rebuild(
+    context: Context,
+    regions: tuple[str, ...],
+    everyone: bool,
+    course_folder: str | None,
+    as_json: bool,
+) -> None:
     """
     Add what the account and the kept work remember, and say what nobody could tell.
 
-    After a lost laptop, or when an instance ended while this computer was off. Repeatable; nothing is counted twice.
+    After a lost laptop, or when an instance ended while this computer was off. Repeatable; nothing is counted twice. Of a course, exits
+    with 4 when an account could not be asked.
 
     \b
     Example:
       gpulab ledger rebuild
+      gpulab ledger rebuild --course .
     """
     from gpulab.launch.money import rebuilding
 
+    if course_folder is not None:
+        if everyone:
+            raise WrongUsage(
+                "`--course` has everybody of the course already",
+                hint="Leave `--everyone` out: with it, without `--course`, a shared account's other courses count too",
+            )
+        _rebuild_class(context, course_folder, regions, as_json=as_json)
+        return
     found = rebuilding.rebuild(
         context.launch, regions or context.profile.regions, of_everyone=everyone
     )
@@ -134,6 +157,36 @@ def rebuild(context: Context, regions: tuple[str, ...], everyone: bool, as_json:
     context.console.say(f"{counted(found.facts, 'fact')} found, {found.new:,} new")
     for text in found.unknown:
         context.console.say(f"not known: {text}")
+
+
+def _rebuild_class(
+    context: Context, course_folder: str, regions: tuple[str, ...], *, as_json: bool
+) -> None:
+    """Complete the ledgers of all accounts of a course."""
+    from gpulab.cli import classroom
+    from gpulab.cli.fleet_options import open_accounts
+    from gpulab.fleet.seats import seats_of
+    from gpulab.fleets import bookkeeping, books
+    from gpulab.view.bookkeeping import recalled_json, recalled_lines
+
+    room, course = classroom.read_sound(context, course_folder)
+    accounts, students = open_accounts(context, course), room.roster.students
+    refs, left = books.accounts_of(accounts, students, secret=room.secret)
+    seats = [s for lab in course.labs for s in seats_of(course, lab, students, secret=room.secret)]
+    every = (*refs, *left)
+    with context.console.step(f"ask {counted(len(every), 'account')}"):
+        found = tuple(bookkeeping.recall(accounts, every, seats, regions=regions or course.regions))
+    if as_json:
+        context.console.show_json(recalled_json(found))
+    else:
+        for line in recalled_lines(found):
+            context.console.say(line)
+    failed = sum(one.trouble is not None for one in found)
+    if failed:
+        raise SomeFailed(
+            f"{failed:,} of {counted(len(found), 'account')} could not be asked",
+            hint="Each cause is named above, with what to do; rebuild again afterwards",
+        )
 
 
 def _ledger(context: Context) -> Ledger:

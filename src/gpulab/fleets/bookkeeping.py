@@ -2,18 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 
 from gpulab.errors import GpulabError, StateDamaged, StoreError
+from gpulab.fleet.plan import trouble_of
 from gpulab.fleets.accounts import Accounts
 from gpulab.launch.money.forgotten import open_launches
-from gpulab.launch.money.rebuilding import hear_course, refresh
-from gpulab.model.fleet import AccountRef, Seat
+from gpulab.launch.money.rebuilding import hear_course, recall_course, refresh
+from gpulab.model.fleet import AccountRef, Seat, Trouble
 from gpulab.spending.facts import timeline_of
 
 # A class is looked at every few seconds, and EC2 may not show yet what it has just made.
 _ASKED_AGAIN_AFTER = timedelta(minutes=1)
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """
+    What came of completing one account's books; `trouble` is `None` where it could be asked.
+
+    Attributes:
+        new: Facts that the ledger did not have.
+        unknown: Sentences about what nobody could tell.
+    """
+
+    account: AccountRef
+    new: int = 0
+    unknown: tuple[str, ...] = ()
+    trouble: Trouble | None = None
+
+
+def recall(
+    accounts: Accounts, refs: Sequence[AccountRef], seats: Sequence[Seat], *, regions: Sequence[str]
+) -> Iterator[Recalled]:
+    """
+    Complete the books of a whole class from its accounts, as on a computer that launched none of it.
+
+    Args:
+        seats: Of everybody in the roster.
+        regions: Beside those where this computer has launched.
+
+    Yields:
+        One result for each account, in their order.
+    """
+
+    def ask(ref: AccountRef) -> Recalled:
+        try:
+            return _recalled(accounts, ref, seats, regions)
+        except GpulabError as error:
+            return Recalled(ref, trouble=trouble_of(error))
+
+    with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(refs)))) as pool:
+        yield from pool.map(ask, refs)
+
+
+def _recalled(
+    accounts: Accounts, ref: AccountRef, seats: Sequence[Seat], regions: Sequence[str]
+) -> Recalled:
+    context = accounts.account(ref).looking
+    made = (m.region for m in context.journal.read().made)
+    everywhere = tuple(dict.fromkeys((*regions, *made)))
+    before = len(context.ledger.facts())
+    found = recall_course(context, everywhere, course=accounts.course.id)
+    unheard = complete(accounts, ref, everywhere, seats)
+    new = len(context.ledger.facts()) - before
+    return Recalled(ref, new, (*found.unknown, *unheard))
 
 
 def complete(

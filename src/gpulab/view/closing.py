@@ -9,9 +9,9 @@ from typing import Any
 
 from gpulab.fleets.closing import Cleared, Standing
 from gpulab.model.course import Course
-from gpulab.model.fleet import AccountRef, Outcome
+from gpulab.model.fleet import Outcome
 from gpulab.model.leftover import Kind
-from gpulab.view.fleet import causes_lines, outcome_json, unnamed
+from gpulab.view.fleet import causes_lines, outcome_json, trouble_lines
 from gpulab.view.words import local_time, one_line
 
 _MANY_BUCKETS = 5
@@ -165,14 +165,4 @@ def _many(count: int, noun: str) -> str:
 
 
 def _troubles(found: Sequence[Standing] | Sequence[Cleared]) -> list[str]:
-    causes: dict[tuple[str, str], list[AccountRef]] = {}
-    for one in found:
-        if one.trouble is not None:
-            message, hint = one.trouble.message, one.trouble.hint
-            key = (unnamed(message, one.account), unnamed(hint, one.account))
-            causes.setdefault(key, []).append(one.account)
-    lines = []
-    for (message, hint), refs in causes.items():
-        lines += ["", message, "    " + ", ".join(r.number or r.profile for r in refs[:20])]
-        lines += [f"    {hint}"] if hint else []
-    return lines
+    return trouble_lines((one.account, one.trouble) for one in found)

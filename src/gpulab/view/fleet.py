@@ -9,7 +9,16 @@ from itertools import chain
 from typing import Any
 
 from gpulab.fleets import events
-from gpulab.model.fleet import AccountRef, Action, FleetPlan, Outcome, QuotaNeed, Seat, Step
+from gpulab.model.fleet import (
+    AccountRef,
+    Action,
+    FleetPlan,
+    Outcome,
+    QuotaNeed,
+    Seat,
+    Step,
+    Trouble,
+)
 from gpulab.model.setup import ImageChoice
 from gpulab.view.console import table
 from gpulab.view.words import counted, in_line, local_time, money, span
@@ -147,6 +156,16 @@ def causes_lines(outcomes: Iterable[Outcome]) -> list[str]:
             message, hint = outcome.trouble.message, outcome.trouble.hint
             key = (unnamed(message, outcome.account), unnamed(hint, outcome.account))
             causes.setdefault(key, []).append(outcome.who)
+    return _grouped(causes)
+
+
+def trouble_lines(found: Iterable[tuple[AccountRef, Trouble | None]]) -> list[str]:
+    """Name each cause once with the accounts it keeps back; nothing for those that it does not."""
+    causes: dict[tuple[str, str], list[str]] = {}
+    for ref, trouble in found:
+        if trouble is not None:
+            key = (unnamed(trouble.message, ref), unnamed(trouble.hint, ref))
+            causes.setdefault(key, []).append(ref.number or ref.profile)
     return _grouped(causes)
 
 

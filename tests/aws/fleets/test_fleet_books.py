@@ -7,11 +7,12 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
+import boto3
 import pytest
 from tests.aws.launch.conftest import Student
 
 from gpulab.errors import StateDamaged
-from gpulab.fleets.bookkeeping import complete
+from gpulab.fleets.bookkeeping import complete, recall
 from gpulab.fleets.events import Unbooked
 from gpulab.fleets.members import members
 from gpulab.launch.money.rebuilding import refresh
@@ -266,3 +267,76 @@ def test_a_lost_ledger_is_completed_with_the_class_only(klass, sandbox, tmp_path
     launched = {one.subject for one in facts(klass, FactKind.LAUNCHED)}
     running = {one["InstanceId"] for one in sandbox.instances("running", "pending")}
     assert (running - {stranger.id}, 2) == (launched, len(launched))
+
+
+def booked(klass, ref=None):
+    """Complete the books of every account of the class, as `gpulab ledger rebuild --course` does."""
+    seats = klass.wish().everyone
+    refs = list({seat.account.key: seat.account for seat in seats}.values())
+    return list(recall(klass.accounts(), refs, seats, regions=klass.course.regions))
+
+
+@pytest.mark.parametrize("kind", ["shared", "own"])
+def test_another_computer_gets_the_books_of_a_whole_class(make_class, sandbox, tmp_path, kind):
+    """A teacher whose laptop is lost has the class's costs from its accounts: of what runs, and of what has ended within the hour."""
+    klass = make_class(2, kind=kind)
+    klass.up()
+    sandbox.advance(600)
+    sandbox.interrupt(sandbox.instances("running")[0]["InstanceId"], in_seconds=30)
+    sandbox.advance(1200)
+    klass.home = tmp_path / "another"
+
+    found = booked(klass)
+
+    assert [] == [one.trouble for one in found if one.trouble]
+    assert sum(one.new for one in found) == len(facts(klass)) > 0
+    billed = sandbox.bill().total_usd
+    assert abs(counted(klass) - billed) <= billed * Decimal("0.01")
+    assert [0] == list({one.new for one in booked(klass)})
+
+
+def test_books_leave_out_what_a_student_runs_for_themselves(make_class, sandbox, tmp_path):
+    """A student's own account is not the course's: the report must charge the course's instances only."""
+    klass = make_class(1, kind="own")
+    klass.up()
+    number = klass.wish().everyone[0].account.number
+    theirs = sandbox.instances("running")[0]
+    tags = [{"Key": "gpulab:launch", "Value": "1" * 32}, {"Key": "gpulab:owner", "Value": "ann"}]
+    own = sandbox.key_of(number).environment()
+    ec2 = boto3.client(
+        "ec2",
+        region_name="us-east-1",
+        aws_access_key_id=own["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=own["AWS_SECRET_ACCESS_KEY"],
+    )
+    ec2.run_instances(
+        ImageId=theirs["ImageId"],
+        InstanceType="g4dn.xlarge",
+        MinCount=1,
+        MaxCount=1,
+        TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+    )
+    sandbox.advance(600)
+    klass.home = tmp_path / "another"
+
+    booked(klass)
+
+    launched = [f.subject for f in facts(klass, FactKind.LAUNCHED)]
+    assert [theirs["InstanceId"]] == launched
+    assert 2 == len(sandbox.instances("running"))
+
+
+def test_an_account_that_lets_nobody_in_keeps_no_other_back(make_class, sandbox, tmp_path):
+    """One student of three hundred has deleted the stack; the others' costs are known all the same."""
+    klass = make_class(2, kind="own")
+    klass.up()
+    sandbox.advance(600)
+    gone = klass.wish().everyone[0].account
+    sandbox.refuse("AssumeRole", "AccessDenied", contains=gone.role_arn)
+    klass.home = tmp_path / "another"
+
+    found = booked(klass)
+
+    assert [gone.key] == [one.account.key for one in found if one.trouble]
+    assert "course enrol" in next(one.trouble.hint for one in found if one.trouble)
+    assert 1 == len(facts(klass, FactKind.LAUNCHED))

@@ -79,6 +79,30 @@ def rebuild(context: Context, regions: tuple[str, ...], *, of_everyone: bool = F
     return Rebuilt(len(facts), new + more, tuple(unknown))
 
 
+def recall_course(context: Context, regions: tuple[str, ...], *, course: str) -> Rebuilt:
+    """
+    Add what EC2 remembers of a course's instances, whoever's they are; what else the account holds is not in the course's books.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+        GpulabError: No region answered; the first region's error.
+    """
+    answers = ask_each(
+        regions, lambda region: history_of(context.cloud, region, owner="", now=context.now())
+    )
+    histories = answers.or_raise().values()
+    facts = [one for history in histories for one in history.facts]
+    ids = {
+        one.subject
+        for one in facts
+        if one.kind is FactKind.LAUNCHED and one.details.get("course") == course
+    }
+    ours = list(_of(ids, facts)) if ids else []
+    unknown = [text for history in histories for text in history.unknown if _names(text, ids)]
+    unknown += [f"{region}: {error.message}" for region, error in answers.failed.items()]
+    return Rebuilt(len(ours), context.ledger.append(ours), tuple(unknown))
+
+
 def hear_course(
     context: Context, folder: str, regions: Container[str], *, owners: Container[str] = ()
 ) -> tuple[str, ...]:
@@ -209,6 +233,10 @@ def _launched_here(
         if one.details.get("launch_id") in launches or one.details.get("owner") == context.owner
     }
     yield from _of(ids, facts)
+
+
+def _names(text: str, ids: Iterable[str]) -> bool:
+    return any(one in text for one in ids)
 
 
 def _of(ids: Container[str], facts: Iterable[Fact]) -> Iterator[Fact]:

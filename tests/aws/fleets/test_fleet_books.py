@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -340,3 +341,20 @@ def test_an_account_that_lets_nobody_in_keeps_no_other_back(make_class, sandbox,
     assert [gone.key] == [one.account.key for one in found if one.trouble]
     assert "course enrol" in next(one.trouble.hint for one in found if one.trouble)
     assert 1 == len(facts(klass, FactKind.LAUNCHED))
+
+
+def test_a_class_s_disks_are_in_the_books_after_a_killed_launch(klass, tmp_path):
+    """Killed before EC2 named the disks, the launch is in the ledger without them; the next `fleet up` reads them."""
+    whole = klass.home
+    klass.home = tmp_path / "killed"
+    shutil.copytree(whole, klass.home)
+    ledger = klass.accounts().account(klass.wish().seats[0].account).context.ledger
+    facts = [f for f in ledger.facts() if f.kind is not FactKind.VOLUME]
+    ledger.path.unlink()
+    ledger.append(facts)
+
+    klass.up()
+
+    assert 2 == len(ledger.facts(FactKind.VOLUME))
+    billed = klass.sandbox.bill().total_usd
+    assert abs(counted(klass) - billed) <= billed * Decimal("0.005")

@@ -14,9 +14,11 @@ from typing import Any
 import boto3
 import pytest
 
+from gpulab.launch.events import WaitingFor
+from gpulab.launch.money import asked_ends
 from gpulab.launch.money.balance import read_balance
 from gpulab.launch.money.rebuilding import Rebuilt, rebuild, refresh
-from gpulab.launch.running import keep, stop
+from gpulab.launch.running import instances, keep, stop
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.model.fact import FactKind, Source
 from gpulab.model.fact import launched as fact_launched
@@ -320,13 +322,48 @@ def test_a_teacher_rebuilds_what_everybody_spent(school):
     } == set(rebuilt.unknown)
 
 
+def test_a_stop_that_was_killed_is_charged_to_its_moment(school):
+    """AWS ended it and has forgotten it since; the laptop was killed before it wrote the end down, but it knows when it asked."""
+    laptop = school.laptop("one")
+    machine = school.launch(laptop, markets=(Market.ON_DEMAND,), duration=timedelta(hours=10))
+    there = instances.find(laptop.context, "week4")
+    assert there is not None
+
+    def killed_once_aws_has_taken_it() -> None:
+        events = stop.stop(laptop.context, there)
+        while not isinstance(next(events), WaitingFor):
+            pass
+        events.close()
+
+    school.play(killed_once_aws_has_taken_it, minutes=10)
+    school.wait(hours=12)
+    assert machine.is_off
+
+    rebuilt = school.rebuilt(laptop)
+
+    assert [True] == ["was heard no more" in text for text in rebuilt.unknown]
+    assert abs(school.estimate(laptop) - school.billed()) < Decimal("0.01") * school.billed()
+
+
+def test_a_stop_that_never_reached_aws_makes_no_estimate_too_low(school):
+    """The note was written and the laptop killed before the call: the instance went on for an hour, and told so, until the power went."""
+    laptop = school.laptop("one")
+    machine = school.launch(laptop, markets=(Market.ON_DEMAND,), duration=timedelta(hours=10))
+    asked_ends.note(laptop.context, machine.birth.instance_id)
+    school.clockwork.run(school.world.now() + timedelta(hours=1))
+    machine.cut()
+    school.wait(hours=12)
+
+    school.rebuilt(laptop)
+
+    assert Decimal(0) <= school.estimate(laptop) - school.billed() < Decimal("0.55") * 16 / 60
+
+
 def test_a_stop_leaves_its_usage_to_every_laptop(school):
     """What `gpulab stop` knows of idle hours is in the report of any computer, not only in that of the one that stopped it."""
     lost = school.laptop("lost")
     school.launch(lost)
     instance = next(iter(lost.context.journal.read().made)).instance_id
-    from gpulab.launch.running import instances
-
     there = instances.find(lost.context, "week4")
     assert there is not None
     school.play(lambda: list(stop.stop(lost.context, there)), minutes=10)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gpulab.aws.history import spot_price_facts
@@ -15,6 +16,7 @@ from gpulab.aws.spot_ends import ends_of
 from gpulab.aws.told_costs import COURSE
 from gpulab.errors import GpulabError, NotAllowed
 from gpulab.launch.context import Context
+from gpulab.launch.money import asked_ends
 from gpulab.launch.money.told_costs import told_by, told_by_themselves
 from gpulab.model.fact import Fact, FactKind, Source, ended
 from gpulab.model.market import Market
@@ -25,6 +27,8 @@ _SURELY_THERE = timedelta(minutes=10)
 # An agent that reaches its bucket tells every five minutes how long it has run; half a minute old, and a moment on the way. Two words in
 # turn may be lost where S3 refuses for some minutes: what is estimated too low is money that nobody expects.
 _NEXT_WORD = timedelta(minutes=16)
+# An agent that is told to go off keeps the work first, and tells what it cost.
+_LAST_WORD_WITHIN = timedelta(minutes=1)
 
 
 def close_forgotten(
@@ -64,20 +68,21 @@ def close_forgotten(
     if not is_heard:
         if not silent:
             return new, ()
-        words = _words_of(context, [one for one in gone if one.instance_id in silent], folder)
-        new += context.ledger.append(words)
+        told_now = _words_of(context, [one for one in gone if one.instance_id in silent], folder)
+        new += context.ledger.append(told_now)
     facts, now = context.ledger.facts(), context.now()
     reading = timeline_of(facts)
     heard = _last_words(reading, facts)
     if not is_heard:
         # What was heard long ago is not the last word of an instance that could not be asked now.
-        asked = {one.subject for one in words}
-        heard = {one: at for one, at in heard.items() if one in asked}
+        answered = {one.subject for one in told_now}
+        heard = {one: at for one, at in heard.items() if one in answered}
+    words = _Words(heard, asked_ends.noted(context))
     still_open = {one.instance_id: one for one in open_launches(reading)}
     left = [still_open[instance] for instance in silent if instance in still_open]
     guesses = (
-        *(_likely_end(one, heard, now) for one in left),
-        *_sooner(reading, facts, heard, now),
+        *(_likely_end(one, words, now) for one in left),
+        *_sooner(reading, facts, words, now),
     )
     return new + context.ledger.append(guesses), guesses
 
@@ -160,7 +165,7 @@ def _gone(
 
 
 def _sooner(
-    reading: LedgerReading, facts: Iterable[Fact], heard: Mapping[str, datetime], now: datetime
+    reading: LedgerReading, facts: Iterable[Fact], words: _Words, now: datetime
 ) -> Iterator[Fact]:
     """Guess again where a guess is all there is, as another computer may have had to do without what is known here."""
     ends: dict[str, list[Fact]] = {}
@@ -169,8 +174,8 @@ def _sooner(
             ends.setdefault(one.subject, []).append(one)
     for instance_id, found in ends.items():
         launch = reading.launches.get(instance_id)
-        if launch and instance_id in heard and all(map(is_guessed, found)):
-            likely = _likely_end(launch, heard, now)
+        if launch and instance_id in words.heard and all(map(is_guessed, found)):
+            likely = _likely_end(launch, words, now)
             if likely.at < min(one.at for one in found):
                 yield likely
 
@@ -212,11 +217,33 @@ def _told_ends(context: Context, gone: Iterable[LaunchRecord]) -> dict[str, Fact
     return found
 
 
-def _likely_end(launch: LaunchRecord, heard: Mapping[str, datetime], now: datetime) -> Fact:
-    """Take an end that is hardly too early: its planned one, or the moment at which another word of its agent must have come."""
-    at, last = launch.expires_at or now, heard.get(launch.instance_id)
+@dataclass(frozen=True)
+class _Words:
+    """
+    What is known of instances whose end is not, by id.
+
+    Attributes:
+        heard: When an agent that would have gone on telling was heard last.
+        asked: When this computer asked AWS for the end.
+    """
+
+    heard: Mapping[str, datetime]
+    asked: Mapping[str, datetime]
+
+
+def _likely_end(launch: LaunchRecord, words: _Words, now: datetime) -> Fact:
+    """
+    Take an end that is hardly too early: its planned one, or the moment at which another word of its agent must have come.
+
+    Who was asked to end and was heard no more ended then; whoever had not would have told more.
+    """
+    at, last = launch.expires_at or now, words.heard.get(launch.instance_id)
+    asked_at = words.asked.get(launch.instance_id)
     reason = "gone; its end is not known, its planned end is taken"
-    if last is not None and not last <= at <= last + _NEXT_WORD:
+    if last is not None and asked_at is not None and last <= asked_at + _LAST_WORD_WITHIN:
+        at = max(last, asked_at)
+        reason = f"gone; its end is not known, it was to end at {at:%Y-%m-%d %H:%M} UTC and was heard no more"
+    elif last is not None and not last <= at <= last + _NEXT_WORD:
         at = last + _NEXT_WORD
         reason = (
             f"gone; its end is not known, its agent was heard last at {last:%Y-%m-%d %H:%M} UTC"

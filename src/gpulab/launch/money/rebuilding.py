@@ -186,13 +186,15 @@ def complete_others(context: Context, instances: Iterable[Instance]) -> None:
     """
     Let the ledger know what instances cost that were launched for others, by a command that was killed or from another computer.
 
-    Nothing is asked when the ledger knows them all. What else the account holds is not in our books.
+    Nothing is asked when the ledger knows them all, their disks included. What else the account holds is not in our books.
 
     Raises:
         StoreError: The ledger cannot be read or written.
         GpulabError: AWS did not answer.
     """
-    known = {one.subject for one in context.ledger.facts(FactKind.LAUNCHED)}
+    facts = context.ledger.facts(FactKind.LAUNCHED, FactKind.VOLUME)
+    has_disk = {one.details.get("instance_id") for one in facts}
+    known = {one.subject for one in facts if one.subject in has_disk}
     lacking: dict[str, set[str]] = {}
     for one in instances:
         if one.id not in known:

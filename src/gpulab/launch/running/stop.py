@@ -16,6 +16,7 @@ from gpulab.errors import AwsError, NotFound, RemoteError, StoreError, Unreachab
 from gpulab.launch.account.storage import has_bucket, our_bucket, prefix, where
 from gpulab.launch.context import Context
 from gpulab.launch.events import Ended, Ending, Event, Saved, Saving, WaitingFor, Warned
+from gpulab.launch.money import asked_ends
 from gpulab.launch.money.facts import record_end, record_usage
 from gpulab.launch.money.rebuilding import complete
 from gpulab.launch.protocol import scheduled_end
@@ -155,6 +156,7 @@ def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
     region = instance.place.region
     yield Ending(context.now(), instance)
     asked_at, lasted = context.now(), None
+    asked_ends.note(context, instance.id)
     try:
         ec2.terminate(context.cloud, region, [instance.id])
         try:
@@ -181,6 +183,7 @@ def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
             reason="stop",
             disks_went_after=lasted,
         )
+        asked_ends.drop(context, instance.id)
     except StoreError as error:
         yield Warned(context.now(), f"{error.message}; `gpulab ledger rebuild` adds it later")
     scheduled_end.disarm(context, instance)

@@ -7,13 +7,14 @@ Linux and the packages that `gpulab sandbox start --machines container` names.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -115,7 +116,7 @@ class Rehearsal:
         program = Path(sys.executable).with_name("gpulab")
         done = subprocess.run(
             [program, *words],
-            env=self.surroundings,
+            env=self.surroundings | _said_in_calls(words),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -224,6 +225,11 @@ class Rehearsal:
         return value
 
 
+def _said_in_calls(words: Sequence[str]) -> dict[str, str]:
+    """Let each AWS call of a command say which one makes it: `app/fleet.up` in its user agent, as every SDK does."""
+    return {"AWS_SDK_UA_APP_ID": ".".join(itertools.takewhile(str.isalpha, words))}
+
+
 def _program(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
@@ -245,7 +251,7 @@ def rehearsal(folder: Path, environ: dict[str, str]) -> Iterator[Rehearsal]:
         folder: Becomes `GPULAB_HOME`; need not exist.
         environ: Where caches and the base system are found; AWS's and gpulab's own settings in it are left out.
     """
-    kept = ("GPULAB_SANDBOX_CACHE",)
+    kept = ("GPULAB_SANDBOX_CACHE", "GPULAB_SANDBOX_ASKED")
     surroundings = {
         name: value
         for name, value in environ.items()

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.judge import Judge
+from tests.judge import Judge, Kept
 
 from gpulab.sandbox import witnesses
 
@@ -109,24 +109,49 @@ def _own_gpulab_home(
     monkeypatch.setenv("GPULAB_HOME", str(home))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _kept_by_sandboxes(
+    request: pytest.FixtureRequest,
+    _strangers_computer: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Kept | None]:
+    """Let every sandbox that any test starts in a process of its own, by whichever program, keep what it is asked for."""
+    if any(item.get_closest_marker("live") for item in request.session.items):
+        yield None  # live tests that are played on a sandbox have one that another test started
+        return
+    kept = Kept(tmp_path_factory.mktemp("asked"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(witnesses.KEPT_IN, str(kept.folder))
+        yield kept
+    last = Judge(kept)
+    last.read()
+    assert [] == last.forbidden
+
+
 @pytest.fixture(autouse=True)
 def judge(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    _kept_by_sandboxes: Kept | None,
 ) -> Iterator[Judge | None]:
     """
-    Let every call that gpulab makes to the simulated AWS of this process be one that the published policies allow to whoever makes it.
+    Let every call that gpulab makes to any simulated AWS be one that the published policies allow to whoever makes it.
+
+    What came to a sandbox in a process of its own is looked at after the test, with what came since the test before: a call that a
+    fixture of a whole module makes, or an instance in between, fails the next test.
 
     A new call without a right fails the test that makes it; a test that asks for too much on purpose says so by taking it out of
     `judge.forbidden`.
     """
-    if _tier(request.node) == "live":
+    if _kept_by_sandboxes is None:
         yield None
         return
-    found = Judge()
+    found = Judge(_kept_by_sandboxes)
     monkeypatch.setattr(click.Command, "invoke", found.listening(click.Command.invoke))
     witnesses.EVERYWHERE.append(found)
     yield found
     witnesses.EVERYWHERE.remove(found)
+    found.read()
     assert [] == found.forbidden
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,6 +19,11 @@ from gpulab.rights.policy import OF_THE_CALLER, Reach, known_commands, policy
 from gpulab.rights.table import RIGHTS, Part
 from gpulab.sandbox.calls import Call
 from gpulab.sandbox.iam_policies import Asked, Decision, decide
+from gpulab.sandbox.witnesses import Seen
+
+#: With this in the environment, each call of the process has `app/NAME` in its `User-Agent`, whichever SDK makes it.
+#: https://docs.aws.amazon.com/sdkref/latest/guide/feature-appid.html
+_APP = "AWS_SDK_UA_APP_ID"
 
 #: Parts that people hold; the others are of roles that nobody holds in their hands.
 _OF_PEOPLE = tuple(
@@ -48,6 +56,8 @@ _TYPED = {
     ("course",): ("fleet",),
     ("course", "close"): ("close",),
     ("dashboard",): ("ls", "fleet"),
+    # With `--course` it is the teacher who asks.
+    ("ledger", "rebuild"): ("ledger", "fleet"),
     ("report",): ("fleet",),
     # The first of a course makes the bucket, where nobody has typed `gpulab init`; without the right the work is kept on this computer.
     ("fleet", "up"): ("fleet", "init"),
@@ -72,16 +82,51 @@ _WORK = {
 }
 
 
+def said_in_calls(words: Sequence[str]) -> dict[str, str]:
+    """Return the environment in which every AWS call says which command was typed, for the judge of a sandbox in another process."""
+    return {_APP: ".".join(itertools.takewhile(str.isalpha, words))}
+
+
+class Kept:
+    """
+    What sandboxes in processes of their own have kept, see `witnesses.keep_in`; each call is told once.
+
+    Args:
+        folder: Their files, and nothing else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read: dict[Path, int] = {}
+
+    def new(self) -> Iterator[Seen]:
+        """Read what has come since the last time; a line that is still being written is not there yet."""
+        for path in sorted(self.folder.iterdir()):
+            begin = self._read.get(path, 0)
+            with path.open("rb") as file:
+                file.seek(begin)
+                text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            self._read[path] = begin + len(whole)
+            yield from (Seen.read(line.decode()) for line in whole.splitlines())
+
+
 class Judge:
     """
     Looks at calls.
 
+    Args:
+        kept: Of sandboxes in processes of their own.
+
     Attributes:
         forbidden: What the policy of whoever asked does not allow, or what more policies of people allow than should.
+        count: How many permissions it has looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Kept) -> None:
         self.forbidden: list[str] = []
+        self.count = 0
+        self._kept = kept
         self._typed: list[tuple[str, ...]] = []
 
     def listening(self, invoke: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,32 +137,51 @@ class Judge:
             if not words:
                 return invoke(command, context)
             self._typed.append(words)
+            self._say_in_calls()
             try:
                 return invoke(command, context)
             finally:
                 self._typed.remove(words)
+                self._say_in_calls()
 
         return invoked
 
+    def _say_in_calls(self) -> None:
+        os.environ.pop(_APP, None)
+        if self._typed:
+            os.environ |= said_in_calls(self._typed[-1])
+
     def __call__(self, call: Call, asked: list[Asked]) -> None:
-        agent = call.headers.get("user-agent", "")
-        role = _role(asked)
-        for one in asked:
-            if role and _is_ours(agent, role):
+        self._look(Seen.of(call, asked), self._commands)
+
+    def read(self) -> None:
+        """Look at what sandboxes in processes of their own were asked for meanwhile."""
+        for seen in self._kept.new():
+            self._look(seen, lambda agent=seen.agent: _commands_in(agent))
+
+    def _look(self, seen: Seen, commands: Callable[[], Sequence[str]]) -> None:
+        if not seen.asked:
+            if "gpulab/" in seen.agent:
+                self.forbidden.append(f"{seen.name}: nobody can tell what it asks for")
+            return
+        role = _role(seen.asked)
+        for one in seen.asked:
+            if role and _is_ours(seen.agent, role):
                 self._check_role(role, one)
-            elif not role and "gpulab/" in agent:
-                self._check_person(one)
+            elif not role and "gpulab/" in seen.agent:
+                self._check_person(one, commands())
 
     def _check_role(self, role: str, asked: Asked) -> None:
+        self.count += 1
         named = _as_in_the_table(asked) if not role.startswith("gpulab-work-") else asked
         if decide([_policy_of(role, asked)], named) is not Decision.ALLOWED and not _is_free(asked):
             self.forbidden.append(f"{asked.action} on {asked.resource}: not the right of {role}")
 
-    def _check_person(self, asked: Asked) -> None:
+    def _check_person(self, asked: Asked, commands: Sequence[str]) -> None:
+        self.count += 1
         parts = _parts_that_allow(asked)
         if not parts or (len(parts) > 1 and asked.action not in _OF_SEVERAL):
             self.forbidden.append(f"{asked.action} on {asked.resource}: allowed by {parts}")
-        commands = self._commands()
         if commands and not any(_may(command, asked) for command in commands):
             self.forbidden.append(f"{asked.action} on {asked.resource}: not of {commands}")
 
@@ -135,6 +199,12 @@ def _words(context: click.Context) -> tuple[str, ...]:
         names.append(at.info_name or "")
         at = at.parent
     return tuple(reversed(names))
+
+
+def _commands_in(agent: str) -> Sequence[str]:
+    """Name the commands of which one has asked, as the call itself says; empty where it does not."""
+    found = re.search(r"\bapp/([a-z.]+)", agent)
+    return list(_in_the_table(tuple(found[1].split(".")))) if found else ()
 
 
 def _in_the_table(words: tuple[str, ...]) -> Collection[str]:
@@ -208,7 +278,7 @@ def _owner_in(asked: Asked) -> str:
 # -- roles --------------------------------------------------------------------------------------------------------------------
 
 
-def _role(asked: list[Asked]) -> str:
+def _role(asked: Sequence[Asked]) -> str:
     """Name the role that asks; `""` for a person."""
     found = re.search(r":(?:assumed-)?role/([^/]+)", asked[0].context["aws:principalarn"][0])
     return found[1] if found else ""

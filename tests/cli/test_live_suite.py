@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.judge import said_in_calls
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +40,7 @@ def gpulab(environment: dict[str, str], *words: str) -> str:
     """Run a command to its good end."""
     done = subprocess.run(
         [sys.executable, "-m", "gpulab", *words],
-        env=environment,
+        env=environment | said_in_calls(words),
         capture_output=True,
         text=True,
         check=False,

@@ -66,6 +66,21 @@ class NotedCloud(Cloud):
         self.calls.append((model.name, http_response.status_code))
 
 
+class OwnCloud(Cloud):
+    """The way to AWS of the tests themselves, which do what no policy of gpulab's allows; they say in each call that it is not gpulab's."""
+
+    def _new_client(self, *arguments: Any, **options: Any) -> Any:
+        made = super()._new_client(*arguments, **options)
+        made.meta.events.register("before-send", _of_tests)
+        return made
+
+
+def _of_tests(request: Any, **_: Any) -> None:
+    agent = request.headers["User-Agent"]  # text or bytes; no part of what is signed
+    agent = agent.decode() if isinstance(agent, bytes) else agent
+    request.headers["User-Agent"] = agent.replace("gpulab/", "gpulab-live-tests/")
+
+
 @dataclass
 class Launched:
     """
@@ -95,12 +110,14 @@ class Account:
     One account for one run.
 
     Attributes:
+        context: Of gpulab itself, whose calls are noted.
+        cloud: For what the tests do by themselves.
         machines: What stands behind instances in a sandbox; empty for a real account.
         paid: The needs whose price was said before anything began; nothing else is launched.
     """
 
     context: Context
-    cloud: NotedCloud
+    cloud: OwnCloud
     machines: str = ""
     paid: frozenset[str] = frozenset(prices.NEEDS)
 
@@ -109,11 +126,12 @@ class Account:
         """Open the profile that `GPULAB_PROFILE` names, or the default one."""
         home = Home.of(environment)
         profile = home.config().profile(environment.get("GPULAB_PROFILE"))
-        cloud = NotedCloud(
-            aws_profile=profile.aws_profile,
-            config_file=profile.aws_config_file,
-            credentials_file=profile.aws_credentials_file,
-        )
+        own: dict[str, Any] = {
+            "aws_profile": profile.aws_profile,
+            "config_file": profile.aws_config_file,
+            "credentials_file": profile.aws_credentials_file,
+        }
+        noted, cloud = NotedCloud(**own), OwnCloud(**own)
         context = context_of(
             replace(profile, course=COURSE),
             home.folder(profile.name),
@@ -123,12 +141,17 @@ class Account:
             random=random.Random(),
             cidr=profile.cidr,
         )
-        context = replace(context, open_cloud=lambda: cloud)
+        context = replace(context, open_cloud=lambda: noted)
         keys.make_key_pair(context.folder.key, environ=environment)
         machines = ""
         if "127.0.0.1" in cloud.client("ec2", profile.regions[0]).meta.endpoint_url:
             machines = control.find(control.folder_of(environment)).machines
         return cls(context, cloud, machines)
+
+    @property
+    def _noted(self) -> list[tuple[str, int]]:
+        way: Any = self.context.cloud
+        return way.calls
 
     @property
     def region(self) -> str:
@@ -167,7 +190,7 @@ class Account:
 
     def launched(self, wish: LaunchRequest) -> Launched:
         """Run `gpulab up` to its end; in a sandbox without machines to the pinned host key, since nothing answers behind it."""
-        began, seconds, before = time.monotonic(), dict[str, float](), len(self.cloud.calls)
+        began, seconds, before = time.monotonic(), dict[str, float](), len(self._noted)
         is_reached = self.machines != "none"
         steps = self._up(wish) if is_reached else self._until_pinned(wish)
         instance = None
@@ -178,7 +201,7 @@ class Account:
             instance = getattr(event, "instance", instance)
         assert instance is not None
         self._has_its_end(wish, instance)
-        return Launched(instance, seconds, tuple(self.cloud.calls[before:]), is_reached)
+        return Launched(instance, seconds, tuple(self._noted[before:]), is_reached)
 
     def _has_its_end(self, wish: LaunchRequest, instance: Instance) -> None:
         """The price holds only as long as AWS has been told the end that it was computed from."""

@@ -24,6 +24,7 @@ import pytest
 from gpulab.sandbox.machines import Birth, CannotBoot, Disk, Ingress
 from gpulab.sandbox.machines.container import ContainerKind, build, missing, open_kind
 from gpulab.sandbox.machines.container.boot import ContainerMachine
+from gpulab.sandbox.witnesses import KEPT_IN
 
 # Read before the tests get a stranger's empty HOME: a base is built once for all runs.
 _HOST = dict(os.environ)
@@ -90,7 +91,8 @@ def notebook() -> ModuleType:
 def student(container_environment: dict[str, str], tmp_path_factory: Any) -> Iterator[Any]:
     """One student's computer and account for the whole run, driven by the real command line (`scripts/rehearsal.py`)."""
     home = tmp_path_factory.mktemp("student") / "gpulab"
-    with _script("rehearsal").rehearsal(home, container_environment) as made:
+    surroundings = container_environment | {KEPT_IN: os.environ[KEPT_IN]}
+    with _script("rehearsal").rehearsal(home, surroundings) as made:
         made.gpulab("sandbox", "quota", "L-3819A6DF", "512", "--region", "us-east-1")
         yield made
 

@@ -25,6 +25,7 @@ from gpulab.errors import GpulabError, WrongUsage
 from gpulab.sandbox.control import CONTROL_PATH, Daemon, record, write_record
 from gpulab.sandbox.machines import CannotBoot, MachineKind
 from gpulab.sandbox.machines.process import trees
+from gpulab.sandbox.witnesses import keep_in
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -42,6 +43,10 @@ _LOOK_EVERY_S = 1.0
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Be the sandbox until SIGTERM or a `stop` request."""
     options = _parser().parse_args(arguments)
+    try:
+        keep_in(environment)
+    except OSError as error:
+        return _say(f"could not keep in {error.filename} what is asked for: {error.strerror}")
     try:
         kind = machine_kind(options.machines, options.folder / "process", environment)
     except CannotBoot as reason:

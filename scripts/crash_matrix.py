@@ -25,7 +25,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from crash import baselines, casting, journals, plays_class, plays_sandbox, plays_upkeep
+from crash import (
+    baselines,
+    casting,
+    journals,
+    plays_class,
+    plays_own_accounts,
+    plays_sandbox,
+    plays_upkeep,
+)
 from crash.keeping import Results
 from crash.plays import Play, plays
 from crash.reporting import Tally, page, summary
@@ -38,7 +46,13 @@ _CHECKOUT = Path(__file__).resolve().parents[1]
 def main() -> int:
     """Play, print, write the report; 1 when something did not hold."""
     asked = _asked()
-    every = [*plays(), *plays_upkeep.plays(), *plays_class.plays(), *plays_sandbox.plays()]
+    every = [
+        *plays(),
+        *plays_upkeep.plays(),
+        *plays_class.plays(),
+        *plays_own_accounts.plays(),
+        *plays_sandbox.plays(),
+    ]
     chosen = [p for p in every if not asked.only or p.name in asked.only]
     chosen = [] if asked.only_baselines or not asked.plays else chosen
     if asked.list:

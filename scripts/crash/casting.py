@@ -143,7 +143,7 @@ def record(stage: Stage, play: Play) -> tuple[list[str], int]:
         problems = play.done(own) + [
             v.text for v in judge(own, play, Broken("none"), "again", ran, [ran])
         ]
-        problems += [ran.err] if ran.code else []
+        problems += [ran.err] if ran.code not in play.again_codes else []
         return {"boundaries": ran.boundaries, "calls": ran.calls, "problems": problems}
 
     said = act(stage, good)
@@ -236,7 +236,7 @@ def _judged(stage: Stage, play: Play, case: Case, first: Ran) -> dict[str, Any]:
     after = recover(stage, play, case.recovery)
     violations = judge(stage, play, broken, case.recovery, first, [*stage.rivals, *after])
     spent = account(stage, play, case.recovery)
-    violations += money(stage, spent) if play.counted_by else []
+    violations += money(stage, spent, broken) if play.counted_by else []
     if case.recovery == "sweep":
         violations += left_over(stage)
     return {

@@ -69,11 +69,10 @@ class GuestBucket:
 
     def kept(self) -> dict[str, bytes] | None:
         """Read what lies there, by path; `None` where nothing does."""
-        get = self._guest.kind.get
-        found = get(self.name, f"{self.prefix}manifest.json")
+        found = self._get(f"{self.prefix}manifest.json")
         if found is None:
             return None
-        return {e["path"]: get(self.name, e["key"]) for e in json.loads(found)["entries"]}
+        return {e["path"]: self._get(e["key"]) or b"" for e in json.loads(found)["entries"]}
 
     def tell(self, *, is_at_once: bool = True) -> None:
         """
@@ -94,7 +93,7 @@ class GuestBucket:
         subject, folder = self._guest.birth.instance_id, self.prefix.rstrip("/")
         folder = folder if self._is_shared else folder.rpartition("/")[0].removesuffix("/.bake")
         body = "".join(f"{line}\n" for line in lines).encode()
-        self._guest.kind.put(self.name, f"{folder}/.ledger/{subject}.jsonl", body)
+        self._send(f"{folder}/.ledger/{subject}.jsonl", body)
 
     def note_end(self, reason: str) -> None:
         """Note, beside the work, that the machine ends itself now."""
@@ -108,16 +107,23 @@ class GuestBucket:
         return self._guest.work / _OWN_WORDS / f"{self._guest.birth.instance_id}.jsonl"
 
     def _put(self, key: str, body: bytes) -> str:
-        version = self._guest.kind.put(self.name, key, body)
+        version = self._send(key, body)
         self.written.append((key, version, body))
         return version
+
+    def _send(self, key: str, body: bytes) -> str:
+        return self._guest.kind.put(self._guest.birth.account, self.name, key, body)
+
+    def _get(self, key: str) -> bytes | None:
+        found = self._guest.kind.get(self._guest.birth.account, self.name, key)
+        return None if found is None else bytes(found)
 
     def _be_whole(self) -> None:
         """Fetch the rest of the agent, which whoever launched the machine must have put there before."""
         place = self._keep.get("shared") or self.prefix
         key = f"{place}agent-{self._keep['agent'][:16]}.py"
         if not self._has_agent:
-            body = self._guest.kind.get(self.name, key)
+            body = self._get(key)
             self._has_agent = hashlib.sha256(body or b"").hexdigest() == self._keep["agent"]
         if not self._has_agent:
             raise CannotKeepError(f"{key} in the bucket cannot be read")
@@ -125,8 +131,9 @@ class GuestBucket:
             raise CannotKeepError(f"S3 does not PUT {self.name}/{self.prefix}: AccessDenied")
 
     def _may_write(self) -> bool:
-        role_id = self._guest.kind.role_id(self._guest.birth.role)
-        own = f"{role_id}:{self._guest.birth.instance_id}"
+        birth = self._guest.birth
+        role_id = self._guest.kind.role_id(birth.account, birth.role)
+        own = f"{role_id}:{birth.instance_id}"
         return bool(role_id) and (not self._is_shared or self.prefix.split("/")[-2] == own)
 
     def _facts(self, since: datetime, until: datetime) -> list[str]:

@@ -300,9 +300,9 @@ class Guests:
     Attributes:
         root: Holds a folder for each instance.
         world: Set once it is made.
-        put: Writes an object of S3 and returns its version.
-        get: Reads one; `None` when it is not there.
-        role_id: The id of an instance role by its name; `""` where there is none.
+        put: Writes an object of S3 in an account and returns its version.
+        get: Reads one of an account; `None` when it is not there.
+        role_id: The id of an account's instance role by its name; `""` where there is none.
         programs: A folder with `ssh`, and the `python3` of the instances.
         has_first_files: Whether a new instance begins with work in it.
     """
@@ -310,9 +310,9 @@ class Guests:
     root: Path
     name: str = "guests"
     world: Any = None
-    put: Callable[[str, str, bytes], str] = lambda bucket, key, body: ""
-    get: Callable[[str, str], Any] = lambda bucket, key: None
-    role_id: Callable[[str], str] = lambda name: ""
+    put: Callable[[str, str, str, bytes], str] = lambda account, bucket, key, body: ""
+    get: Callable[[str, str, str], Any] = lambda account, bucket, key: None
+    role_id: Callable[[str, str], str] = lambda account, name: ""
     programs: Path = Path()
     has_first_files: bool = True
     by_id: dict[str, Guest] = field(default_factory=dict)

@@ -18,6 +18,9 @@ from crash.plays import End, Play, live
 from crash.seams import Broken
 from crash.stage import Ran, Stage
 from gpulab.errors import NoCapacity, NotFound, NotOffered
+from gpulab.launch.money.forgotten import is_guessed
+from gpulab.model.fact import Fact, FactKind
+from gpulab.model.timeline import InstanceLife
 from gpulab.spending.facts import timeline_of
 from gpulab.spending.forecast import spent_between
 from gpulab.store.ledger import Ledger
@@ -32,6 +35,10 @@ _EVERYWHERE_SAYS = {
     NotFound: ("not deleted", "runs on", "run on"),
 }
 _A_MINUTE = timedelta(minutes=1)
+#: A computer whose disk is full can note nothing of what it asks AWS.
+_NOTHING_WRITTEN = ("disk full", full_disk.KIND)
+#: Two words of its agent may be lost, and one be under way: docs/money.md.
+_GUESSED_LATE = timedelta(minutes=17)
 _APART_USD = Decimal("0.002")
 _APART = Decimal("0.01")
 
@@ -144,12 +151,18 @@ def _double(stage: Stage) -> Iterable[Violation]:
 
 
 def _untagged(stage: Stage) -> Iterable[Violation]:
-    ec2 = stage.client("ec2")
-    rows = [
-        *(
-            (r["InstanceId"], r.get("Tags", []))
-            for r in stage.world.instances("pending", "running")
-        ),
+    there = stage.world.instances("pending", "running")
+    rows = [(r["InstanceId"], r.get("Tags", [])) for r in there]
+    rows += [row for ec2 in stage.clients("ec2") for row in _billable(ec2)]
+    for name, tags in rows:
+        keys = {t["Key"] for t in tags}
+        if not keys & {"gpulab:launch", "gpulab:bake"} or "gpulab:owner" not in keys:
+            yield Violation("untagged", f"{name} has {sorted(keys)}")
+
+
+def _billable(ec2: Any) -> list[tuple[str, list[dict[str, str]]]]:
+    """List what else may bill in an account, with its tags."""
+    return [
         *((r["VolumeId"], r.get("Tags", [])) for r in ec2.describe_volumes()["Volumes"]),
         *((r["AllocationId"], r.get("Tags", [])) for r in ec2.describe_addresses()["Addresses"]),
         *(
@@ -161,10 +174,6 @@ def _untagged(stage: Stage) -> Iterable[Violation]:
             for r in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
         ),
     ]
-    for name, tags in rows:
-        keys = {t["Key"] for t in tags}
-        if not keys & {"gpulab:launch", "gpulab:bake"} or "gpulab:owner" not in keys:
-            yield Violation("untagged", f"{name} has {sorted(keys)}")
 
 
 def _secrets(stage: Stage, rans: Sequence[Ran]) -> Iterable[Violation]:
@@ -185,13 +194,14 @@ def _work(stage: Stage, play: Play, *, is_elsewhere: bool) -> Iterable[Violation
         yield from (Violation("lost work", text) for text in work.versions_gone(stage))
 
 
-def money(stage: Stage, accounted: Sequence[Ran]) -> list[Violation]:
+def money(stage: Stage, accounted: Sequence[Ran], broken: Broken) -> list[Violation]:
     """
     Compare the ledger of the computer in use with the simulated bill.
 
     Args:
         accounted: What brought the ledger up to date. An instance of which it says that it may have cost nothing may be charged or not: AWS
-            tells nobody which.
+            tells nobody which. Where nothing could be written when an instance was ended, the end that the ledger itself calls a guess may be
+            too late, never too early.
     """
     profiles = stage.home / "profiles"
     facts = [f for path in sorted(profiles.rglob("ledger.sqlite")) for f in Ledger(path).facts()]
@@ -217,11 +227,29 @@ def money(stage: Stage, accounted: Sequence[Ran]) -> list[Violation]:
     doubtful = set(_DOUBTFUL.findall("".join(ran.out + ran.err for ran in accounted)))
     doubtful |= {one.id for one in stage.world.instances_by_id.values() if _has_hardly_been(one)}
     lives = tuple(life for life in reading.timeline.instances if life.id not in doubtful)
+    if broken.kind in _NOTHING_WRITTEN:
+        guessed = _guessed(facts)
+        lives = tuple(_sooner(life) if life.id in guessed else life for life in lives)
     surely = spent_between(replace(reading.timeline, instances=lives), None, stage.world.now())
     apart = max(surely - bill.total_usd, bill.total_usd - ours)
     if apart > _APART_USD and apart > _APART * bill.total_usd:
         return [Violation("ledger differs", f"ledger ${ours:.4f}, bill ${bill.total_usd:.4f}")]
     return []
+
+
+def _guessed(facts: Sequence[Fact]) -> set[str]:
+    """Name the instances of whose end the ledger has a guess only."""
+    ends = [one for one in facts if one.kind is FactKind.ENDED]
+    return {one.subject for one in ends} - {one.subject for one in ends if not is_guessed(one)}
+
+
+def _sooner(life: InstanceLife) -> InstanceLife:
+    """End an instance as much sooner as a guess may be too late."""
+    *before, last = life.runs
+    if last.ends_at is None:
+        return life
+    sooner = max(last.begins_at, last.ends_at - _GUESSED_LATE)
+    return replace(life, runs=(*before, replace(last, ends_at=sooner)))
 
 
 def _has_hardly_been(one: Any) -> bool:
@@ -232,9 +260,9 @@ def _has_hardly_been(one: Any) -> bool:
 def left_over(stage: Stage) -> list[Violation]:
     """After everybody's time is over and a sweep, nothing of ours may bill but what may hold the only copy of work."""
     found = [Violation("orphan", f"{one.id} still bills") for one in live(stage)]
-    ec2 = stage.client("ec2")
     found += [
         Violation("orphan", f"{row['AllocationId']} still bills")
+        for ec2 in stage.clients("ec2")
         for row in ec2.describe_addresses()["Addresses"]
     ]
     return found

@@ -174,12 +174,18 @@ def _has_no_kept_work(stage: Stage) -> list[str]:
     return [] if ran.code == 2 else ["the kept work is still there"]
 
 
+def scheduled(stage: Stage) -> list[str]:
+    """Name the ends that accounts have scheduled."""
+    clients = stage.clients("scheduler")
+    return [row["Name"] for c in clients for row in c.list_schedules()["Schedules"]]
+
+
 def ends_agree(stage: Stage) -> list[str]:
     """Timer, tag and schedule of every instance must name the end that was asked for."""
     problems = []
     for instance in live(stage):
         guest = stage.guests.by_id[instance.id]
-        schedules = stage.client("scheduler").list_schedules()["Schedules"]
+        schedules = scheduled(stage)
         tag = instance.tags["gpulab:expires"]
         shown = guest.deadline.strftime("%Y-%m-%dT%H:%M:%SZ")
         if shown != tag or not tag.startswith("2026-11-16T17:00"):

@@ -21,21 +21,22 @@ from crash.plays import (
     must,
     push_arrived,
     put_mine,
+    scheduled,
 )
 from crash.stage import CONFIG, Stage
-from crash.work import FILES, body_of
+from crash.work import FILES, body_of, places
 from gpulab.fleet.ticket import read_ticket
 
-_UP = ("fleet", "up", "w1", "--now", "--yes", "--cidr", "203.0.113.0/24")
-_STOP = ("fleet", "stop", "w1", "--yes")
-_COLLECT = ("fleet", "collect", "w1", "handed-in")
-_UNTIL = "2026-11-16T17:00:00Z"
-_STUDENTS = 3
+UP = ("fleet", "up", "w1", "--now", "--yes", "--cidr", "203.0.113.0/24")
+STOP = ("fleet", "stop", "w1", "--yes")
+COLLECT = ("fleet", "collect", "w1", "handed-in")
+UNTIL = "2026-11-16T17:00:00Z"
+STUDENTS = 3
 #: Everybody's launch has taken effect then, so that a journal cut off has the most to lose.
-_LAST_LAUNCH = f"aws ec2:RunInstances #{_STUDENTS}"
+_LAST_LAUNCH = f"aws ec2:RunInstances #{STUDENTS}"
 #: Over an hour: EC2 has forgotten what ended then.
-_FORGOTTEN_S = 4500
-_COURSE = """\
+FORGOTTEN_S = 4500
+COURSE = """\
 [course]
 id = "crash"
 name = "Crash"
@@ -62,53 +63,51 @@ def plays() -> tuple[Play, ...]:
     return (
         _play(
             "fleet up",
-            _UP,
+            UP,
             _class,
-            _STUDENTS,
+            STUDENTS,
             _all_keep,
             weight=2,
-            rival=_STOP,
+            rival=STOP,
             fills_disk=True,
             torn_at=_LAST_LAUNCH,
         ),
-        _play(
-            "fleet up, work in the bucket", _UP, _class_over, _STUDENTS, _has_come_back, rival=_STOP
-        ),
-        _play("fleet stop", _STOP, _class_up, 0, _came_home, rival=_COLLECT),
+        _play("fleet up, work in the bucket", UP, _class_over, STUDENTS, has_come_back, rival=STOP),
+        _play("fleet stop", STOP, _class_up, 0, came_home, rival=COLLECT),
         _play(
             "fleet collect",
-            _COLLECT,
+            COLLECT,
             _class_up,
-            _STUDENTS,
-            _collected,
-            rival=_STOP,
-            or_else=End(0, _collected),
+            STUDENTS,
+            collected,
+            rival=STOP,
+            or_else=End(0, collected),
         ),
         _play(
             "fleet collect, work in the bucket",
-            _COLLECT,
+            COLLECT,
             _class_over,
             0,
-            _collected,
+            collected,
             is_done_anywhere=True,
         ),
         _play(
             "fleet extend",
-            ("fleet", "extend", "w1", "--until", _UNTIL),
+            ("fleet", "extend", "w1", "--until", UNTIL),
             _class_up,
-            _STUDENTS,
+            STUDENTS,
             ends_agree,
-            rival=_STOP,
-            or_else=End(0, _came_home, NOBODY),
+            rival=STOP,
+            or_else=End(0, came_home, NOBODY),
         ),
         _play(
             "fleet push",
             ("fleet", "push", "w1", "mine"),
             _class_to_push_to,
-            _STUDENTS,
+            STUDENTS,
             push_arrived,
-            rival=_STOP,
-            or_else=End(0, _came_home, NOBODY),
+            rival=STOP,
+            or_else=End(0, came_home, NOBODY),
         ),
         _play(
             "course close",
@@ -117,28 +116,28 @@ def plays() -> tuple[Play, ...]:
             0,
             _is_closed,
             is_done_anywhere=True,
-            rival=_UP,
+            rival=UP,
         ),
         _play(
             "fleet up --prune",
-            (*_UP, "--prune"),
+            (*UP, "--prune"),
             _class_that_somebody_left,
-            _STUDENTS - 1,
+            STUDENTS - 1,
             _all_keep,
         ),
         _play(
             "fleet handout",
             ("fleet", "handout", "w1", "tickets"),
             _class_up,
-            _STUDENTS,
+            STUDENTS,
             _handed_out,
             is_done_anywhere=True,
         ),
         _play(
             "fleet collect --hand-in",
-            (*_COLLECT, "--hand-in", "to-grade"),
+            (*COLLECT, "--hand-in", "to-grade"),
             _class_up,
-            _STUDENTS,
+            STUDENTS,
             _handed_in,
         ),
         _play(
@@ -149,7 +148,7 @@ def plays() -> tuple[Play, ...]:
             _is_purged,
             is_done_anywhere=True,
         ),
-        _play("course enrol", course, _class_of_own_accounts, 0, _has_templates),
+        _play("course enrol", course, class_of_own_accounts, 0, _has_templates),
         Play(
             "ledger rebuild, costs in the bucket",
             ("ledger", "rebuild", "--everyone"),
@@ -204,17 +203,27 @@ def _class(stage: Stage) -> None:
     stage.world.set_quota("L-3819A6DF", "us-east-1", 5000)
     folder = stage.home.parent / "course"
     folder.mkdir()
-    (folder / "course.toml").write_text(_COURSE)
-    rows = [f"s{n},N{n},s{n}@student.example,," for n in range(_STUDENTS)]
+    (folder / "course.toml").write_text(COURSE)
+    rows = [f"s{n},N{n},s{n}@student.example,," for n in range(STUDENTS)]
     (folder / "roster.csv").write_text("\n".join(["id,name,email,group,account", *rows]) + "\n")
 
 
 def _class_up(stage: Stage) -> None:
     """Everybody has an instance and has worked on it."""
     _class(stage)
-    must(stage.run(*_UP))
+    up_and_worked_on(stage)
+
+
+def up_and_worked_on(stage: Stage, *codes: int) -> None:
+    """
+    Launch a class's instances and write everybody's files on them.
+
+    Args:
+        codes: Exit codes the launch may have; 0 when not given.
+    """
+    must(stage.run(*UP), *codes)
     stage.advance(600)
-    said = json.loads(must(stage.run("fleet", "ls", "w1", "--json")).out)
+    said = json.loads(must(stage.run("fleet", "ls", "w1", "--json"), *codes).out)
     stage.labels = {one["name"]: one["label"] for one in said["members"]}
     for one in live(stage):
         guest = stage.guests.by_id[one.id]
@@ -227,21 +236,31 @@ def _class_up(stage: Stage) -> None:
 def _class_over(stage: Stage) -> None:
     """Every instance has ended by its own timer, its work is in the bucket, and EC2 has forgotten it."""
     _class_up(stage)
-    stage.advance(5 * 3600 + _FORGOTTEN_S)
+    stage.advance(5 * 3600 + FORGOTTEN_S)
 
 
 def _class_partly_over(stage: Stage) -> None:
     """AWS has taken one instance back an hour ago and has forgotten it; the others run."""
     _class_up(stage)
+    take_first_back(stage)
+
+
+def take_first_back(stage: Stage) -> None:
+    """Let AWS interrupt the first student's instance, and forget it."""
     first = min(live(stage), key=lambda one: str(one.tags["gpulab:name"]))
     stage.guests.by_id[first.id].save()  # as its agent does at the notice
     stage.world.interrupt(first.id)
-    stage.advance(120 + _FORGOTTEN_S)
+    stage.advance(120 + FORGOTTEN_S)
 
 
 def _class_that_somebody_left(stage: Stage) -> None:
     """The last of the roster has left it, while their instance runs and has work."""
     _class_up(stage)
+    remove_last(stage)
+
+
+def remove_last(stage: Stage) -> None:
+    """Take the last student out of the roster."""
     roster = stage.home.parent / "course" / "roster.csv"
     roster.write_text("".join(roster.read_text().splitlines(keepends=True)[:-1]))
 
@@ -258,12 +277,13 @@ def _class_to_push_to(stage: Stage) -> None:
     put_mine(stage)
 
 
-def _class_of_own_accounts(stage: Stage) -> None:
+def class_of_own_accounts(stage: Stage) -> None:
+    """Each student has an account of their own, in which nobody has let the course in yet."""
     _class(stage)
     folder = stage.home.parent / "course"
-    own = _COURSE.replace('kind = "shared"', 'kind = "own"')
+    own = COURSE.replace('kind = "shared"', 'kind = "own"')
     (folder / "course.toml").write_text(own)
-    rows = [f"s{n},N{n},s{n}@student.example,,11110000000{n}" for n in range(_STUDENTS)]
+    rows = [f"s{n},N{n},s{n}@student.example,,11110000000{n}" for n in range(STUDENTS)]
     (folder / "roster.csv").write_text("\n".join(["id,name,email,group,account", *rows]) + "\n")
 
 
@@ -272,18 +292,26 @@ def _class_of_own_accounts(stage: Stage) -> None:
 
 def _all_keep(stage: Stage) -> list[str]:
     """Every instance can keep its work, and whoever comes after finds whose it is."""
-    problems = []
+    problems = can_keep(stage)
     written = _seats(stage)
     for one in live(stage):
         guest = stage.guests.by_id[one.id]
         if guest.bucket is None:
             continue  # said when it was launched: the role could not be made
-        try:
-            guest.save()
-        except CannotKeepError as error:
-            problems.append(f"{guest.name} cannot keep its work: {error}")
         if written.get(one.id) != (guest.name, guest.bucket.prefix):
             problems.append(f"{one.id} of {guest.name} is written down as {written.get(one.id)}")
+    return problems
+
+
+def can_keep(stage: Stage) -> list[str]:
+    """Let every instance keep its work, and say which cannot."""
+    problems = []
+    for guest in (stage.guests.by_id[one.id] for one in live(stage)):
+        try:
+            if guest.bucket is not None:
+                guest.save()
+        except CannotKeepError as error:
+            problems.append(f"{guest.name} cannot keep its work: {error}")
     return problems
 
 
@@ -297,45 +325,55 @@ def _seats(stage: Stage) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _has_come_back(stage: Stage) -> list[str]:
-    problems = _all_keep(stage)
+def has_come_back(stage: Stage) -> list[str]:
+    """What was kept before is on the instances."""
+    return _all_keep(stage) + lacking(stage)
+
+
+def lacking(stage: Stage) -> list[str]:
+    """Say what was kept before and is not on the instance of its name."""
+    problems = []
     for one in live(stage):
         guest = stage.guests.by_id[one.id]
         there = guest.files()
-        lacking = [path for path in FILES if there.get(path) != body_of(path, guest.name)]
-        problems += [f"{guest.name} lacks {path} of before" for path in lacking]
+        missing = [path for path in FILES if there.get(path) != body_of(path, guest.name)]
+        problems += [f"{guest.name} lacks {path} of before" for path in missing]
     return problems
 
 
-def _came_home(stage: Stage) -> list[str]:
+def came_home(stage: Stage) -> list[str]:
+    """What stood on an instance lies in the work folder of its name."""
+    homes = [folder for folder, _ in places(stage) if folder.is_relative_to(stage.home)]
     return [
         f"not brought home: {path} of {name}"
         for name in stage.labels
         for path in FILES
-        if not _is(stage.home / "profiles" / "default" / "work" / name / path, path, name)
+        if not any(is_its_own(f / path, path, name) for f in homes if f.name == name)
     ]
 
 
-def _collected(stage: Stage) -> list[str]:
+def collected(stage: Stage) -> list[str]:
+    """What stood on an instance lies in the folder of its student."""
     return [
         f"not collected: {path} of {label}"
         for name, label in stage.labels.items()
         for path in FILES
-        if not _is(stage.home.parent / "handed-in" / label / path, path, name)
+        if not is_its_own(stage.home.parent / "handed-in" / label / path, path, name)
     ]
 
 
-def _is(place: Any, path: str, name: str) -> bool:
+def is_its_own(place: Any, path: str, name: str) -> bool:
+    """Whether a file is there and is what the student of that name wrote."""
     return place.is_file() and place.read_bytes() == body_of(path, name)
 
 
 def _handed_in(stage: Stage) -> list[str]:
     """Everybody's notebook lies in the folder for grading, as it was saved."""
     folder = stage.home.parent / "to-grade"
-    return _collected(stage) + [
+    return collected(stage) + [
         f"not handed in: the notebook of {label}"
         for name, label in stage.labels.items()
-        if not _is(folder / label / FILES[0], FILES[0], name)
+        if not is_its_own(folder / label / FILES[0], FILES[0], name)
     ]
 
 
@@ -343,14 +381,14 @@ def _handed_out(stage: Stage) -> list[str]:
     """Everybody has a ticket that opens the instance of that name, and stands on the page and in the table."""
     folder = stage.home.parent / "tickets"
     tickets = sorted(folder.glob("*.ticket"))
-    problems = [] if len(tickets) == _STUDENTS else [f"{len(tickets)} tickets"]
+    problems = [] if len(tickets) == STUDENTS else [f"{len(tickets)} tickets"]
     for path in tickets:
         ticket = read_ticket(path.read_bytes(), file=path.name)
         label = stage.labels.get(ticket.name, "")
         if label not in path.name or ticket.name not in _names(stage):
             problems.append(f"{path.name} is for {ticket.name}")
     rows = _text(folder / "merge.csv").strip().splitlines()[1:]
-    problems += [] if len(rows) == _STUDENTS else [f"{len(rows)} rows in the table"]
+    problems += [] if len(rows) == STUDENTS else [f"{len(rows)} rows in the table"]
     is_whole = _text(folder / "handout.html").rstrip().endswith("</html>")
     return problems + ([] if is_whole else ["the page is not whole"])
 
@@ -372,16 +410,24 @@ def _is_purged(stage: Stage) -> list[str]:
 
 def _is_closed(stage: Stage) -> list[str]:
     """Nothing of the course is left in the account but the kept work."""
-    iam, ec2 = stage.client("iam"), stage.client("ec2")
+    iam = stage.client("iam")
     roles = [row["RoleName"] for row in iam.list_roles()["Roles"]]
     profiles = [
         row["InstanceProfileName"] for row in iam.list_instance_profiles()["InstanceProfiles"]
     ]
-    groups = [row["GroupName"] for row in ec2.describe_security_groups()["SecurityGroups"]]
-    keys = [row["KeyName"] for row in ec2.describe_key_pairs()["KeyPairs"]]
-    ends = [row["Name"] for row in stage.client("scheduler").list_schedules()["Schedules"]]
-    left = {name for name in (*roles, *profiles, *groups, *keys) if "course-crash" in name}
-    problems = [f"{name} is left" for name in sorted(left | set(ends))]
+    left = sorted(name for name in (*roles, *profiles) if "course-crash" in name)
+    return [*(f"{name} is left" for name in left), *is_cleared(stage)]
+
+
+def is_cleared(stage: Stage) -> list[str]:
+    """Nothing that launches have set up is left in any account, and all kept work is."""
+    left = set(scheduled(stage))
+    for ec2 in stage.clients("ec2"):
+        groups = ec2.describe_security_groups()["SecurityGroups"]
+        names = [row["GroupName"] for row in groups]
+        names += [row["KeyName"] for row in ec2.describe_key_pairs()["KeyPairs"]]
+        left |= {name for name in names if "course-crash" in name}
+    problems = [f"{name} is left" for name in sorted(left)]
     manifests = [key for key, _ in stage.objects() if key.endswith("/manifest.json")]
     written = sum(guest.bucket is not None for guest in stage.guests.by_id.values())
     if len(manifests) < written:
@@ -392,7 +438,7 @@ def _is_closed(stage: Stage) -> list[str]:
 def _has_templates(stage: Stage) -> list[str]:
     folder = stage.home.parent / "templates"
     problems = []
-    for n in range(_STUDENTS):
+    for n in range(STUDENTS):
         try:
             made = json.loads((folder / f"s{n}.template.json").read_text())["Resources"]
         except (OSError, ValueError, KeyError) as error:
@@ -401,5 +447,5 @@ def _has_templates(stage: Stage) -> list[str]:
             problems += [] if "CourseRole" in made else [f"the template of s{n} has no role"]
     seen = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     # A killed write leaves its hidden half, which nobody takes for a template.
-    extra = sum(not name.startswith(".") for name in seen) - _STUDENTS
+    extra = sum(not name.startswith(".") for name in seen) - STUDENTS
     return problems + ([f"{extra} other files lie beside the templates"] if extra > 0 else [])

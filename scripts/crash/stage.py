@@ -45,6 +45,7 @@ from crash.warming import warm
 from gpulab.remote.target import accepts_cipher_order
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.calls import ConnectionLost, Refusal
+from gpulab.sandbox.credentials import DEFAULT_ACCOUNT
 from gpulab.sandbox.in_process import _forward
 from gpulab.sandbox.wire import read_call, write_refusal, write_result
 
@@ -119,7 +120,9 @@ class Stage:
         self.world.__enter__()
         warm()
         self.clock = mmap.mmap(-1, 16)
-        self._clients: dict[tuple[str, str], Any] = {}
+        #: Whose instances there are; a class in students' own accounts has more than one.
+        self.accounts = [DEFAULT_ACCOUNT]
+        self._clients: dict[tuple[str, str, str], Any] = {}
         self._tick()
         self.guests.programs = folder / "bin"
         put_ssh(self.guests.programs)
@@ -431,46 +434,57 @@ class Stage:
 
     # -- S3 for the machines ----------------------------------------------------------------------------------------------------
 
-    def client(self, service: str, region: str = REGIONS[0]) -> Any:
+    def client(self, service: str, region: str = REGIONS[0], account: str = DEFAULT_ACCOUNT) -> Any:
         """A client of our own, to look at the world with and to play the machines; it never meets a fault."""
-        if (service, region) not in self._clients:
-            key = self.world.key_of(user="onlooker").environment()
-            self._clients[service, region] = boto3.client(
+        if (service, region, account) not in self._clients:
+            key = self.world.key_of(account, user="onlooker").environment()
+            self._clients[service, region, account] = boto3.client(
                 service,
                 region_name=region,
                 aws_access_key_id=key["AWS_ACCESS_KEY_ID"],
                 aws_secret_access_key=key["AWS_SECRET_ACCESS_KEY"],
             )
-        return self._clients[service, region]
+        return self._clients[service, region, account]
+
+    def clients(self, service: str) -> list[Any]:
+        """One such client of each account."""
+        return [self.client(service, account=account) for account in self.accounts]
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
         """Yield every object of every bucket that is no machine's work, and what is in it."""
-        for bucket in self._buckets():
-            for row in self.client("s3").list_objects_v2(Bucket=bucket).get("Contents", []):
+        for account, bucket in self._buckets():
+            client = self.client("s3", account=account)
+            for row in client.list_objects_v2(Bucket=bucket).get("Contents", []):
                 if "/work/" not in row["Key"]:
-                    yield row["Key"], self._get(bucket, row["Key"]) or b""
+                    yield row["Key"], self._get(account, bucket, row["Key"]) or b""
 
     def versions(self) -> Iterator[Mapping[str, Any]]:
         """Yield every version of every object."""
-        for bucket in self._buckets():
-            yield from self.client("s3").list_object_versions(Bucket=bucket).get("Versions", [])
+        for account, bucket in self._buckets():
+            client = self.client("s3", account=account)
+            yield from client.list_object_versions(Bucket=bucket).get("Versions", [])
 
-    def _buckets(self) -> list[str]:
-        return [row["Name"] for row in self.client("s3").list_buckets()["Buckets"]]
+    def _buckets(self) -> list[tuple[str, str]]:
+        """Every bucket with its account."""
+        return [
+            (account, row["Name"])
+            for account in self.accounts
+            for row in self.client("s3", account=account).list_buckets()["Buckets"]
+        ]
 
-    def _put(self, bucket: str, key: str, body: bytes) -> str:
-        reply = self.client("s3").put_object(Bucket=bucket, Key=key, Body=body)
+    def _put(self, account: str, bucket: str, key: str, body: bytes) -> str:
+        reply = self.client("s3", account=account).put_object(Bucket=bucket, Key=key, Body=body)
         return str(reply.get("VersionId", ""))
 
-    def _get(self, bucket: str, key: str) -> bytes | None:
-        client = self.client("s3")
+    def _get(self, account: str, bucket: str, key: str) -> bytes | None:
+        client = self.client("s3", account=account)
         try:
             return bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
         except client.exceptions.NoSuchKey:
             return None
 
-    def _role_id(self, name: str) -> str:
-        client = self.client("iam")
+    def _role_id(self, account: str, name: str) -> str:
+        client = self.client("iam", account=account)
         try:
             return str(client.get_role(RoleName=name)["Role"]["RoleId"])
         except client.exceptions.NoSuchEntityException:

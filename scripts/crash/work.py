@@ -51,7 +51,7 @@ def versions_gone(stage: Stage) -> Iterator[str]:
 
 def mixed(stage: Stage) -> Iterator[str]:
     """Say where a student's work lies in another's place, and whose tags are another's."""
-    for place, name in _places(stage):
+    for place, name in places(stage):
         for file in place.rglob("*") if place.is_dir() else ():
             said = _WHOSE.search(file.read_bytes()) if file.is_file() else None
             if said is not None and said[1].decode() != name:
@@ -68,11 +68,11 @@ def mixed(stage: Stage) -> Iterator[str]:
             yield f"{guest.birth.instance_id} of {guest.name} has the tags {tags}"
 
 
-def _places(stage: Stage) -> Iterator[tuple[Path, str]]:
+def places(stage: Stage) -> Iterator[tuple[Path, str]]:
     """Every folder that holds one name's work, and the name."""
     for guest in stage.guests.by_id.values():
         yield guest.work, guest.name
-    for folder in stage.folder.glob("*/gpulab/profiles/*/work/*"):
+    for folder in folders_of_work(stage):
         # A killed copy leaves its half under a name that nobody has and nothing reads.
         if not folder.name.startswith(STAGE_PREFIX):
             yield folder, _BESIDE.sub("", folder.name)
@@ -81,10 +81,16 @@ def _places(stage: Stage) -> Iterator[tuple[Path, str]]:
             yield folder, name
 
 
+def folders_of_work(stage: Stage) -> Iterator[Path]:
+    """Yield every folder of work on a computer: of a profile's own account, and of those it reaches through a role."""
+    for account in ("", "accounts/*/"):
+        yield from stage.folder.glob(f"*/gpulab/profiles/*/{account}work/*")
+
+
 def _kept(stage: Stage) -> dict[tuple[str, str], set[bytes]]:
     """Every kept version of a file, by the name and the path: in the bucket as the manifests name them, and in folders of computers."""
     found: dict[tuple[str, str], set[bytes]] = defaultdict(set)
-    for folder in stage.folder.glob("*/gpulab/profiles/*/work/*"):
+    for folder in folders_of_work(stage):
         name = _BESIDE.sub("", folder.name)
         for file in folder.rglob("*"):
             if file.is_file():

@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the crash matrix needs fork")
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-_PLAYS = ("plays", "plays_upkeep", "plays_class", "plays_sandbox")
+_PLAYS = ("plays", "plays_upkeep", "plays_class", "plays_own_accounts", "plays_sandbox")
 
 
 def test_every_command_is_broken_everywhere_or_named_with_a_reason(

@@ -7,6 +7,7 @@ What came of a share is kept, so that a term can be played in several sittings.
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import tempfile
 import time
@@ -20,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gpulab.sandbox.witnesses import keep_in
 from soaking import term
 from soaking.figures import Figures
 from soaking.machines import Tally
@@ -102,6 +104,7 @@ def _share(size: term.Size, seed: int) -> Part:
     def say(text: str) -> None:
         print(f"students {size.first} to {size.first + size.students - 1}, {text}", flush=True)
 
+    keep_in(os.environ)
     within = _IN_MEMORY if _IN_MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="gpulab-soak-", dir=within) as folder:
         _collect_seldom()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -39,6 +40,7 @@ from crash.plays import Play, plays
 from crash.reporting import Tally, page, summary
 from crash.seams import Broken
 from crash.stage import Stage
+from gpulab.sandbox.witnesses import keep_in
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -58,6 +60,7 @@ def main() -> int:
     if asked.list:
         print("\n".join(p.name for p in chosen))
         return 0
+    keep_in(os.environ)
     results, began = Results(asked.results, _commit()), time.monotonic()
     casting.rehearse()
     left = sum(play.weight for play in chosen)

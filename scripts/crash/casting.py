@@ -74,6 +74,7 @@ def cases_of(play: Play, boundaries: Sequence[str]) -> list[Case]:
         Case(play.name, one, how)
         for number, one in enumerate(broken)
         for how in faults.recoveries_of(one, number)
+        if not (play.is_known_here_only and how in faults.ELSEWHERE)
     ]
 
 
@@ -143,7 +144,7 @@ def record(stage: Stage, play: Play) -> tuple[list[str], int]:
         problems = play.done(own) + [
             v.text for v in judge(own, play, Broken("none"), "again", ran, [ran])
         ]
-        problems += [ran.err] if ran.code not in play.again_codes else []
+        problems += [ran.err] if ran.code != play.code else []
         return {"boundaries": ran.boundaries, "calls": ran.calls, "problems": problems}
 
     said = act(stage, good)

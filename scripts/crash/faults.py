@@ -36,6 +36,8 @@ _LETTING_GO = ("unlink", "remove", "rmdir", "chmod")
 #: Files whose order against the rest decides over double launches.
 _CRITICAL = ("journal", "ledger", "config.toml")
 RECOVERIES = ("again", "other", "sweep", "empty", "laptop")
+#: Ways back that begin without the state folder.
+ELSEWHERE = ("empty", "laptop")
 
 
 def error_table() -> dict[str, tuple[type[errors.GpulabError], str]]:

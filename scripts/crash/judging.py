@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from crash import full_disk, work
-from crash.faults import OTHER, error_table
+from crash.faults import ELSEWHERE, OTHER, error_table
 from crash.guests import TOKEN
 from crash.plays import End, Play, live
 from crash.seams import Broken
@@ -58,12 +58,12 @@ def judge(
     found = [
         *_said(first, is_broken=True, broken=broken),
         *(v for ran in after for v in _said(ran, is_broken=False, broken=broken)),
-        *_advice(first, broken),
+        *_advice(first, broken, play),
         *_double(stage),
         *_untagged(stage),
         *_secrets(stage, [first, *after]),
     ]
-    is_elsewhere = how in ("empty", "laptop")
+    is_elsewhere = how in ELSEWHERE
     if how != "sweep":
         ends = [End(play.alive, play.done, play.again_codes)]
         if broken.kind == OTHER and play.or_else is not None:
@@ -94,9 +94,9 @@ def _said(ran: Ran, *, is_broken: bool, broken: Broken) -> Iterable[Violation]:
         )
 
 
-def _advice(ran: Ran, broken: Broken) -> Iterable[Violation]:
-    """The words for what broke must be those of the table, and nothing else's."""
-    if ran.code in (0, None):
+def _advice(ran: Ran, broken: Broken, play: Play) -> Iterable[Violation]:
+    """The words for what broke must be those of the table, and nothing else's; a command that ends as it does unbroken need not say any."""
+    if ran.code is None or ran.code in (0, play.code):
         return
     if broken.kind == "error":
         kind, says = error_table()[broken.detail]

@@ -46,6 +46,8 @@ class Play:
         may_end: Whether an instance may be gone after a recovery by another way.
         has_first_files: Whether instances begin with work in them.
         again_codes: Exit codes the repeated command may return.
+        code: Exit code of a run that nothing breaks.
+        is_known_here_only: Whether nothing but the state folder knows of all that it is about, so that no other computer is tried.
         keeps_work: Whether what stood on machines must be kept; not where the command deletes it.
         is_kept_here: Whether what it is for is done in the state folder, so that another computer or an empty folder has none of it.
         has_key: Whether a course's key belongs to it, which must go along to another computer.
@@ -67,6 +69,8 @@ class Play:
     done: Callable[[Stage], list[str]] = lambda stage: []
     has_first_files: bool = True
     again_codes: tuple[int, ...] = (0,)
+    code: int = 0
+    is_known_here_only: bool = False
     keeps_work: bool = True
     is_kept_here: bool = False
     has_key: bool = False

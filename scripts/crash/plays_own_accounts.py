@@ -29,7 +29,7 @@ from crash.plays_class import (
 from crash.stage import Stage
 
 #: Part of the class was served.
-_IN_PART = (4,)
+_IN_PART = 4
 
 
 def plays() -> tuple[Play, ...]:
@@ -43,9 +43,18 @@ def plays() -> tuple[Play, ...]:
             _enrolled_but_one,
             STUDENTS - 1,
             can_keep,
-            again_codes=_IN_PART,
+            code=_IN_PART,
+            again_codes=(_IN_PART,),
         ),
-        _play("fleet up --prune", (*UP, "--prune"), _that_somebody_left, STUDENTS - 1, can_keep),
+        _play(
+            "fleet up --prune",
+            (*UP, "--prune"),
+            _that_somebody_left,
+            STUDENTS - 1,
+            can_keep,
+            # The way into the account of who left stands nowhere else any more.
+            is_known_here_only=True,
+        ),
         _play("fleet stop", STOP, _up, 0, came_home, rival=COLLECT),
         _play(
             "fleet collect",

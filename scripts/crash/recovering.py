@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
+from crash.faults import ELSEWHERE
 from crash.plays import Play
 from crash.stage import Ran, Stage
 
@@ -58,7 +59,7 @@ def _with_empty_folder(stage: Stage, play: Play) -> list[Ran]:
 def account(stage: Stage, play: Play, how: str) -> list[Ran]:
     """Bring the ledger up to date: one's own computer by looking at the credit, a new one from the account."""
     stage.advance(700)
-    words = play.rebuilt_by if how in ("empty", "laptop") else play.counted_by
+    words = play.rebuilt_by if how in ELSEWHERE else play.counted_by
     return [stage.run(*words)] if words else []
 
 

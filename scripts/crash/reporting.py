@@ -284,6 +284,8 @@ def _open_ends(tally: Tally) -> str:
         "- An instance that ended within a minute of its launch may have run, and cost a minute, or not; AWS shows both alike. A ledger that was"
         " rebuilt on another computer charges the minute and says so, by name, and is judged by that; so is one"
         " that charges the minute of an instance that another command ended before it ran.\n"
+        "- Of a student's own account whose student has left the roster only the state folder of the computer that launched there knows: another one neither"
+        " ends nor counts what runs there, which its own timer ends. `fleet up --prune` is not tried from another one there.\n"
         "- Where the disk of the computer was full when it ended an instance, it could note nothing of that. If nobody looks into the account for hours"
         " (`gpulab sweep` looks into none of the students' own), the ledger has a guess, and calls it one: up to 17 minutes too late, judged by that, never too early.\n"
         "- The sandboxes that `gpulab sandbox start` starts here are forks of one process that has imported everything; the rest of them is real.\n"

@@ -16,12 +16,13 @@ from urllib.parse import quote
 
 import boto3
 import pytest
+from tests.aws.fleets.instances_that_keep import Machines
 
 from gpulab.cli.main import run
 from gpulab.fleet.lab import as_if_now
 from gpulab.fleet.seats import seats_of
 from gpulab.fleet.ticket import read_ticket
-from gpulab.fleets import up
+from gpulab.fleets import acting, up
 from gpulab.fleets.accounts import Accounts, Outside
 from gpulab.fleets.handout import hand_out
 from gpulab.fleets.members import members
@@ -30,6 +31,7 @@ from gpulab.remote.process import Completed
 from gpulab.sandbox import Sandbox
 from gpulab.sandbox.clock import RunningClock
 from gpulab.sandbox.rules import Delays, Rules
+from gpulab.store.config import change_profile
 from gpulab.store.courses import read_classroom
 from gpulab.store.home import Home
 from gpulab.view.handout import Handed, handout_html, merge_csv
@@ -39,6 +41,7 @@ AT_ONCE = Rules(
         boot=timedelta(0), terminate=timedelta(0), consistency=timedelta(0), role=timedelta(0)
     )
 )
+NOTEBOOK = b'{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 TOKEN = "FwoGZXIvYXdzE" + "a1" * 60
 
@@ -56,8 +59,10 @@ class Day:
     def __init__(self, sandbox: Sandbox, course: Path, capsys: Any) -> None:
         self.sandbox, self.course, self.capsys = sandbox, course, capsys
         self.home = Home.of(os.environ)
-        self.tickets = course / "tickets"
+        self.tickets, self.handed_in = course / "tickets", course / "handed-in"
         self.shown = ""
+        # No sshd is behind the instances; what is typed must not wait for one.
+        change_profile(self.home.config_file, "default", {"ssh_proxy_command": ["false"]})
         outside = Outside(
             home=self.home,
             config=self.home.config(),
@@ -68,6 +73,7 @@ class Day:
             cidr="203.0.113.0/24",
             connect=lambda _: LetsIn(),
         )
+        self.machines = Machines(sandbox, course.with_name("machines"))
         room = read_classroom(self.home, course)
         self.accounts = Accounts(outside, room.course)
         self.lab = as_if_now(room.course.labs[0], datetime.now(UTC))
@@ -88,6 +94,9 @@ class Day:
         for n, outcome in enumerate(last.outcomes):
             known = self.accounts.account(outcome.account).context.folder.known_hosts
             hostkeys.pin(known, outcome.instance.id, [hostkeys.HostKey(bytes([n]) * 32)])
+            machine = self.machines.boot(outcome.instance.id)
+            machine.write("week1/a.ipynb", NOTEBOOK)
+            machine.save()
 
     def hand_out(self) -> None:
         """What `fleet handout` does once it has its instances."""
@@ -104,6 +113,15 @@ class Day:
         self.shown += "".join(map(repr, outcomes))
         page = handout_html(handed, title=self.lab.title)
         self.shown += page + merge_csv(handed, lab=self.lab.id)
+
+    def collect(self) -> None:
+        """What `fleet collect` does with instances that answer."""
+        outside = replace(self.accounts.outside, connect=self.machines.connect)
+        accounts = Accounts(outside, self.room.course)
+        found = members(accounts, self.lab, self.seats, with_extras=False)
+        outcomes = list(acting.collect(accounts, found, self.handed_in, is_anonymous=False))
+        self.shown += "".join(map(repr, outcomes))
+        assert [None] * len(found) == [one.trouble for one in outcomes], outcomes
 
     def born(self) -> list[bytes]:
         """User data as the simulated EC2 has it, unpacked."""
@@ -186,13 +204,19 @@ def test_after_a_classs_day_secrets_are_in_their_own_files_and_files_are_their_t
         "credentials": SECRET_KEY.encode(),
         "session": TOKEN.encode(),
     }
+    day.collect()
+    to_grade, again = str(day.course / "to-grade"), str(day.course / "again")
     codes = [
+        day.type("fleet", "ls", lab),
+        day.type("fleet", "ls", lab, "--json"),
         day.type("fleet", "ls", lab, "--csv"),
+        day.type("fleet", "collect", lab, again, "--hand-in", to_grade),
         day.type("report", "--json"),
         day.type("report", "--csv"),
         day.type("report", "--html", str(day.course / "report.html")),
         day.type("ledger", "export", str(day.course / "facts.jsonl")),
     ]
+    brought = {path.relative_to(day.course).as_posix() for path in day.course.rglob("*.ipynb")}
     held = {name: day.holding(secret) for name, secret in secrets.items()}
     closed = day.type("course", "close", "--yes", "--no-save")
     held_at_last = {name: day.holding(secret) for name, secret in secrets.items()}
@@ -215,9 +239,34 @@ def test_after_a_classs_day_secrets_are_in_their_own_files_and_files_are_their_t
         "credentials": set(),
         "session": set(),
     }
-    assert ([0] * 5, 0) == (codes, closed)
+    assert ([0] * 8, 0) == (codes, closed), day.shown
     assert {**own, "ticket": {"tickets/s0.ticket", given}} == held
     assert own == held_at_last
     # What is the course's to share: its plan, which names nobody, and what git is to leave out; and the folder that both lie in.
     assert {".", ".gitignore", "course.toml"} == readable_by_others(day.course)
     assert set() == readable_by_others(day.home.root)
+    for name in ("handed-in", "again", "to-grade"):
+        assert {f"{name}/s0/week1/a.ipynb", f"{name}/s1/week1/a.ipynb"} <= brought
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="not on Windows: files have no modes")
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o610, 0o602], ids=oct)
+def test_a_file_or_folder_that_lets_others_in_is_found(tmp_path, mode):
+    """A check that sees nothing would pass for ever: every bit counts that is another's, also in a folder that is closed itself."""
+    folder = tmp_path / "profiles" / "default"
+    folder.mkdir(parents=True, mode=0o700)
+    for path in (tmp_path, tmp_path / "profiles"):
+        path.chmod(0o700)
+    for name in ("private", "loose"):
+        (folder / name).write_text("a key")
+        (folder / name).chmod(0o600)
+    before = readable_by_others(tmp_path)
+
+    (folder / "loose").chmod(mode)
+    with_a_file = readable_by_others(tmp_path)
+    folder.chmod(mode | 0o100)
+    with_a_folder = readable_by_others(tmp_path)
+
+    assert set() == before
+    assert {"profiles/default/loose"} == with_a_file
+    assert {"profiles/default/loose", "profiles/default"} == with_a_folder

@@ -35,6 +35,7 @@ class Machine:
 
     is_off = False
     answers, skew_s = True, 0.0
+    until = ""
 
     def __init__(self, sandbox: Sandbox, instance_id: str, folder: Path, *, name: str = "") -> None:
         self.sandbox, self.instance_id, self.ssh_at = sandbox, instance_id, sandbox.now()
@@ -93,6 +94,12 @@ class Machine:
     def save(self) -> dict[str, Any]:
         """What the agent does by itself: every minute, on a notice, before the deadline."""
         return dict(self.agent.save(self.here, self))
+
+    def extend(self, until: str) -> None:
+        self.until = until
+
+    def manifest(self) -> list[dict[str, Any]]:
+        return list(self.agent.manifest(self.here))
 
     def copy_program(self, words: list[str]) -> Any:
         return soaking().subprocess.Popen(

@@ -8,19 +8,33 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 import pytest
+from tests.aws.fleets.instances_that_keep import Machines
 from tests.aws.launch.conftest import Student
 
 from gpulab.cli.main import COMMANDS, group, run
-from gpulab.remote import detached, hostkeys
+from gpulab.launch.context import Context
+from gpulab.launch.running import booting, browser, extend, instances, stop
+from gpulab.model.instance import Instance
+from gpulab.remote import copying, detached, hostkeys
 from gpulab.remote.keys import make_key_pair
+from gpulab.sandbox import Sandbox
+from gpulab.sandbox.clock import RunningClock
+from gpulab.sandbox.rules import Delays, Rules
 from gpulab.store.home import Home
 from gpulab.view.secrets import without_secrets
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="not on Windows: files have no modes")
+#: In the time of this computer, by which the commands go.
+AT_ONCE = Rules(
+    delays=Delays(
+        boot=timedelta(0), terminate=timedelta(0), consistency=timedelta(0), role=timedelta(0)
+    )
+)
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 TOKEN = "FwoGZXIvYXdzE" + "a1" * 60
 PASTED = f"[default]\naws_access_key_id=ASIAIOSFODNN7EXAMPLE\naws_secret_access_key={SECRET}\naws_session_token={TOKEN}\n"
@@ -81,6 +95,107 @@ def test_nothing_in_the_users_folder_is_anybody_elses(sandbox, careless, monkeyp
     assert 0o700 == stat.S_IMODE(home.root.stat().st_mode)
     assert [] == [p for p in readable_by_others(home.root) if not p.endswith((".pub",))]
     assert 12 < len(list(home.root.rglob("*")))
+
+
+class Day:
+    """A student's computer, and what is readable by others there after each thing that was done."""
+
+    def __init__(self, sandbox: Sandbox, folder: Path) -> None:
+        self.home, self.mine = Home.of(os.environ), folder / "mine"
+        self.mine.mkdir(mode=0o700)
+        self.loose: dict[str, list[str]] = {}
+        self.codes: dict[str, int] = {}
+        self.machines = Machines(sandbox, folder / "machines")
+        self.student = Student(sandbox, self.home.folder("default").root)
+
+    @property
+    def context(self) -> Context:
+        profile = self.home.config().profile("default")
+        return replace(self.student.context, profile=profile, connect=self.machines.connect)
+
+    def look(self, done: str) -> None:
+        found = [path for root in (self.home.root, self.mine) for path in readable_by_others(root)]
+        self.loose[done] = [path for path in found if not path.endswith(".pub")]
+
+    def type(self, *command: str) -> None:
+        self.codes[" ".join(command[:2])] = run([*command])
+        self.look(" ".join(command[:2]))
+
+    def up(self) -> Instance:
+        self.student.context = self.context
+        launched = self.student.up()
+        assert launched.instance is not None, launched.error
+        instance = launched.instance
+        self.machines.boot(instance.id).write("week4.ipynb", b"{}")
+        hostkeys.pin(self.context.folder.known_hosts, instance.id, [hostkeys.HostKey(bytes(32))])
+        list(booting.bring_back(self.context, instance))
+        self.look("up")
+        return instance
+
+    def open(self, instance: Instance) -> None:
+        """All that stays on the computer of a tunnel, and of the browser that is led to it."""
+        tunnels = self.context.folder.tunnels
+        detached.announce(
+            tunnels,
+            name=instance.name,
+            instance_id=instance.id,
+            ports={8888: 8888},
+            log_file=tunnels / "week4.log",
+        )
+        opened = browser.Opened(instance.name, "http://127.0.0.1:8888/lab", 8888, is_new=True)
+        browser.lead(tunnels, opened, "secret")
+        self.look("open")
+
+
+@posix
+def test_after_a_students_day_no_file_is_anybody_elses(tmp_path, careless, monkeypatch, capsys):
+    """What was fetched, what it cost, and the way in: on a computer that many share, each command writes files of its own."""
+    monkeypatch.setattr("webbrowser.open", lambda url: True)
+    with Sandbox(clock=RunningClock(), rules=AT_ONCE) as sandbox:
+        day = Day(sandbox, tmp_path)
+        day.type("init", "--no-resources")
+        day.type("doctor")
+        instance = day.up()
+        day.open(instance)
+        host = instances.host(day.context, instance)
+        (day.mine / "data.csv").write_text("mine")
+        (day.mine / "data.csv").chmod(0o600)
+        copying.push(host, day.mine, "work")
+        day.look("push")
+        copying.pull(host, "work", day.mine / "pulled")
+        day.look("pull")
+        until = datetime.now(UTC) + timedelta(hours=6)
+        extend.extend_within_budget(day.context, instance, until)
+        day.look("extend")
+        day.type("ls", "--json")
+        list(stop.stop(day.context, instance))
+        day.look("stop")
+        day.type("pull", "week4", str(day.mine / "kept"), "--kept")
+        day.type("credit")
+        day.type("report", "--html", str(day.mine / "report.html"))
+        day.type("ledger", "export", str(day.mine / "facts.jsonl"))
+        kept = {path.name for path in day.context.folder.work.rglob("*")}
+        fetched = sorted(p.relative_to(day.mine).as_posix() for p in day.mine.rglob("*.*"))
+        day.type("sweep", "--yes")
+        day.type("rm", "week4", "--yes")
+    shown, loose = capsys.readouterr(), dict(day.loose)
+    day.context.folder.known_hosts.chmod(0o644)
+    day.look("a loosened file")
+
+    assert {done: [] for done in loose} == loose
+    assert ["profiles/default/known_hosts"] == day.loose["a loosened file"]
+    # Nothing keeps the work in this account, and `doctor` says so.
+    assert [] == [c for c, code in day.codes.items() if code and c != "doctor"], shown.err
+    assert {"week4.ipynb", "data.csv"} <= kept
+    assert [
+        "data.csv",
+        "facts.jsonl",
+        "kept/data.csv",
+        "kept/week4.ipynb",
+        "pulled/data.csv",
+        "pulled/week4.ipynb",
+        "report.html",
+    ] == fetched
 
 
 @posix

@@ -17,7 +17,7 @@ from crash.guests import TOKEN
 from crash.plays import End, Play, live
 from crash.seams import Broken
 from crash.stage import Ran, Stage
-from gpulab.errors import NoCapacity, NotFound, NotOffered
+from gpulab.errors import NoCapacity, NotAllowed, NotFound, NotOffered
 from gpulab.launch.money.forgotten import is_guessed
 from gpulab.model.fact import Fact, FactKind
 from gpulab.model.timeline import InstanceLife
@@ -32,6 +32,7 @@ _DOUBTFUL = re.compile(r"(i-[0-9a-f]+) ended within a minute of its launch")
 _EVERYWHERE_SAYS = {
     NoCapacity: ("no place had an instance free",),
     NotOffered: ("no zone sells it",),
+    NotAllowed: ("the role cannot be assumed",),
     NotFound: ("not deleted", "runs on", "run on"),
 }
 _A_MINUTE = timedelta(minutes=1)
@@ -56,8 +57,8 @@ def judge(
 ) -> list[Violation]:
     """Look at everything after a recovery."""
     found = [
-        *_said(first, is_broken=True, broken=broken),
-        *(v for ran in after for v in _said(ran, is_broken=False, broken=broken)),
+        *_said(first, broken, play, is_broken=True),
+        *(v for ran in after for v in _said(ran, broken, play)),
         *_advice(first, broken, play),
         *_double(stage),
         *_untagged(stage),
@@ -74,7 +75,7 @@ def judge(
     return found
 
 
-def _said(ran: Ran, *, is_broken: bool, broken: Broken) -> Iterable[Violation]:
+def _said(ran: Ran, broken: Broken, play: Play, *, is_broken: bool = False) -> Iterable[Violation]:
     text, words = ran.out + ran.err, " ".join(ran.words)
     if ran.is_hung:
         yield Violation("hang", f"`{words}` did not end")
@@ -88,7 +89,7 @@ def _said(ran: Ran, *, is_broken: bool, broken: Broken) -> Iterable[Violation]:
         yield Violation("exit code", f"`{words}` ended with {ran.code}: {ran.err[-300:]}")
     if ran.code not in (0, 130) and not ("error: " in ran.err and "hint: " in ran.err):
         yield Violation("advice", f"`{words}` ended with {ran.code} and no hint: {ran.err[-300:]}")
-    if is_broken and broken.kind == "interrupt" and ran.code not in (0, 130):
+    if is_broken and broken.kind == "interrupt" and ran.code not in (0, 130, play.code):
         yield Violation(
             "exit code", f"`{words}` interrupted ended with {ran.code}: {ran.err[-300:]}"
         )

@@ -1,4 +1,4 @@
-"""Keeping the books of a class's accounts: what ended without anybody's command is asked for, so that it is not charged on and on."""
+"""Keeping the books of a class's accounts: what ended, or was launched, without its command writing it down is asked for."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from gpulab.errors import GpulabError, StateDamaged, StoreError
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleets.accounts import Accounts
 from gpulab.launch.money.forgotten import open_launches
-from gpulab.launch.money.rebuilding import hear_course, recall_course, refresh
+from gpulab.launch.money.rebuilding import hear_course, recall_course, refresh, unwritten
 from gpulab.model.fleet import AccountRef, Seat, Trouble
 from gpulab.spending.facts import timeline_of
 
 # A class is looked at every few seconds, and EC2 may not show yet what it has just made.
 _ASKED_AGAIN_AFTER = timedelta(minutes=1)
+# A launch that is under way is written down by whoever launches.
+_WRITTEN_WITHIN = timedelta(minutes=10)
 _AT_ONCE = 16
 
 
@@ -102,9 +104,11 @@ def complete(
     return tuple(unheard)
 
 
-def close_ended(accounts: Accounts, ref: AccountRef, lab: str, alive: Iterable[str]) -> None:
+def catch_up(
+    accounts: Accounts, ref: AccountRef, lab: str, alive: Iterable[str], *, seats: Iterable[Seat]
+) -> None:
     """
-    Close in an account's ledger what is not alive any more: taken back by AWS, or ended by its own timer while nobody looked.
+    Let an account's ledger learn what nobody wrote down: what AWS took back, what ended by its own timer, what a killed command launched.
 
     Nothing is asked while ledger and account agree. What cannot be read or written now is left for the next look; a damaged
     ledger, which no look mends, is noted in `Accounts.damaged`.
@@ -112,16 +116,24 @@ def close_ended(accounts: Accounts, ref: AccountRef, lab: str, alive: Iterable[s
     Args:
         lab: The lab that was listed.
         alive: Ids of its instances that AWS shows alive.
+        seats: Of whom an instance there may be.
     """
     context, asked = accounts.account(ref).looking, f"books/asked-about/{accounts.course.id}/{lab}"
     try:
-        believed = open_launches(timeline_of(context.ledger.facts()))
+        reading = timeline_of(context.ledger.facts())
+        believed = open_launches(reading)
         lab_runs = {
             o.instance_id for o in believed if (o.course, o.lab) == (accounts.course.id, lab)
         }
         lost = sorted(lab_runs.difference(alive))
-        if lost and context.cache.get(asked) != lost:
-            context.cache.put(asked, lost, lasting=_ASKED_AGAIN_AFTER)
+        unknown = unwritten(context, reading, since=_WRITTEN_WITHIN)
+        about = [*lost, *sorted(unknown)]
+        if not about or context.cache.get(asked) == about:
+            return
+        context.cache.put(asked, about, lasting=_ASKED_AGAIN_AFTER)
+        if unknown:
+            complete(accounts, ref, set(unknown.values()), seats)
+        else:
             account = accounts.find_keeping(ref)
             folder = account.keeping.owner if account.keeping else ""
             refresh(account.launching(""), at_once=True, folder=folder)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gpulab.errors import GpulabError, NotFound, StoreError, Unreachable, WrongUsage
 from gpulab.fleet.plan import trouble_of
 from gpulab.fleets.accounts import Account, Accounts
-from gpulab.fleets.bookkeeping import close_ended
+from gpulab.fleets.bookkeeping import catch_up
 from gpulab.fleets.former import HINT
 from gpulab.fleets.looking import live_of
 from gpulab.fleets.pacing import LOOK
@@ -78,7 +78,7 @@ def members(
     former: Sequence[AccountRef] = (),
 ) -> tuple[Member, ...]:
     """
-    Look who is up: one paginated call for each account and region, and more only where the ledger believes something to run that does not.
+    Look who is up: one paginated call for each account and region, and more only where the books and the account differ.
 
     Args:
         seats: In the order wanted.
@@ -93,7 +93,7 @@ def members(
             found = live_of(accounts, ref, accounts.course.id, lab.id)
         except GpulabError as error:
             return error
-        close_ended(accounts, ref, lab.id, [i.id for i in found])
+        catch_up(accounts, ref, lab.id, [i.id for i in found], seats=seats)
         return found
 
     with ThreadPoolExecutor(min(_ACCOUNTS_AT_ONCE, max(1, len(every)))) as pool:

@@ -358,3 +358,27 @@ def test_a_class_s_disks_are_in_the_books_after_a_killed_launch(klass, tmp_path)
     assert 2 == len(ledger.facts(FactKind.VOLUME))
     billed = klass.sandbox.bill().total_usd
     assert abs(counted(klass) - billed) <= billed * Decimal("0.005")
+
+
+@pytest.mark.parametrize("kind", ["shared", "own"])
+def test_a_look_hours_later_finds_what_a_killed_launch_has_cost(
+    make_class, sandbox, tmp_path, kind
+):
+    """AWS took the launch, the laptop died, the instance worked until its end and EC2 has forgotten it: it told what it cost."""
+    klass = make_class(1, kind=kind)
+    ref = klass.wish().everyone[0].account
+    run = klass.up()
+    klass.accounts().account(ref).context.folder.ledger.unlink()
+    machine = keeping.Machines(sandbox, tmp_path / "machines").boot(run.outcomes[0].instance.id)
+    sandbox.advance(1800)
+    now = machine.agent.iso(sandbox.now().timestamp())
+    machine.agent.fact(machine.here, "ended", now, by="user", how="terminated", reason="idle")
+    machine.save()
+    sandbox.machine_exited(machine.instance_id)
+    billed = sandbox.bill().total_usd
+    sandbox.advance(36_000)
+
+    look(klass)
+
+    assert [machine.instance_id] == [f.subject for f in facts(klass, FactKind.LAUNCHED)]
+    assert abs(counted(klass) - billed) <= billed * Decimal("0.01")

@@ -25,6 +25,7 @@ from gpulab.model.fact import Fact, FactKind
 from gpulab.model.instance import Instance
 from gpulab.model.market import Market
 from gpulab.spending.facts import LedgerReading, timeline_of
+from gpulab.store.journal import Intent, Made
 
 _REFRESHED = "ledger/refreshed"
 # What lived longer was extended by commands that wrote it down; what ended is forgotten by EC2 anyway.
@@ -148,12 +149,12 @@ def refresh(
         GpulabError: No region answered.
     """
     reading = timeline_of(context.ledger.facts())
-    unwritten = _unwritten(context, reading)
-    regions = {region_of(launch.zone) for launch in open_launches(reading)} | unwritten
-    if not regions or (not at_once and not unwritten and context.cache.get(_REFRESHED)):
+    lacking = unwritten(context, reading)
+    regions = {region_of(launch.zone) for launch in open_launches(reading)} | set(lacking.values())
+    if not regions or (not at_once and not lacking and context.cache.get(_REFRESHED)):
         return
     # Whose an unwritten launch was, the journal does not say: it may be one for a class.
-    now, owner = context.now(), "" if unwritten else _whose(context, reading)
+    now, owner = context.now(), "" if lacking else _whose(context, reading)
     histories = ask_each(
         sorted(regions),
         lambda region: history_of(context.cloud, region, owner=owner, now=now),
@@ -204,17 +205,30 @@ def complete_others(context: Context, instances: Iterable[Instance]) -> None:
         context.ledger.append(_of(ids, found.facts))
 
 
+def unwritten(
+    context: Context, reading: LedgerReading, *, since: timedelta = timedelta(0)
+) -> Mapping[str, str]:
+    """
+    Name the launches of these days, made or still open, that the journal knows and the ledger does not, with the region of each.
+
+    Args:
+        since: How long ago they must have been written: a command that runs now writes its own.
+
+    Raises:
+        StoreError: The journal cannot be read.
+    """
+    story, now = context.journal.read(), context.now()
+    written = {launch.launch_id for launch in reading.launches.values()}
+    unknown: list[Made | Intent] = [
+        made for made in story.made if made.instance_id not in reading.launches
+    ]
+    unknown += [intent for intent in story.open_intents if intent.launch_id not in written]
+    return {one.launch_id: one.region for one in unknown if since <= now - one.at < _LOOKED_FOR}
+
+
 def _there(histories: Mapping[str, History]) -> dict[str, frozenset[str]]:
     """Name the instances, and what else they have, that each region still knows."""
     return {r: frozenset(one.subject for one in found.facts) for r, found in histories.items()}
-
-
-def _unwritten(context: Context, reading: LedgerReading) -> set[str]:
-    """Name the regions where the journal knows a launch of these days, made or still open, that the ledger does not."""
-    story, now = context.journal.read(), context.now()
-    unknown = [(m.region, m.at) for m in story.made if m.instance_id not in reading.launches]
-    unknown += [(intent.region, intent.at) for intent in story.open_intents]
-    return {region for region, at in unknown if now - at < _LOOKED_FOR}
 
 
 def _whose(context: Context, reading: LedgerReading) -> str:

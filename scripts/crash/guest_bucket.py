@@ -95,11 +95,11 @@ class GuestBucket:
         body = "".join(f"{line}\n" for line in lines).encode()
         self._send(f"{folder}/.ledger/{subject}.jsonl", body)
 
-    def note_end(self, reason: str) -> None:
-        """Note, beside the work, that the machine ends itself now."""
+    def note_end(self, reason: str, *, by: str = "user", at: datetime | None = None) -> None:
+        """Note, beside the work, that the machine ends: itself, and now, unless said otherwise."""
         self._noted.parent.mkdir(parents=True, exist_ok=True)
-        at, subject = self._guest.kind.world.now(), self._guest.birth.instance_id
-        said = _fact("ended", subject, at, by="user", how="terminated", reason=reason)
+        at, subject = at or self._guest.kind.world.now(), self._guest.birth.instance_id
+        said = _fact("ended", subject, at, by=by, how="terminated", reason=reason)
         self._noted.write_text(said + "\n")
 
     @property

@@ -193,6 +193,12 @@ class Guest:
             self.is_over_time = True
             self.cut()
 
+    def heed_notice(self, ends_at: datetime) -> None:
+        """Save, and write down when AWS takes the instance back, as its agent does at the notice."""
+        if self.bucket is not None:
+            self.bucket.note_end("Server.SpotInstanceTermination", by="aws", at=ends_at)
+        self.save()
+
     def files(self) -> dict[str, bytes]:
         """The work, by path."""
         if not self.work.is_dir():

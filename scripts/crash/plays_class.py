@@ -7,6 +7,7 @@ Each student's files name whose they are, so that work in a wrong place is seen.
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,8 @@ def _class_partly_over(stage: Stage) -> None:
 def take_first_back(stage: Stage) -> None:
     """Let AWS interrupt the first student's instance, and forget it."""
     first = min(live(stage), key=lambda one: str(one.tags["gpulab:name"]))
-    stage.guests.by_id[first.id].save()  # as its agent does at the notice
+    taken_at = stage.world.now() + timedelta(seconds=120)
+    stage.guests.by_id[first.id].heed_notice(taken_at)
     stage.world.interrupt(first.id)
     stage.advance(120 + FORGOTTEN_S)
 

@@ -46,7 +46,11 @@ class Reach:
 
 
 def policy(
-    parts: Collection[Part], reach: Reach, *, commands: Collection[str] = ()
+    parts: Collection[Part],
+    reach: Reach,
+    *,
+    commands: Collection[str] = (),
+    rights: Collection[Right] = RIGHTS,
 ) -> dict[str, Any]:
     """
     Make the policy that allows what some commands ask for, and nothing else.
@@ -54,6 +58,7 @@ def policy(
     Args:
         parts: Whose hands it is for.
         commands: Of gpulab, such as `up`; empty for every one.
+        rights: The table; with less of it, the policy says what the rest is there for.
 
     Raises:
         WrongUsage: A command of that name asks AWS for nothing, or there is none.
@@ -69,7 +74,7 @@ def policy(
             hint="There are " + ", ".join(sorted(known_commands())),
         )
     rows = [
-        r for r in RIGHTS if r.part in parts and (not wanted or not wanted.isdisjoint(r.commands))
+        r for r in rights if r.part in parts and (not wanted or not wanted.isdisjoint(r.commands))
     ]
     return {"Version": "2012-10-17", "Statement": [_statement(r, reach) for r in _joined(rows)]}
 

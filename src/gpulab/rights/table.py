@@ -106,16 +106,16 @@ _COURSE_WORK_ROLE = "arn:aws:iam::*:role/gpulab-work-course-*"
 _COURSE_WORK_PROFILE = "arn:aws:iam::*:instance-profile/gpulab-work-course-*"
 
 STUDENT = (
-    Right("WhoAmI", ("sts:GetCallerIdentity",), _words(_ALL + " prices init image guard")),
+    Right(
+        "WhoAmI",
+        ("sts:GetCallerIdentity",),
+        _words("up ls stop rm sweep credit ledger doctor fleet close init image guard"),
+    ),
     Right("WhyNot", ("sts:DecodeAuthorizationMessage",), _words("up doctor")),
     Right("FindInstances", ("ec2:DescribeInstances",), _words(_ALL + " image guard")),
     Right(
         "LookForOffers",
-        (
-            "ec2:DescribeImages",
-            "ec2:DescribeSubnets",
-            "freetier:GetAccountPlanState",
-        ),
+        ("ec2:DescribeImages", "ec2:DescribeSubnets"),
         _words("up image doctor fleet"),
     ),
     Right(
@@ -124,13 +124,16 @@ STUDENT = (
         _words("up image doctor fleet"),
         on=("arn:aws:servicequotas:*:*:ec2/*",),
     ),
-    Right("NameRegions", ("ec2:DescribeRegions",), _words("up prices sweep image")),
+    Right("NameRegions", ("ec2:DescribeRegions",), _words("sweep")),
     Right(
         "LookForPrices",
-        ("ec2:DescribeSpotPriceHistory", "pricing:GetProducts"),
-        _words("up image ls stop credit ledger prices sweep fleet close"),
+        ("ec2:DescribeSpotPriceHistory",),
+        _words("up image ls stop extend credit ledger prices sweep fleet close"),
     ),
-    Right("ReadCredit", ("billing:GetCredits",), _words("up credit doctor init fleet")),
+    Right("ReadPriceList", ("pricing:GetProducts",), _words("up image prices fleet")),
+    Right("ReadCredit", ("billing:GetCredits",), _words("up credit init fleet")),
+    # Of an account without credits its plan is asked too.
+    Right("ReadPlan", ("freetier:GetAccountPlanState",), _words("up credit init doctor fleet")),
     Right(
         "LookForOwn",
         (
@@ -261,7 +264,7 @@ STUDENT = (
     Right(
         "EndInstances",
         ("ec2:TerminateInstances",),
-        _words("up stop sweep image fleet close"),
+        _words("stop sweep image fleet close"),
         on=_ec2("instance"),
         whose=Whose.OWNED,
     ),
@@ -300,7 +303,7 @@ STUDENT = (
     Right(
         "ReadEnds",
         ("scheduler:GetSchedule",),
-        _words("up ls open extend sweep fleet guard image"),
+        _words("up open extend sweep fleet guard"),
         on=_SCHEDULE,
     ),
     Right(
@@ -446,20 +449,20 @@ IMAGES = (
 GUARD = (
     Right(
         "Budget",
-        ("budgets:ViewBudget", "budgets:ModifyBudget"),
+        (
+            "budgets:ViewBudget",
+            "budgets:ModifyBudget",
+            "budgets:DescribeBudgetActionsForBudget",
+        ),
         _words("guard"),
         on=_BUDGET,
         part=Part.GUARD,
     ),
     Right(
         "BudgetActions",
-        (
-            "budgets:CreateBudgetAction",
-            "budgets:DeleteBudgetAction",
-            "budgets:DescribeBudgetActionsForBudget",
-        ),
+        ("budgets:CreateBudgetAction", "budgets:DeleteBudgetAction"),
         _words("guard"),
-        on=(*_BUDGET, "arn:aws:budgets::*:budget/gpulab-*/action/*"),
+        on=("arn:aws:budgets::*:budget/gpulab-*/action/*",),
         part=Part.GUARD,
     ),
     Right(
@@ -550,14 +553,6 @@ TEACHER = (
         on=(_COURSE_WORK_PROFILE,),
         part=Part.TEACHER,
     ),
-    Right(
-        "PutCourseRoleIntoProfile",
-        ("iam:PassRole",),
-        _words("fleet"),
-        on=(_COURSE_WORK_ROLE,),
-        when=_passed_to("ec2.amazonaws.com"),
-        part=Part.TEACHER,
-    ),
     # What every instance of the course fetches, and whose seat is whose; the work beside it is written by the instances only.
     Right(
         "SendCourseFiles",
@@ -582,7 +577,7 @@ TEACHER = (
         "ReadGuards",
         ("budgets:ViewBudget", "budgets:DescribeBudgetActionsForBudget"),
         _words("fleet"),
-        on=(*_BUDGET, "arn:aws:budgets::*:budget/gpulab-*/action/*"),
+        on=_BUDGET,
         part=Part.TEACHER,
     ),
     Right(
@@ -606,10 +601,7 @@ COURSE = (
         "ReadOwnBudget",
         ("budgets:ViewBudget", "budgets:DescribeBudgetActionsForBudget"),
         _words("fleet"),
-        on=(
-            "arn:aws:budgets::*:budget/gpulab-{owner}",
-            "arn:aws:budgets::*:budget/gpulab-{owner}/action/*",
-        ),
+        on=("arn:aws:budgets::*:budget/gpulab-{owner}",),
         part=Part.COURSE,
     ),
     # What every instance of the course fetches; the work beside it is written by the instances only.

@@ -22,7 +22,7 @@ pytestmark = [
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "crash_matrix.py"
 _FEWEST_KINDS = 10  # of the breaks; which ones a sample holds moves with the boundaries
-_COMMANDS = ("up", "stop", "rm", "fleet up")
+_COMMANDS = ("up", "stop", "rm", "fleet up", "fleet stop (own accounts)")
 
 
 def run(*words: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def test_money_and_work_survive_a_sample_of_all_breaks_and_ways_back():
     """Whatever dies at whichever moment: one instance or none, every dollar known, no work lost, no secret told."""
     only = [word for name in _COMMANDS for word in ("--only", name)]
 
-    found = run("--cases", "42", "--no-baselines", *only)
+    found = run("--cases", "46", "--no-baselines", *only)
 
     assert [] == found["found"]
     assert set(_COMMANDS) == set(found["cases"])

@@ -12,6 +12,7 @@ from gpulab import errors
 from gpulab.aws.address import own_address
 from gpulab.aws.errors import denied_action, explained
 from gpulab.aws.network import checked_cidr, key_pair_name
+from gpulab.aws.roles import Role
 from gpulab.aws.session import Cloud
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -116,6 +117,25 @@ def test_expired_credentials_are_renewed_where_they_came_from(
         raise a_refusal("ExpiredToken", operation="DescribeInstances")
 
     assert hint + _THEN == refused.value.hint
+
+
+def test_a_roles_credentials_are_renewed_for_the_profile_that_assumes_it(tmp_path, monkeypatch):
+    """A class's accounts are reached by roles; what has expired is the teacher's key, pasted into the course's profile."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "keys").write_text(f"[keys]\n{_KEYS}")
+    base = Cloud(aws_profile="keys", credentials_file=tmp_path / "keys", profile="course")
+    role = Role("arn:aws:iam::123456789012:role/gpulab-course", "x", "ta")
+    cloud = Cloud(role=role, via=base)
+
+    with pytest.raises(errors.CredentialsInvalid) as refused, cloud.explained("list instances"):
+        raise a_refusal("ExpiredToken", operation="DescribeInstances")
+    with pytest.raises(errors.CredentialsInvalid) as without, cloud.explained("list instances"):
+        raise boto.NoCredentialsError
+
+    paste = "`gpulab --profile course init --paste`"
+    assert f"{paste} takes new ones from the class page{_THEN}" == refused.value.hint
+    assert f"`gpulab --profile course init` sets them up, {paste} those" in without.value.hint
 
 
 def test_a_sign_in_that_is_over_is_begun_again(tmp_path):

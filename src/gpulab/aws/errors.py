@@ -43,6 +43,7 @@ from gpulab.errors import (
     Throttled,
     WrongUsage,
 )
+from gpulab.model.typed import typed
 
 # AWS refuses signatures that are more than five minutes off; a little less already deserves the right advice.
 SKEW_LIMIT = timedelta(minutes=4)
@@ -216,6 +217,7 @@ def explained(
     now: Callable[[], datetime] | None = None,
     decode: Callable[[str], str] | None = None,
     renew: Callable[[str], str] | None = None,
+    profile: str = "",
 ) -> Iterator[None]:
     """
     Re-raise what goes wrong inside as the class that says what to do next: AWS's refusals, lost answers, and answers that lack what we
@@ -226,6 +228,7 @@ def explained(
         now: This computer's clock, to tell a wrong clock from wrong credentials.
         decode: Turns an encoded authorization message into the denied action; only asked when AWS's text does not say it.
         renew: Says how the credentials are renewed, given botocore's name of their source where the error tells it, `""` otherwise.
+        profile: Of gpulab, as `--profile` must name it in hints; `""` for the default one, or where nobody knows.
 
     Raises:
         GpulabError: Of the class in the table; the original is its cause.
@@ -236,7 +239,7 @@ def explained(
     except ClientError as error:
         raise explain(error, doing, now=now, decode=decode, renew=renew) from error
     except BotoCoreError as error:
-        raise _without_answer(error, doing, renew) from error
+        raise _without_answer(error, doing, renew, profile) from error
     except _UNREADABLE as error:
         if _is_ours(error):
             raise
@@ -450,7 +453,7 @@ def _only_looks(doing: str) -> bool:
 
 
 def _without_answer(
-    error: BotoCoreError, doing: str, renew: Callable[[str], str] | None
+    error: BotoCoreError, doing: str, renew: Callable[[str], str] | None, profile: str
 ) -> GpulabError:
     """Explain what never became an answer: nothing sent, answer lost, no credentials, our own mistake."""
     if isinstance(error, _NOT_SENT):
@@ -472,13 +475,14 @@ def _without_answer(
     if isinstance(error, _NO_CREDENTIALS):
         return CredentialsInvalid(
             f"could not {doing}: there are no usable AWS credentials ({type(error).__name__})",
-            hint="`gpulab init` sets them up, `gpulab init --paste` those of a class page; `gpulab sandbox start` tries everything without an account",
+            hint=f"{typed('init', profile=profile)} sets them up, {typed('init --paste', profile=profile)} those of a class page;"
+            " `gpulab sandbox start` tries everything without an account",
             detail=str(error),
         )
     if isinstance(error, _CONFIGURATION):
         return WrongUsage(
             f"could not {doing}: {error}",
-            hint="Correct the AWS configuration, or run `gpulab init`",
+            hint=f"Correct the AWS configuration, or run {typed('init', profile=profile)}",
         )
     return InvalidRequest(
         f"could not {doing} ({type(error).__name__})", hint=_OURS, detail=str(error)

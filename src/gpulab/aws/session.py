@@ -62,6 +62,7 @@ class Cloud:
             it would cost seconds before the error.
         role: Assumed at the first call, and again before it expires; then every client is the role's.
         via: The cloud whose credentials assume the role; all accounts that are reached through it share its clients.
+        profile: Of gpulab, as `--profile` must name it in hints; `""` for the default one. A role's is that of `via`.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class Cloud:
         is_on_ec2: bool = False,
         role: Role | None = None,
         via: Cloud | None = None,
+        profile: str = "",
     ) -> None:
         self._role, self._via = role, via
+        self._named: str = via._named if via is not None else profile
         self._role_key: RoleKey | None = None
         self._profile = aws_profile
         self._files = {"config_file": config_file, "credentials_file": credentials_file}
@@ -119,7 +122,13 @@ class Cloud:
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
         """Re-raise what goes wrong inside as our errors; `doing` completes "could not ..."."""
-        return explained(doing, now=self.now, decode=self._decoded_action, renew=self._renewal)
+        return explained(
+            doing,
+            now=self.now,
+            decode=self._decoded_action,
+            renew=self._renewal,
+            profile=self._named,
+        )
 
     def access_key_id(self) -> str:
         """
@@ -211,7 +220,9 @@ class Cloud:
             except BotoCoreError:
                 source = ""
         is_aws_file = self._files["credentials_file"] is None
-        return renewal(source, aws_profile=self._profile, is_aws_file=is_aws_file)
+        return renewal(
+            source, aws_profile=self._profile, is_aws_file=is_aws_file, profile=self._named
+        )
 
     def _decoded_action(self, encoded: str) -> str:
         """Ask STS which action an encoded message denies; empty when that is not allowed either."""

@@ -11,6 +11,7 @@ import click
 
 from gpulab.cli.options import Amount, json_option, yes_option
 from gpulab.errors import CredentialsInvalid, WrongUsage
+from gpulab.model.typed import typed
 
 if TYPE_CHECKING:
     from gpulab.cli.context import Context
@@ -90,6 +91,7 @@ def command(
         or context.environment.get("GPULAB_PROFILE")
         or context.home.config().default_profile
     )
+    option = context.home.config().option(name)
     pasted = _pasted(context.console) if paste else None
     changes = init.profile_changes(
         context.home,
@@ -105,7 +107,7 @@ def command(
     try:
         who = init.who(fresh.launch)
     except CredentialsInvalid as error:
-        raise error.reworded(error.message, hint=_CREDENTIALS) from error
+        raise error.reworded(error.message, hint=_credentials(option)) from error
     console = context.console
     console.say(f"Account {who.account_id}, as {who.name}")
     may = not no_resources and (yes or as_json or _asks(fresh))
@@ -118,15 +120,17 @@ def command(
         return
     for line in done.lines:
         console.show(line)
+    doctor, up, guard = (typed(words, profile=option) for words in ("doctor", "up", "guard"))
     console.say(
-        "Next: `gpulab doctor`, then `gpulab up`; `gpulab guard` shows what AWS itself can do against running costs"
+        f"Next: {doctor}, then {up}; {guard} shows what AWS itself can do against running costs"
     )
 
 
-_CREDENTIALS = (
-    "`gpulab init --paste` takes the credentials of a class page, `--aws-profile NAME` a profile of the AWS CLI"
-    " (log in there first, such as with `aws sso login`); `gpulab sandbox start` needs none"
-)
+def _credentials(profile: str) -> str:
+    return (
+        f"{typed('init --paste', profile=profile)} takes the credentials of a class page, `--aws-profile NAME` a profile of the AWS CLI"
+        " (log in there first, such as with `aws sso login`); `gpulab sandbox start` needs none"
+    )
 
 
 def _pasted(console: Console) -> str:

@@ -16,6 +16,7 @@ from gpulab.launch.upkeep.guards import budget_name
 from gpulab.model.budget import LEVELS
 from gpulab.model.check import Check
 from gpulab.model.guard import AccountBudget, BudgetAction
+from gpulab.model.typed import typed
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 _NAME = "guards"
@@ -83,8 +84,8 @@ _LIFT = (
 
 def _hint(accounts: Accounts, account: Account) -> str:
     if not account.ref.role_arn:
-        name = account.ref.profile
-        return f"`gpulab guard arm --budget USD --email ADDRESS`, with `--profile {name}`"
+        profile = accounts.outside.config.option(account.ref.profile)
+        return typed("guard arm --budget USD --email ADDRESS", profile=profile)
     if accounts.course.budget_usd is None:
         return (
             "`budget_usd` in course.toml, then `gpulab course enrol`: the new template makes them"

@@ -65,6 +65,7 @@ class Context:
             credentials_file=self.profile.aws_credentials_file,
             now=self.now,
             is_on_ec2=is_ec2(),
+            profile=self.profile.option,
         )
 
     @cached_property

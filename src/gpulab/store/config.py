@@ -50,6 +50,7 @@ class Profile:
         image_rate_mib_s: At which rate the disk of an instance is filled that boots from an image of ours, 100 to 300, billed by the GiB; 0 for
             EBS's own way, which is slow and free.
         environment_folders: Folders of lab environments of one's own, looked at before the shipped ones.
+        option: What `--profile` must say for a command to mean this one; `""` for the default one. Not of the file.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Profile:
     cidr: str = ""
     environment_folders: tuple[Path, ...] = ()
     image_rate_mib_s: int = 0
+    option: str = ""
 
     @property
     def lifetime(self) -> timedelta:
@@ -110,13 +112,16 @@ class Config:
             WrongUsage: No profile has that name; `default` always exists.
         """
         wanted = name or self.default_profile
-        if wanted in self.profiles:
-            return self.profiles[wanted]
-        if wanted == "default":
-            return Profile(name="default")
+        found = self.profiles.get(wanted) or (Profile("default") if wanted == "default" else None)
+        if found is not None:
+            return replace(found, option=self.option(wanted))
         raise WrongUsage(
             f"there is no profile `{wanted}`", hint=_nearest(wanted, [*self.profiles, "default"])
         )
+
+    def option(self, name: str) -> str:
+        """Return what `--profile` must say to mean a profile, which need not be there yet; `""` for the default one."""
+        return "" if name == self.default_profile else name
 
 
 def read_config(path: Path) -> Config:
@@ -176,7 +181,7 @@ _DECIMALS = {"hours", "hours_limit", "max_usd_per_hour", "budget_usd", "credit_u
 _PATHS = {"aws_config_file", "aws_credentials_file"}
 _LISTS = {"regions", "ssh_proxy_command", "environment_folders"}
 _INTEGERS = {"idle_minutes", "disk_gib", "image_rate_mib_s"}
-_KEYS = [f.name for f in fields(Profile) if f.name != "name"]
+_KEYS = [f.name for f in fields(Profile) if f.name not in ("name", "option")]
 
 
 def _config(path: Path, raw: Mapping[str, Any]) -> Config:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpulab.errors import WrongUsage
+from gpulab.model.typed import typed
 from gpulab.store.files import write_atomically
 
 _KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
@@ -40,22 +41,26 @@ class Credentials:
         return "Credentials(...)"
 
 
-def parse_pasted(text: str) -> Credentials:
+def parse_pasted(text: str, *, profile: str = "") -> Credentials:
     """
     Read pasted credentials: an INI block, or lines for bash, PowerShell or cmd.
+
+    Args:
+        profile: Whose they are to be, as `--profile` must name it; `""` for the default one.
 
     Raises:
         WrongUsage: It holds no keys, one of them is malformed, or there are two of a kind; the line is named, its text is not.
     """
+    hint = _hint(profile)
     if len(text) > _LIMIT:
-        raise WrongUsage("the pasted text is too long to be credentials", hint=_HINT)
-    found = _values(text)
+        raise WrongUsage("the pasted text is too long to be credentials", hint=hint)
+    found = _values(text, hint)
     for key in _KEYS[:2]:
         if key not in found:
-            raise WrongUsage(f"the pasted text has no `{key}`", hint=_HINT)
+            raise WrongUsage(f"the pasted text has no `{key}`", hint=hint)
     if found["aws_access_key_id"].startswith("ASIA") and "aws_session_token" not in found:
         raise WrongUsage(
-            "the pasted keys are temporary, and `aws_session_token` is missing", hint=_HINT
+            "the pasted keys are temporary, and `aws_session_token` is missing", hint=hint
         )
     return Credentials(
         found["aws_access_key_id"],
@@ -76,10 +81,12 @@ def write_credentials(path: Path, credentials: Credentials, *, profile: str) -> 
     write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
-_HINT = "Copy the whole block, from `[default]` to the end of the token, for `gpulab init --paste`"
+def _hint(profile: str) -> str:
+    command = typed("init --paste", profile=profile)
+    return f"Copy the whole block, from `[default]` to the end of the token, for {command}"
 
 
-def _values(text: str) -> Mapping[str, str]:
+def _values(text: str, hint: str) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for number, raw in enumerate(text.splitlines(), start=1):
         match = _LINE.fullmatch(raw.strip())
@@ -88,12 +95,10 @@ def _values(text: str) -> Mapping[str, str]:
             continue
         value = match[2].strip().strip("'\"")
         if key in found:
-            raise WrongUsage(
-                f"line {number} of the pasted text: `{key}` is there twice", hint=_HINT
-            )
+            raise WrongUsage(f"line {number} of the pasted text: `{key}` is there twice", hint=hint)
         if not _FORMS[key].fullmatch(value):
             raise WrongUsage(
-                f"line {number} of the pasted text: `{key}` is not of AWS's form", hint=_HINT
+                f"line {number} of the pasted text: `{key}` is not of AWS's form", hint=hint
             )
         found[key] = value
     return found

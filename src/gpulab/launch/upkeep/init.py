@@ -60,7 +60,7 @@ def profile_changes(
     if aws_profile is not None:
         changes |= _leading_to(aws_profile, home.config().profiles.get(name), pasted_file=file)
     if pasted is not None:
-        found = parse_pasted(pasted)
+        found = parse_pasted(pasted, profile=home.config().option(name))
         write_credentials(file, found, profile="gpulab")
         changes |= {"aws_profile": "gpulab", "aws_credentials_file": str(file)}
     if regions:

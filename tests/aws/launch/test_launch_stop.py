@@ -10,7 +10,8 @@ from tests.aws.launch.conftest import Student
 
 from gpulab.cli.context import Context
 from gpulab.cli.stop import command
-from gpulab.errors import NotAllowed, SomeFailed
+from gpulab.errors import NotAllowed, NotFound, SomeFailed
+from gpulab.launch.events import Ended
 from gpulab.launch.running import stop
 from gpulab.model.fact import FactKind
 from gpulab.view.console import Console
@@ -52,3 +53,29 @@ def test_an_end_that_nobody_may_look_at_is_in_the_books(sandbox, student):
     ends = student.context.ledger.facts(FactKind.ENDED)
     assert [(instance.id, "stop")] == [(one.subject, one.details["reason"]) for one in ends]
     assert 0 <= (ends[0].at - asked_at).total_seconds() < 5
+
+
+def test_an_instance_that_aws_shows_is_not_ended_because_it_was_not_found(sandbox, student):
+    """EC2's parts do not know everything at the same time: written down as ended, it would run on at nobody's charge."""
+    instance = student.up("week4").instance
+    sandbox.advance(seconds=60)
+    sandbox.refuse("TerminateInstances", "InvalidInstanceID.NotFound")
+
+    with pytest.raises(NotFound, match="runs on"):
+        list(stop.stop(student.context, instance, save=False))
+
+    assert () == tuple(student.context.ledger.facts(FactKind.ENDED))
+    assert [instance.id] == student.live()
+
+
+def test_an_instance_that_aws_has_forgotten_has_ended(sandbox, student, judge):
+    """Whoever stops what ended hours ago is told that it has ended, and the books know it."""
+    instance = student.up("week4").instance
+    sandbox.interrupt(instance.id, in_seconds=1)
+    sandbox.advance(seconds=7200)
+
+    last = list(stop.stop(student.context, instance, save=False))[-1]
+
+    judge.forbidden.clear()  # nobody knows the tags any more that allow it
+    assert isinstance(last, Ended)
+    assert [instance.id] == [one.subject for one in student.context.ledger.facts(FactKind.ENDED)]

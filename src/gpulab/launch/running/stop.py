@@ -151,27 +151,24 @@ def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
     End an instance and wait until AWS says `terminated`.
 
     Raises:
+        NotFound: AWS does not find it to end it, and shows it all the same.
         AwsError: AWS refuses, or does not say so within ten minutes; it is asked to, so the next look may show it.
     """
     region = instance.place.region
     yield Ending(context.now(), instance)
     asked_at, lasted = context.now(), None
     asked_ends.note(context, instance.id)
-    try:
-        ec2.terminate(context.cloud, region, [instance.id])
+    if _is_taken(context, instance):
         try:
             seen, gone_at = yield from _until_gone(context, instance)
+            instance, lasted = replace(instance, ended_at=seen.ended_at), gone_at - asked_at
         except NotFound:
-            raise
+            pass
         except AwsError:
             # It ends whoever looks; that it was asked to is known here and now only.
             with contextlib.suppress(StoreError):
                 record_end(context, instance, at=asked_at, by=EndedBy.USER, reason="stop")
             raise
-        instance, lasted = replace(instance, ended_at=seen.ended_at), gone_at - asked_at
-    except NotFound:
-        # AWS forgets an instance an hour after its end.
-        pass
     try:
         with contextlib.suppress(AwsError):
             complete(context, region, instance.id)
@@ -189,6 +186,26 @@ def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
     scheduled_end.disarm(context, instance)
     hostkeys.forget(context.folder.known_hosts, instance.id)
     yield Ended(context.now(), instance)
+
+
+def _is_taken(context: Context, instance: Instance) -> bool:
+    """
+    Ask AWS to end an instance; false where there is none any more, as AWS forgets one an hour after its end.
+
+    Raises:
+        NotFound: AWS does not find it to end it, and shows it all the same.
+        AwsError: AWS refuses.
+    """
+    try:
+        ec2.terminate(context.cloud, instance.place.region, [instance.id])
+    except NotFound as error:
+        if _is_over(context, instance):
+            return False
+        raise error.reworded(
+            f"AWS does not find {instance.id} to end it; for all that is known it runs on",
+            hint="Stop it again in a minute; `gpulab ls` shows whether it runs",
+        ) from error
+    return True
 
 
 def _compared_bucket(

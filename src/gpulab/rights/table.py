@@ -329,14 +329,15 @@ STUDENT = (
     Right(
         "ListKeptWork",
         ("s3:ListBucket",),
-        _words("stop pull rm ls sweep ledger fleet close"),
+        # Whoever asks for an instance that has ended is told where its work is.
+        _words("open stop extend pull rm ls sweep ledger fleet close"),
         on=_KEPT_LIST,
         when=_BELOW_OWNER,
     ),
     Right(
         "ReadKeptWork",
         ("s3:GetObject", "s3:GetObjectVersion"),
-        _words("up stop pull rm ls sweep ledger credit fleet close"),
+        _words("up open stop extend pull rm ls sweep ledger credit fleet close"),
         on=_KEPT,
     ),
     # The part of the agent that does not fit into user data travels in the owner's own folder of the bucket.

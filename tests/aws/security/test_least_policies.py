@@ -9,15 +9,17 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
+from tests.aws.conftest import a_client
 from tests.aws.fleets import instances_that_keep
 from tests.aws.fleets.conftest import Klass
 from tests.aws.launch.conftest import Student
 from tests.aws.launch.test_launch_bake import baked, with_host
 from tests.aws.security.test_rights_enforced import DAY
 
+from gpulab.errors import WrongUsage
 from gpulab.fleets import closing
 from gpulab.launch.account import images
-from gpulab.launch.running import keep
+from gpulab.launch.running import instances, keep
 from gpulab.launch.upkeep import guards
 from gpulab.launch.upkeep.prepare import prepare
 from gpulab.launch.upkeep.rights import least
@@ -150,6 +152,27 @@ def test_the_least_policy_of_pull_brings_kept_work(sandbox, prepared, tmp_path):
     )
 
     assert (1, b"{}") == (report.files, (tmp_path / "here/week4.ipynb").read_bytes())
+    assert [] == denied(sandbox, before)
+
+
+@pytest.mark.parametrize("command", ["open", "ssh", "push", "show", "check", "logs", "extend"])
+def test_whoever_asks_for_an_ended_instance_is_told_where_its_work_is(
+    sandbox, prepared, tmp_path, command
+):
+    """To hear that no kept work was found, because looking was not allowed, would be the fright of a term."""
+    instance = prepared.up().instance
+    machine = instances_that_keep.Machines(sandbox, tmp_path / "machines").boot(instance.id)
+    machine.write("week4.ipynb", b"{}")
+    machine.save()
+    a_client("ec2").terminate_instances(InstanceIds=[instance.id])
+    sandbox.advance(seconds=120)
+    sandbox.restrict(ME, [least(prepared.context.profile, commands=[command])])
+    before = len(sandbox.calls)
+
+    with pytest.raises(WrongUsage) as told:
+        instances.find(prepared.context, instance.name)
+
+    assert "Its work is kept in s3://" in told.value.hint
     assert [] == denied(sandbox, before)
 
 

@@ -20,7 +20,7 @@ from tests.aws.launch.test_launch_bake import baked, with_host
 from tests.aws.security.test_rights_enforced import Silent
 
 from gpulab.aws.denying import deny_document
-from gpulab.errors import CreditTooLow, GpulabError
+from gpulab.errors import CreditTooLow, GpulabError, WrongUsage
 from gpulab.fleet.enrolment import Guards
 from gpulab.fleet.needs import needs_of
 from gpulab.fleets import acting, bookkeeping, checking, closing
@@ -449,6 +449,12 @@ def kept(lab):
         lab.sandbox.advance(seconds=6 * 3600)
 
 
+def where_is_it(context):
+    """The instance has ended: whoever asks for it is told where its work is."""
+    with suppress(WrongUsage):
+        instances.find(context, "week4")
+
+
 PLAYS = [
     init,
     up,
@@ -458,6 +464,8 @@ PLAYS = [
     next_day("ls", lambda c: overview.look(c, with_ended=True)),
     next_day("credit", balance.read_balance),
     next_day("sweep", sweep.look),
+    next_day("open", where_is_it),
+    next_day("extend", where_is_it),
     next_year,
     without_credits,
     leftovers,

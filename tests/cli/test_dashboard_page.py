@@ -52,7 +52,12 @@ def browser():
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(
             executable_path=CHROMIUM,
-            args=["--no-sandbox", "--host-resolver-rules=MAP *.example 127.0.0.1"],
+            # Without a proxy that the environment names: such a name would be asked for there.
+            args=[
+                "--no-sandbox",
+                "--no-proxy-server",
+                "--host-resolver-rules=MAP *.example 127.0.0.1",
+            ],
         )
         yield opened
         opened.close()

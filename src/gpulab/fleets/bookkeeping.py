@@ -91,12 +91,13 @@ def complete(
         GpulabError: The ledger cannot be read or written.
     """
     account, unheard = accounts.find_keeping(ref), list[str]()
-    if account.keeping is not None:
+    context, folder = account.launching(""), account.keeping.owner if account.keeping else ""
+    if folder:
         owners = {seat.owner for seat in seats if ref.role_arn and seat.account.key == ref.key}
-        folder = account.keeping.owner
-        unheard += hear_course(account.launching(""), folder, regions, owners=owners)
+        unheard += hear_course(context, folder, regions, owners=owners)
     try:
-        refresh(account.looking, at_once=True, is_heard=True)
+        # Where something could not be heard, what was heard hours ago is no instance's last word.
+        refresh(context, at_once=True, is_heard=bool(folder) and not unheard, folder=folder)
     except StoreError:
         raise
     except GpulabError as error:

@@ -180,6 +180,33 @@ def test_what_was_heard_hours_before_its_end_ends_no_instance_in_the_books(
     assert counted(klass) <= (billed + Decimal("0.18") * 16 / 60 if may_ask else billed * 2)
 
 
+def test_a_closing_course_that_cannot_hear_its_instances_charges_them_no_sooner_end(
+    make_class, sandbox, tmp_path
+):
+    """S3 has a bad minute at the end of the term: an instance that ran on after it was heard last must not cost too little."""
+    klass = make_class(1)
+    ref, run = klass.wish().seats[0].account, klass.up()
+    machine = keeping.Machines(sandbox, tmp_path / "machines").boot(run.outcomes[0].instance.id)
+    sandbox.advance(1800)
+    _save_after(machine, 1700)
+    accounts = klass.accounts()
+    complete(accounts, ref, ["us-east-1"], klass.wish().seats)
+    sandbox.advance(7200)
+    _save_after(machine, 8900)
+    sandbox.machine_exited(machine.instance_id)
+    billed = sandbox.bill().total_usd
+    sandbox.advance(86_400)
+    sandbox.refuse("GetObject", "SlowDown", status=503)
+
+    unheard = complete(accounts, ref, ["us-east-1"], klass.wish().seats)
+
+    assert any("SlowDown" in text for text in unheard)
+    assert billed * Decimal("0.99") <= counted(klass)
+    sandbox.faults.clear()
+    complete(accounts, ref, ["us-east-1"], klass.wish().seats)
+    assert billed * Decimal("0.99") <= counted(klass) <= billed + Decimal("0.18") * 16 / 60
+
+
 def _save_after(machine, seconds):
     """What the agent does by itself, with how long it has run by then."""
     began = machine.agent.iso(machine.now() - seconds)

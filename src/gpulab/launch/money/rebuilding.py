@@ -152,6 +152,8 @@ def refresh(
     lacking = unwritten(context, reading)
     regions = {region_of(launch.zone) for launch in open_launches(reading)} | set(lacking.values())
     if not regions or (not at_once and not lacking and context.cache.get(_REFRESHED)):
+        if is_heard:  # what was guessed before may end sooner by what was heard now
+            close_forgotten(context, {}, owner="", is_heard=True)
         return
     # Whose an unwritten launch was, the journal does not say: it may be one for a class.
     now, owner = context.now(), "" if lacking else _whose(context, reading)

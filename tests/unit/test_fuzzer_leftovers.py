@@ -56,7 +56,13 @@ def test_a_run_of_the_fuzzer_leaves_no_files_in_memory_however_it_ends(tmp_path,
     }
     command = [sys.executable, "scripts/fuzz.py", "config", "--runs", "1"]
     with subprocess.Popen(
-        command, cwd=CHECKOUT, env=surroundings, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=CHECKOUT,
+        env=surroundings,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Python leaves a Ctrl-C alone that its parent ignores, as a shell's background jobs do.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as fuzzer:
         seen = files_of(fuzzer.pid)
         deadline = time.monotonic() + 40

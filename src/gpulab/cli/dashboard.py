@@ -145,8 +145,8 @@ def _lead(context: Context, served: Served, *, no_open: bool) -> None:
         return
     import webbrowser
 
+    say(
+        f"The dashboard is at {served.url}; if no page opens, open {served.file}. Ctrl-C ends it, nothing else"
+    )
     with contextlib.suppress(webbrowser.Error):
         webbrowser.open(served.file.as_uri())
-    say(
-        f"The dashboard is at {served.url}; if no page has opened, open {served.file}. Ctrl-C ends it, nothing else"
-    )

@@ -1,6 +1,7 @@
 """What a shell may complete after a look at AWS."""
 
 import pytest
+from tests.aws.launch.conftest import Student
 
 from gpulab.errors import WrongUsage
 from gpulab.launch.running import instances, stop
@@ -51,3 +52,17 @@ def test_a_name_that_was_stopped_is_remembered_when_ec2_has_forgotten_it(student
     assert named[0].startswith("week4 ")
     assert "`gpulab up week4` starts it again; no kept work of it was found" == named[1]
     assert ("no instance is up; " + named[0], named[1]) == unnamed
+
+
+def test_kept_work_that_nobody_could_look_for_is_not_said_to_be_missing(sandbox, tmp_path):
+    """An outage of S3 in the hour before the hand-in: "no kept work was found" would be the fright of a term, and untrue."""
+    student = Student.after_init(sandbox, tmp_path / "home")
+    stopped = student.up("week4").instance
+    list(stop.stop(student.context, stopped, save=False))
+    sandbox.advance(7200)
+    sandbox.refuse("ListObjectsV2", "InternalError", status=500)
+
+    _, hint = refusal(student, "week4")
+
+    assert "could not be looked up" in hint
+    assert hint.endswith("`gpulab pull week4 --kept` looks again")

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from gpulab.aws import instances as ec2
 from gpulab.bootstrap import environment_names
-from gpulab.errors import GpulabError, NotFound
+from gpulab.errors import GpulabError, NotFound, WrongUsage
 from gpulab.launch.context import Context
 from gpulab.launch.running import keep
 from gpulab.model.fact import FactKind
@@ -26,17 +26,21 @@ class Past:
     Attributes:
         ended: How and when the last one ended, `AWS took it back at 2026-11-23 08:40 UTC`.
         kept: Where its work is; `""` where none was found.
+        unseen: Why nobody could look where its work is; `""` where somebody did.
     """
 
     name: str
     ended: str
     kept: str
+    unseen: str = ""
 
     @property
     def hint(self) -> str:
         """What brings it back."""
         if self.kept:
             return f"Its work is kept in {self.kept}: `gpulab up {self.name}` brings it back"
+        if self.unseen:
+            return f"Whether its work is kept could not be looked up ({self.unseen}); `gpulab pull {self.name} --kept` looks again"
         return f"`gpulab up {self.name}` starts it again; no kept work of it was found"
 
 
@@ -52,10 +56,10 @@ def past_of(context: Context, name: str | None) -> Past | None:
     except GpulabError:
         made = []
     known = made[-1].name if made else name
-    kept = _kept(context, known) if known else ""
+    kept, unseen = _kept(context, known) if known else ("", "")
     if known is None or not (made or kept):
         return None
-    return Past(known, _ended(context, made[-1]) if made else "has ended", kept)
+    return Past(known, _ended(context, made[-1]) if made else "has ended", kept, unseen)
 
 
 def last_environment(context: Context, name: str) -> str:
@@ -76,11 +80,14 @@ def last_environment(context: Context, name: str) -> str:
     return last if last in environment_names(context.profile.environment_folders) else ""
 
 
-def _kept(context: Context, name: str) -> str:
+def _kept(context: Context, name: str) -> tuple[str, str]:
+    """Say where the work of a name is kept, or why nobody can tell."""
     try:
-        return keep.find(context, name).where
-    except GpulabError:
-        return ""
+        return keep.find(context, name).where, ""
+    except WrongUsage:  # there is none
+        return "", ""
+    except GpulabError as error:
+        return "", error.message
 
 
 def _ended(context: Context, made: Made) -> str:

@@ -21,7 +21,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ _SKEW_CODES = {"ec2": "RequestExpired", "s3": "RequestTimeTooSkewed"}
 _HANGS_S = 90.0
 #: The account has switched off all other regions: a sweep looks into each.
 REGIONS = ("us-east-1", "us-east-2", "us-west-2")
+_ONLOOKER = "onlooker"
 CONFIG = """\
 [profiles.default]
 regions = ["us-east-1"]
@@ -314,7 +315,7 @@ class Stage:
         if kind in PAUSES:
             self._pause(kind)
         if kind == "expired":
-            self.world.expire_credentials()
+            self._expire_credentials()
         if kind in ("throttled", "always throttled"):
             return _refused(call, Refusal("RequestLimitExceeded", status=503))
         if kind in ("error", "error once"):
@@ -361,6 +362,14 @@ class Stage:
     def _kill(self, child: _Child) -> tuple[Any, ...]:
         os.kill(child.pid, signal.SIGKILL)
         return ("killed",)
+
+    def _expire_credentials(self) -> None:
+        """Let every key expire but our own, with which the machines write."""
+        self.world.expire_credentials()
+        keys = self.world.credentials.keys
+        for name, key in list(keys.items()):
+            if key.arn.endswith(f"/{_ONLOOKER}"):
+                keys[name] = replace(key, expires_at=None)
 
     def _pause(self, kind: str) -> None:
         if kind == "asleep":
@@ -438,7 +447,7 @@ class Stage:
     def client(self, service: str, region: str = REGIONS[0], account: str = DEFAULT_ACCOUNT) -> Any:
         """A client of our own, to look at the world with and to play the machines; it never meets a fault."""
         if (service, region, account) not in self._clients:
-            key = self.world.key_of(account, user="onlooker").environment()
+            key = self.world.key_of(account, user=_ONLOOKER).environment()
             self._clients[service, region, account] = boto3.client(
                 service,
                 region_name=region,

@@ -7,14 +7,13 @@ Linux and the packages that `gpulab sandbox start --machines container` names.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +22,8 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+
+from gpulab.sandbox.witnesses import said_in_calls
 
 _ANSWERS_WITHIN_S = 280
 # Eight machines at once install their environments on two cores that others may use as well.
@@ -116,7 +117,7 @@ class Rehearsal:
         program = Path(sys.executable).with_name("gpulab")
         done = subprocess.run(
             [program, *words],
-            env=self.surroundings | _said_in_calls(words),
+            env=self.surroundings | said_in_calls(words),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -223,11 +224,6 @@ class Rehearsal:
         lines = (self.folder / "config.toml").read_text().splitlines()
         (value,) = [line.split('"')[1] for line in lines if line.startswith(f"{name} = ")]
         return value
-
-
-def _said_in_calls(words: Sequence[str]) -> dict[str, str]:
-    """Let each AWS call of a command say which one makes it: `app/fleet.up` in its user agent, as every SDK does."""
-    return {"AWS_SDK_UA_APP_ID": ".".join(itertools.takewhile(str.isalpha, words))}
 
 
 def _program(pid: int) -> str:

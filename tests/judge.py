@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import sys
@@ -19,11 +18,7 @@ from gpulab.rights.policy import OF_THE_CALLER, Reach, known_commands, policy
 from gpulab.rights.table import RIGHTS, Part
 from gpulab.sandbox.calls import Call
 from gpulab.sandbox.iam_policies import Asked, Decision, decide
-from gpulab.sandbox.witnesses import Seen
-
-#: With this in the environment, each call of the process has `app/NAME` in its `User-Agent`, whichever SDK makes it.
-#: https://docs.aws.amazon.com/sdkref/latest/guide/feature-appid.html
-_APP = "AWS_SDK_UA_APP_ID"
+from gpulab.sandbox.witnesses import APP, Seen, said_in_calls
 
 #: Parts that people hold; the others are of roles that nobody holds in their hands.
 _OF_PEOPLE = tuple(
@@ -80,11 +75,6 @@ _WORK = {
     "gpulab.fleets.closing": ("close",),
     "gpulab.fleets": ("fleet", "init"),
 }
-
-
-def said_in_calls(words: Sequence[str]) -> dict[str, str]:
-    """Return the environment in which every AWS call says which command was typed, for the judge of a sandbox in another process."""
-    return {_APP: ".".join(itertools.takewhile(str.isalpha, words))}
 
 
 class Kept:
@@ -147,7 +137,7 @@ class Judge:
         return invoked
 
     def _say_in_calls(self) -> None:
-        os.environ.pop(_APP, None)
+        os.environ.pop(APP, None)
         if self._typed:
             os.environ |= said_in_calls(self._typed[-1])
 

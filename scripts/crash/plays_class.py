@@ -7,6 +7,7 @@ Each student's files name whose they are, so that work in a wrong place is seen.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -74,16 +75,7 @@ def plays() -> tuple[Play, ...]:
             torn_at=_LAST_LAUNCH,
         ),
         _play("fleet up, work in the bucket", UP, _class_over, STUDENTS, has_come_back, rival=STOP),
-        _play("fleet stop", STOP, _class_up, 0, came_home, rival=COLLECT),
-        _play(
-            "fleet collect",
-            COLLECT,
-            _class_up,
-            STUDENTS,
-            collected,
-            rival=STOP,
-            or_else=End(0, collected),
-        ),
+        *while_it_runs(_play, _class_up),
         _play(
             "fleet collect, work in the bucket",
             COLLECT,
@@ -91,24 +83,6 @@ def plays() -> tuple[Play, ...]:
             0,
             collected,
             is_done_anywhere=True,
-        ),
-        _play(
-            "fleet extend",
-            ("fleet", "extend", "w1", "--until", UNTIL),
-            _class_up,
-            STUDENTS,
-            ends_agree,
-            rival=STOP,
-            or_else=End(0, came_home, NOBODY),
-        ),
-        _play(
-            "fleet push",
-            ("fleet", "push", "w1", "mine"),
-            _class_to_push_to,
-            STUDENTS,
-            push_arrived,
-            rival=STOP,
-            or_else=End(0, came_home, NOBODY),
         ),
         _play(
             "course close",
@@ -158,6 +132,45 @@ def plays() -> tuple[Play, ...]:
             has_first_files=False,
             counted_by=("ledger", "rebuild", "--everyone"),
             rebuilt_by=("ledger", "rebuild", "--everyone"),
+        ),
+    )
+
+
+def while_it_runs(play: Callable[..., Play], begin: Callable[[Stage], None]) -> tuple[Play, ...]:
+    """
+    Return the plays of what a teacher does to a class that is up, whoever's the accounts are.
+
+    Args:
+        play: Makes a play of a name, the words, how the stage is prepared, how many are alive at the end, and what is missing then.
+        begin: Brings a class up, with work on every instance.
+    """
+
+    def with_files_to_push(stage: Stage) -> None:
+        begin(stage)
+        put_mine(stage)
+
+    stopped = End(0, came_home, NOBODY)
+    extend, push = ("fleet", "extend", "w1", "--until", UNTIL), ("fleet", "push", "w1", "mine")
+    return (
+        play("fleet stop", STOP, begin, 0, came_home, rival=COLLECT),
+        play(
+            "fleet collect",
+            COLLECT,
+            begin,
+            STUDENTS,
+            collected,
+            rival=STOP,
+            or_else=End(0, collected),
+        ),
+        play("fleet extend", extend, begin, STUDENTS, ends_agree, rival=STOP, or_else=stopped),
+        play(
+            "fleet push",
+            push,
+            with_files_to_push,
+            STUDENTS,
+            push_arrived,
+            rival=STOP,
+            or_else=stopped,
         ),
     )
 
@@ -272,11 +285,6 @@ def _laptop_lost(stage: Stage) -> None:
     _class_over(stage)
     stage.new_computer("new-laptop", CONFIG)
     initialised(stage)
-
-
-def _class_to_push_to(stage: Stage) -> None:
-    _class_up(stage)
-    put_mine(stage)
 
 
 def class_of_own_accounts(stage: Stage) -> None:

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from crash.plays import NOBODY, End, Play, ends_agree, must, push_arrived, put_mine
+from crash.plays import Play, must
 from crash.plays_class import (
-    COLLECT,
     FORGOTTEN_S,
     STOP,
     STUDENTS,
-    UNTIL,
     UP,
-    came_home,
     can_keep,
     class_of_own_accounts,
-    collected,
     is_cleared,
     lacking,
     remove_last,
     take_first_back,
     up_and_worked_on,
+    while_it_runs,
 )
 from crash.stage import Stage
 
@@ -55,34 +52,7 @@ def plays() -> tuple[Play, ...]:
             # The way into the account of who left stands nowhere else any more.
             is_known_here_only=True,
         ),
-        _play("fleet stop", STOP, _up, 0, came_home, rival=COLLECT),
-        _play(
-            "fleet collect",
-            COLLECT,
-            _up,
-            STUDENTS,
-            collected,
-            rival=STOP,
-            or_else=End(0, collected),
-        ),
-        _play(
-            "fleet extend",
-            ("fleet", "extend", "w1", "--until", UNTIL),
-            _up,
-            STUDENTS,
-            ends_agree,
-            rival=STOP,
-            or_else=End(0, came_home, NOBODY),
-        ),
-        _play(
-            "fleet push",
-            ("fleet", "push", "w1", "mine"),
-            _to_push_to,
-            STUDENTS,
-            push_arrived,
-            rival=STOP,
-            or_else=End(0, came_home, NOBODY),
-        ),
+        *while_it_runs(_play, _up),
         _play(
             "course close",
             ("course", "close", "--yes"),
@@ -168,11 +138,6 @@ def _that_somebody_left(stage: Stage) -> None:
     """The last of the roster has left it, while their instance runs in their account and has work."""
     _up(stage)
     remove_last(stage)
-
-
-def _to_push_to(stage: Stage) -> None:
-    _up(stage)
-    put_mine(stage)
 
 
 # -- what must be true after --------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import marshal
 import mmap
 import os
@@ -49,6 +48,7 @@ from gpulab.sandbox.calls import ConnectionLost, Refusal
 from gpulab.sandbox.credentials import DEFAULT_ACCOUNT
 from gpulab.sandbox.in_process import _forward
 from gpulab.sandbox.wire import read_call, write_refusal, write_result
+from gpulab.sandbox.witnesses import said_in_calls
 
 #: AWS refuses signatures that are more than five minutes off.
 _SKEW_LIMIT = timedelta(minutes=5)
@@ -583,7 +583,7 @@ def _become_command(
         os.environ["HOME"] = str(stage.home.parent)
         os.environ["CRASH_DOOR"] = door
         # In the user agent of each AWS call, for whoever judges whether the command may make it.
-        os.environ["AWS_SDK_UA_APP_ID"] = ".".join(itertools.takewhile(str.isalpha, words))
+        os.environ |= said_in_calls(words)
         os.environ["GPULAB_COURSE"] = str(stage.home.parent / "course")
         os.environ["PATH"] = f"{stage.guests.programs}:{os.defpath}"
         os.chdir(stage.home.parent)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.judge import said_in_calls
+
+from gpulab.sandbox.witnesses import said_in_calls
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.judge import Judge, Kept, said_in_calls
+from tests.judge import Judge, Kept
 
 from gpulab.aws.session import Cloud
 from gpulab.cli.main import run
 from gpulab.sandbox import server, witnesses
 from gpulab.sandbox.calls import from_inside
+from gpulab.sandbox.witnesses import said_in_calls
 
 ACCOUNT = "123456789012"
 

@@ -24,6 +24,7 @@ from gpulab.model.timeline import EndedBy
 from gpulab.planning.catalogue import instance_types, on_demand_prices
 from gpulab.planning.snapshot import gp3_usd_per_gib_month
 
+_Filters = list[dict[str, Any]]
 PRICES_KEPT = timedelta(days=90)
 _IPV4_USD = Decimal("0.005")
 # A run is charged for a minute at least, and an instance that ends before it ran for nothing; EC2 does not tell the two apart.
@@ -45,12 +46,15 @@ class History:
 
 
 @explained("read what the account remembers")
-def history_of(cloud: Cloud, region: str, *, owner: str, now: datetime) -> History:
+def history_of(
+    cloud: Cloud, region: str, *, owner: str, now: datetime, course: str = ""
+) -> History:
     """
     Read everything with our tags in a region.
 
     Args:
         owner: Whose; `""` for everybody's in a shared account.
+        course: Of which course only; `""` for any and none.
 
     Raises:
         GpulabError: AWS did not answer.
@@ -58,9 +62,10 @@ def history_of(cloud: Cloud, region: str, *, owner: str, now: datetime) -> Histo
     Source:
         EC2 `DescribeInstances`, `DescribeVolumes`, `DescribeSpotInstanceRequests`, `DescribeSpotPriceHistory`.
     """
-    rows = list(_rows(cloud, region, owner))
+    ours = _ours(owner, course)
+    rows = list(_rows(cloud, region, ours))
     requests = _spot_requests(cloud, region, rows)
-    volumes = _volumes(cloud, region, owner)
+    volumes = _volumes(cloud, region, ours)
     facts = [*_prices(cloud, region, rows, now)]
     unknown: list[str] = []
     for row in rows:
@@ -73,22 +78,23 @@ def history_of(cloud: Cloud, region: str, *, owner: str, now: datetime) -> Histo
     return History(tuple(facts), tuple(unknown))
 
 
-def _rows(cloud: Cloud, region: str, owner: str) -> Iterator[Mapping[str, Any]]:
+def _rows(cloud: Cloud, region: str, ours: _Filters) -> Iterator[Mapping[str, Any]]:
     pages = cloud.pages(
         "ec2",
         region,
         "describe_instances",
         doing=f"read the instances in {region}",
-        Filters=_ours(owner),
+        Filters=ours,
     )
     for page in pages:
         for reservation in page["Reservations"]:
             yield from reservation["Instances"]
 
 
-def _ours(owner: str) -> list[dict[str, Any]]:
-    whose = [{"Name": f"tag:{tags.TAG_OWNER}", "Values": [owner]}] if owner else []
-    return [{"Name": "tag-key", "Values": [tags.TAG_LAUNCH]}, *whose]
+def _ours(owner: str, course: str) -> _Filters:
+    wanted = ((tags.TAG_OWNER, owner), (tags.TAG_COURSE, course))
+    which = [{"Name": f"tag:{tag}", "Values": [value]} for tag, value in wanted if value]
+    return [{"Name": "tag-key", "Values": [tags.TAG_LAUNCH]}, *which]
 
 
 def _launched(row: Mapping[str, Any], region: str) -> Fact:
@@ -165,13 +171,13 @@ def _unknown_of(
         yield f"{name} was started again at {row['LaunchTime']:%Y-%m-%d %H:%M} UTC; AWS does not tell its earlier runs"
 
 
-def _volumes(cloud: Cloud, region: str, owner: str) -> list[Mapping[str, Any]]:
+def _volumes(cloud: Cloud, region: str, ours: _Filters) -> list[Mapping[str, Any]]:
     pages = cloud.pages(
         "ec2",
         region,
         "describe_volumes",
         doing=f"read the disks in {region}",
-        Filters=_ours(owner),
+        Filters=ours,
     )
     return [row for page in pages for row in page["Volumes"]]
 

@@ -124,6 +124,28 @@ def ensure_security_group(
     return _existing_group(cloud, region, name, vpc_id), False
 
 
+def group_of(cloud: Cloud, region: str, instance_id: str, *, name: str) -> str:
+    """
+    Return the id of an instance's security group of that name.
+
+    Raises:
+        NotFound: EC2 does not know the instance, or it has no such group.
+        AwsError: AWS refuses.
+    """
+    ec2: EC2Client = cloud.client("ec2", region)
+    with cloud.explained(f"read the security groups of {instance_id}"):
+        reply = ec2.describe_instances(InstanceIds=[instance_id])
+        rows = [row for r in reply["Reservations"] for row in r["Instances"]]
+        groups = [g for row in rows for g in row["SecurityGroups"] if g["GroupName"] == name]
+    if not groups:
+        raise NotFound(
+            f"{instance_id} has no security group {name}, so port 22 cannot be opened to this computer",
+            hint="Somebody has changed its groups: give that one back in the EC2 console",
+            code="InvalidGroup.NotFound",
+        )
+    return groups[0]["GroupId"]
+
+
 def admit(
     cloud: Cloud, region: str, group_id: str, cidr: str, *, tags: Mapping[str, str], is_new: bool
 ) -> tuple[str, ...]:

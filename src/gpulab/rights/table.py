@@ -131,9 +131,11 @@ STUDENT = (
         _words("up image ls stop extend credit ledger prices sweep fleet close"),
     ),
     Right("ReadPriceList", ("pricing:GetProducts",), _words("up image prices fleet")),
-    Right("ReadCredit", ("billing:GetCredits",), _words("up credit init fleet")),
+    Right("ReadCredit", ("billing:GetCredits",), _words("up image credit init fleet")),
     # Of an account without credits its plan is asked too.
-    Right("ReadPlan", ("freetier:GetAccountPlanState",), _words("up credit init doctor fleet")),
+    Right(
+        "ReadPlan", ("freetier:GetAccountPlanState",), _words("up image credit init doctor fleet")
+    ),
     Right(
         "LookForOwn",
         (

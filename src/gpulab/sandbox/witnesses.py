@@ -7,10 +7,11 @@ A sandbox in a process of its own keeps it in a file, where `KEPT_IN` names a fo
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +25,20 @@ EVERYWHERE: list[Witness] = []
 
 KEPT_IN = "GPULAB_SANDBOX_ASKED"
 """The environment variable that names the folder."""
+
+
+APP = "AWS_SDK_UA_APP_ID"
+"""
+With this in the environment, each call of the process has `app/NAME` in its `User-Agent`, whichever SDK makes it.
+
+Source:
+    https://docs.aws.amazon.com/sdkref/latest/guide/feature-appid.html
+"""
+
+
+def said_in_calls(words: Sequence[str]) -> dict[str, str]:
+    """Return the environment in which every AWS call says which command was typed, `app/fleet.up`, for whoever judges it."""
+    return {APP: ".".join(itertools.takewhile(str.isalpha, words))}
 
 
 @dataclass(frozen=True)

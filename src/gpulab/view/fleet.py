@@ -150,22 +150,20 @@ def boot_lines(choices: Iterable[ImageChoice], counted_as: str) -> list[str]:
 
 def causes_lines(outcomes: Iterable[Outcome]) -> list[str]:
     """Write each cause once, then whom it concerns, then what to do."""
-    causes: dict[tuple[str, str], list[str]] = {}
-    for outcome in outcomes:
-        if outcome.trouble is not None:
-            message, hint = outcome.trouble.message, outcome.trouble.hint
-            key = (unnamed(message, outcome.account), unnamed(hint, outcome.account))
-            causes.setdefault(key, []).append(outcome.who)
-    return _grouped(causes)
+    return _causes((o.account, o.who, o.trouble) for o in outcomes)
 
 
 def trouble_lines(found: Iterable[tuple[AccountRef, Trouble | None]]) -> list[str]:
-    """Name each cause once with the accounts it keeps back; nothing for those that it does not."""
+    """Write each cause once, then the accounts it concerns, then what to do."""
+    return _causes((ref, ref.number or ref.profile, trouble) for ref, trouble in found)
+
+
+def _causes(found: Iterable[tuple[AccountRef, str, Trouble | None]]) -> list[str]:
     causes: dict[tuple[str, str], list[str]] = {}
-    for ref, trouble in found:
+    for account, who, trouble in found:
         if trouble is not None:
-            key = (unnamed(trouble.message, ref), unnamed(trouble.hint, ref))
-            causes.setdefault(key, []).append(ref.number or ref.profile)
+            key = (unnamed(trouble.message, account), unnamed(trouble.hint, account))
+            causes.setdefault(key, []).append(who)
     return _grouped(causes)
 
 

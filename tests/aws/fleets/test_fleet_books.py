@@ -160,18 +160,8 @@ def test_what_was_heard_hours_before_its_end_ends_no_instance_in_the_books(
     make_class, sandbox, tmp_path, may_ask
 ):
     """`course close` died after it heard an instance, which ran on: the teacher's balance must not end it at its last word of then."""
-    klass = make_class(1)
-    ref, run = klass.wish().seats[0].account, klass.up()
-    machine = keeping.Machines(sandbox, tmp_path / "machines").boot(run.outcomes[0].instance.id)
-    sandbox.advance(1800)
-    _save_after(machine, 1700)
-    accounts = klass.accounts()
-    complete(accounts, ref, ["us-east-1"], klass.wish().seats)
-    sandbox.advance(7200)
-    _save_after(machine, 8900)
-    sandbox.machine_exited(machine.instance_id)
-    billed = sandbox.bill().total_usd
-    sandbox.advance(86_400)
+    klass, accounts, billed = _heard_hours_before_its_end(make_class, sandbox, tmp_path)
+    ref = klass.wish().seats[0].account
     account = accounts.find_keeping(ref)
 
     refresh((account.launching if may_ask else account.of)("teacher"), at_once=True)
@@ -184,6 +174,21 @@ def test_a_closing_course_that_cannot_hear_its_instances_charges_them_no_sooner_
     make_class, sandbox, tmp_path
 ):
     """S3 has a bad minute at the end of the term: an instance that ran on after it was heard last must not cost too little."""
+    klass, accounts, billed = _heard_hours_before_its_end(make_class, sandbox, tmp_path)
+    ref = klass.wish().seats[0].account
+    sandbox.refuse("GetObject", "SlowDown", status=503)
+
+    unheard = complete(accounts, ref, ["us-east-1"], klass.wish().seats)
+
+    assert any("SlowDown" in text for text in unheard)
+    assert billed * Decimal("0.99") <= counted(klass)
+    sandbox.faults.clear()
+    complete(accounts, ref, ["us-east-1"], klass.wish().seats)
+    assert billed * Decimal("0.99") <= counted(klass) <= billed + Decimal("0.18") * 16 / 60
+
+
+def _heard_hours_before_its_end(make_class, sandbox, tmp_path):
+    """A class of one that was heard half an hour after its launch, worked two hours more, and was forgotten; and what it was billed."""
     klass = make_class(1)
     ref, run = klass.wish().seats[0].account, klass.up()
     machine = keeping.Machines(sandbox, tmp_path / "machines").boot(run.outcomes[0].instance.id)
@@ -196,15 +201,7 @@ def test_a_closing_course_that_cannot_hear_its_instances_charges_them_no_sooner_
     sandbox.machine_exited(machine.instance_id)
     billed = sandbox.bill().total_usd
     sandbox.advance(86_400)
-    sandbox.refuse("GetObject", "SlowDown", status=503)
-
-    unheard = complete(accounts, ref, ["us-east-1"], klass.wish().seats)
-
-    assert any("SlowDown" in text for text in unheard)
-    assert billed * Decimal("0.99") <= counted(klass)
-    sandbox.faults.clear()
-    complete(accounts, ref, ["us-east-1"], klass.wish().seats)
-    assert billed * Decimal("0.99") <= counted(klass) <= billed + Decimal("0.18") * 16 / 60
+    return klass, accounts, billed
 
 
 def _save_after(machine, seconds):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from gpulab.aws import images, network
 from gpulab.errors import NotFound, SetupMissing
 from gpulab.launch.context import Context
-from gpulab.model.instance import TAG_OWNER
+from gpulab.model.instance import TAG_OWNER, Instance
 from gpulab.model.setup import Image, Network, Subnet
 from gpulab.remote.keys import make_key_pair
 from gpulab.store.files import write_atomically
@@ -80,19 +80,17 @@ def known_group(context: Context, region: str) -> str:
     return str(known["security_group_id"]) if known else ""
 
 
-def ensure_group(context: Context, region: str) -> str:
+def group_of(context: Context, instance: Instance) -> str:
     """
-    Return the id of our security group: remembered, found or made.
+    Return the id of our security group that an instance is in: remembered, or read.
 
     Raises:
-        GpulabError: AWS refuses.
+        GpulabError: AWS refuses, or it is in none of ours.
     """
-    known = known_group(context, region)
-    if known:
-        return known
-    vpc_id = network.find_subnets(context.cloud, region)[0].vpc_id
-    group_id, _ = _group(context, region, vpc_id)
-    return group_id
+    region = instance.place.region
+    return known_group(context, region) or network.group_of(
+        context.cloud, region, instance.id, name=group_name(context)
+    )
 
 
 def base_image(context: Context, region: str, *, has_gpu: bool) -> Image:

@@ -88,20 +88,16 @@ def recall_course(context: Context, regions: tuple[str, ...], *, course: str) ->
         StoreError: The ledger cannot be written.
         GpulabError: No region answered; the first region's error.
     """
+    now = context.now()
     answers = ask_each(
-        regions, lambda region: history_of(context.cloud, region, owner="", now=context.now())
+        regions,
+        lambda region: history_of(context.cloud, region, owner="", now=now, course=course),
     )
     histories = answers.or_raise().values()
     facts = [one for history in histories for one in history.facts]
-    ids = {
-        one.subject
-        for one in facts
-        if one.kind is FactKind.LAUNCHED and one.details.get("course") == course
-    }
-    ours = list(_of(ids, facts)) if ids else []
-    unknown = [text for history in histories for text in history.unknown if _names(text, ids)]
+    unknown = [text for history in histories for text in history.unknown]
     unknown += [f"{region}: {error.message}" for region, error in answers.failed.items()]
-    return Rebuilt(len(ours), context.ledger.append(ours), tuple(unknown))
+    return Rebuilt(len(facts), context.ledger.append(facts), tuple(unknown))
 
 
 def hear_course(
@@ -251,10 +247,6 @@ def _launched_here(
         if one.details.get("launch_id") in launches or one.details.get("owner") == context.owner
     }
     yield from _of(ids, facts)
-
-
-def _names(text: str, ids: Iterable[str]) -> bool:
-    return any(one in text for one in ids)
 
 
 def _of(ids: Container[str], facts: Iterable[Fact]) -> Iterator[Fact]:

@@ -224,7 +224,7 @@ def admit_here(context: Context, instance: Instance) -> bool:
         GpulabError: AWS refuses, or the address cannot be found.
     """
     region, cidr = instance.place.region, context.own_cidr()
-    group_id = setup.ensure_group(context, region)
+    group_id = setup.group_of(context, instance)
     rules = network.ingress(context.cloud, region, group_id)
     if [source for _, source, _, _ in rules] == [cidr]:
         return False

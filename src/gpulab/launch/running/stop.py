@@ -163,7 +163,7 @@ def end(context: Context, instance: Instance) -> Generator[Event, None, None]:
             seen, gone_at = yield from _until_gone(context, instance)
             instance, lasted = replace(instance, ended_at=seen.ended_at), gone_at - asked_at
         except NotFound:
-            pass
+            pass  # it has gone since
         except AwsError:
             # It ends whoever looks; that it was asked to is known here and now only.
             with contextlib.suppress(StoreError):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,34 @@ from gpulab.sandbox.witnesses import said_in_calls
 ACCOUNT = "123456789012"
 
 
+@dataclass(frozen=True)
+class Rehearsed:
+    """A user's folder, and the file in which their sandbox keeps its calls; those of other tests are beside it."""
+
+    home: Path
+    file: Path
+
+    def kept(self) -> list[witnesses.Seen]:
+        """Every call so far."""
+        return [witnesses.Seen.read(line) for line in self.file.read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Iterator[Path]:
-    """The folder of a user whose sandbox runs."""
-    home = tmp_path_factory.mktemp("asked-home")
+def rehearsed(tmp_path_factory) -> Iterator[Rehearsed]:
+    """A user whose sandbox runs."""
+    home, folder = tmp_path_factory.mktemp("asked-home"), Path(os.environ[witnesses.KEPT_IN])
+    before = set(folder.iterdir())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPULAB_HOME", str(home))
         assert 0 == run(["sandbox", "start"])
-        yield home
+        (file,) = set(folder.iterdir()) - before
+        yield Rehearsed(home, file)
         assert 0 == run(["sandbox", "stop"])
 
 
 @pytest.fixture(autouse=True)
-def _use(home, monkeypatch) -> None:
-    monkeypatch.setenv("GPULAB_HOME", str(home))
+def _use(rehearsed, monkeypatch) -> None:
+    monkeypatch.setenv("GPULAB_HOME", str(rehearsed.home))
     monkeypatch.setenv("GPULAB_PROFILE", "sandbox")
 
 
@@ -62,14 +77,8 @@ def found(judge: Judge) -> list[str]:
     return said
 
 
-def kept() -> list[witnesses.Seen]:
-    """Every call that any sandbox of this run has kept."""
-    files = Path(os.environ[witnesses.KEPT_IN]).iterdir()
-    return [witnesses.Seen.read(line) for f in files for line in f.read_text().splitlines()]
-
-
 @pytest.mark.slow
-def test_a_students_first_day_asks_for_nothing_without_a_right(judge):
+def test_a_students_first_day_asks_for_nothing_without_a_right(judge, rehearsed):
     """What is typed against `gpulab sandbox start` is what a course types: each call is of the command, the person or the role that makes it."""
     words = ["up", "lab", "--env", "tf2-small", "--no-open", "--yes"]
     program = [sys.executable, "-m", "gpulab"]
@@ -84,11 +93,11 @@ def test_a_students_first_day_asks_for_nothing_without_a_right(judge):
     judge.read()
 
     assert ([0, 0, 0], []) == (codes, judge.forbidden)
-    agents = {seen.name: seen.agent for seen in kept()}
+    agents = {seen.name: seen.agent for seen in rehearsed.kept()}
     assert "app/init" in agents["s3:CreateBucket"]
     assert "app/up" in agents["ec2:RunInstances"]
     assert "app/stop" in agents["ec2:TerminateInstances"]
-    assert [] != [s for s in kept() if _caller(s).startswith("assumed-role/gpulab-work-")]
+    assert [] != [s for s in rehearsed.kept() if _caller(s).startswith("assumed-role/gpulab-work-")]
     assert judge.count > 60
 
 
@@ -132,7 +141,7 @@ def test_a_right_of_another_command_is_found(judge, monkeypatch):
     assert ["ec2:DescribeKeyPairs on *: not of ['prices']"] == found(judge)
 
 
-def test_a_call_of_somebody_else_is_not_gpulabs_to_answer_for(judge):
+def test_a_call_of_somebody_else_is_not_gpulabs_to_answer_for(judge, rehearsed):
     """Tests look at AWS as a console does, and play thieves; none of that is in the policies."""
     ec2 = client("ec2")
     ec2.meta.events.register("before-send", _as_somebody_else)
@@ -141,7 +150,7 @@ def test_a_call_of_somebody_else_is_not_gpulabs_to_answer_for(judge):
     judge.read()
 
     assert ([], 0) == (judge.forbidden, judge.count)
-    assert "somebody" in {s.agent for s in kept() if "NetworkAcls" in s.name}
+    assert "somebody" in {s.agent for s in rehearsed.kept() if "NetworkAcls" in s.name}
 
 
 def _as_somebody_else(request: Any, **_: Any) -> None:
